@@ -1,0 +1,11 @@
+"""The one exception for what a user gave."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something the user gave can't be used.
+
+    The message is one line that says what is wrong, where, and what to do about it. The command line prints it as it
+    is and exits with status 2; in Python it is an ordinary ``ValueError``.
+    """

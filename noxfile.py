@@ -1,0 +1,36 @@
+"""Sessions: `nox -s tests`, `nox -s lint`, `nox -s types`, `nox -s bench`. Each makes its own environment."""
+
+import nox
+
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.reuse_existing_virtualenvs = True
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, slow ones included, on an installed copy: `nox -s tests -- -k name` picks some."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and lint."""
+    session.install("ruff>=0.14")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, strictly, on an installed copy."""
+    session.install(".", "mypy>=1.18")
+    with session.chdir(session.create_tmp()):
+        session.run("mypy", "--strict", "--config-file", f"{session.invoked_from}/pyproject.toml", "-p", "alphaflow")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks: tables on the screen, JSON in benchmarks/results/."""
+    session.install(".")
+    session.run("python", "benchmarks/overhead.py", *session.posargs)
