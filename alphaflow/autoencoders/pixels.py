@@ -1,0 +1,32 @@
+"""Training on pixels themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..printing import Compact
+
+
+@dataclass(frozen=True, repr=False)
+class Pixels(Compact):
+    """No autoencoder: latents are pixels.
+
+    Args:
+        channels: 3 for colour, 1 for greyscale.
+    """
+
+    channels: int = 3
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels in [-1, 1], unchanged."""
+        return pixels
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The latents clipped to [-1, 1]."""
+        return latents.clamp(-1, 1)
+
+    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
+        """(channels, size, size), or (channels, frames, size, size)."""
+        return (self.channels, size, size) if frames is None else (self.channels, frames, size, size)

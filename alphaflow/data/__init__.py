@@ -1,0 +1,1 @@
+"""Datasets: what yields `Batch`es for training."""

@@ -1,0 +1,140 @@
+"""What datasets have in common, and the base class of those that can be read in any order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..types import Batch
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Dataset(Protocol):
+    """What training needs: an endless stream of batches that can be continued where it stopped."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample, channels first: (c, h, w) or (c, f, h, w)."""
+        ...
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, or None."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches without end."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: plain numbers and strings."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the stream from there: the next batch is the one that would have come next."""
+        ...
+
+
+class IndexedDataset(ABC):
+    """A dataset of known length that can fetch any samples: exact shuffle, exact resume.
+
+    Each epoch is a fresh permutation of all samples, drawn from (seed, epoch). A batch may span two epochs, so that
+    every batch is full.
+
+    Args:
+        batch_size: samples a batch.
+        seed: of the order; None takes torch's global seed (``torch.manual_seed``), which `alphaflow train` sets.
+    """
+
+    def __init__(self, batch_size: int, seed: int | None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = batch_size
+        self.seed = torch.initial_seed() % 2**63 if seed is None else seed
+        self._epoch = 0
+        self._position = 0
+        self._order: Indices | None = None
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample, channels first."""
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, or None."""
+        return len(self.class_names) or None
+
+    @property
+    @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """A name for each class; empty where there are none."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    @abstractmethod
+    def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> Batch:
+        """The samples at these indices; ``generator`` draws augmentations, None for none."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Shuffled batches without end, from where the stream stands."""
+        while True:
+            augment = np.random.default_rng((self.seed, self._epoch, self._position))
+            yield self.fetch(self._take(), augment)
+
+    def once(self, batch_size: int = 512) -> Iterator[Batch]:
+        """Every sample once, in order, without augmentation; the stream's position stays."""
+        for start in range(0, len(self), batch_size):
+            yield self.fetch(np.arange(start, min(start + batch_size, len(self))))
+
+    def all(self) -> Batch:
+        """Every sample in one batch, in order, without augmentation."""
+        return self.fetch(np.arange(len(self)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed, the epoch, and the position in it."""
+        return {"seed": self.seed, "epoch": self._epoch, "position": self._position, "length": len(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a saved state.
+
+        Raises:
+            ValueError: the state is of a dataset of another length.
+        """
+        if state["length"] != len(self):
+            raise ValueError(f"the data has {len(self)} samples, but had {state['length']} when the run was saved")
+        self.seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
+        self._order = None
+
+    def _take(self) -> Indices:
+        """The next batch's indices; moves on."""
+        taken: list[Indices] = []
+        missing = self.batch_size
+        while missing:
+            if self._order is None:
+                self._order = np.random.default_rng((self.seed, self._epoch)).permutation(len(self))
+            part = self._order[self._position : self._position + missing]
+            taken.append(part)
+            missing -= len(part)
+            self._position += len(part)
+            if self._position == len(self):
+                self._epoch, self._position, self._order = self._epoch + 1, 0, None
+        return np.concatenate(taken)
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """8-bit pixels 0 … 255 as floats in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Floats in [-1, 1] as 8-bit pixels: clipped and rounded."""
+    return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

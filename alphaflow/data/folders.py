@@ -1,0 +1,111 @@
+"""Datasets of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..types import Batch, Cond
+from .base import IndexedDataset, Indices, to_unit
+from .images import ImageSource, Mode, class_folders
+
+
+class ImageFolder(IndexedDataset):
+    """Image files in a folder or a zip, ``CLASS/NAME.jpg`` or ``.png``, as pixels in [-1, 1].
+
+    Images of any mode are decoded to ``mode``. Without class folders the dataset has no classes. What fits into
+    ``memory`` is decoded once, at the start, so that a damaged file is reported before training; more is decoded when
+    it is needed.
+
+    Args:
+        path: the folder or the zip.
+        size: every image is centre-cropped and scaled to this many pixels (`images.centre_crop`). None takes images as
+            they are: all must have one size.
+        mode: ``"RGB"``, or ``"L"`` for greyscale.
+        batch_size: samples a batch.
+        flip: mirrors each training image left to right half of the time.
+        seed: of order and flips; None takes torch's global seed.
+        memory: bytes of decoded images that may be held.
+
+    Raises:
+        UserError: no images, a file that can't be decoded, or sizes that differ while ``size`` is None.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        size: int | None = None,
+        mode: Mode = "RGB",
+        batch_size: int = 128,
+        flip: bool = False,
+        seed: int | None = None,
+        memory: int = 4 * 2**30,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        if size is not None and size < 1:
+            raise UserError(f"the image size must be at least 1 pixel, got {size}")
+        self.source = ImageSource(path)
+        self.size, self.mode, self.flip = size, mode, flip
+        self._class_names, labels = class_folders(self.source.names)
+        self._labels = torch.tensor(labels, dtype=torch.long)
+        self._pool = ThreadPoolExecutor()
+        self._pixels: Tensor | None = None
+        self._first = self._decode(0)
+        if len(self) * self._first.numel() <= memory:
+            self._pixels = self._stack(range(len(self)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(c, h, w)."""
+        return tuple(self._first.shape)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The class folders' names, sorted; empty where there are none."""
+        return self._class_names
+
+    def __len__(self) -> int:
+        return len(self.source.names)
+
+    def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> Batch:
+        """The images at these indices, mirrored by chance if ``flip`` is set and a generator is given."""
+        if self._pixels is None:
+            pixels = self._stack(indices.tolist())
+        else:
+            pixels = self._pixels[torch.from_numpy(np.ascontiguousarray(indices))]
+        if self.flip and generator is not None:
+            mirrored = torch.from_numpy(generator.random(len(indices)) < 0.5)
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+        cond = Cond(labels=self._labels[torch.from_numpy(np.ascontiguousarray(indices))]) if self.classes else Cond()
+        return Batch(to_unit(pixels), cond)
+
+    def _decode(self, index: int) -> Tensor:
+        """One image (c, h, w), 8-bit."""
+        name = self.source.names[index]
+        image = self.source.image(name, self.mode, self.size)
+        pixels = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).copy())
+        if index and pixels.shape != self._first.shape:
+            (_, h, w), (_, height, width) = pixels.shape, self._first.shape
+            raise UserError(
+                f"{self.source.path / name} is {w}×{h} pixels, but {self.source.names[0]} is {width}×{height}; "
+                "give a size, to which every image is cropped and scaled"
+            )
+        return pixels
+
+    def _stack(self, indices: Sequence[int] | range) -> Tensor:
+        """Images (n, c, h, w), 8-bit, decoded in threads."""
+        out = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
+        for row, pixels in enumerate(self._pool.map(self._decode, indices)):
+            out[row] = pixels
+        return out
+
+    def __repr__(self) -> str:
+        options = f"size={self.size}, mode={self.mode!r}, batch_size={self.batch_size}, flip={self.flip}"
+        return f"ImageFolder({str(self.source.path)!r}, {options}, seed={self.seed})"

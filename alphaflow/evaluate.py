@@ -1,0 +1,115 @@
+"""Evaluation: a run at several numbers of network evaluations, or images on disk, against real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .data.base import IndexedDataset, to_bytes
+from .data.images import Mode, image_mode
+from .data.labels import balanced_labels
+from .data.written import read_images
+from .errors import UserError
+from .metrics.pixels import ImageSet, measure
+from .run import Run
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images to measure against.
+
+    Attributes:
+        images: with labels where there are classes.
+        class_names: by label.
+        name: where they come from.
+    """
+
+    images: ImageSet
+    class_names: Sequence[str]
+    name: str
+
+    @staticmethod
+    def of_run(run: Run) -> Reference:
+        """The data that a run was trained on, in order and without augmentation.
+
+        Raises:
+            UserError: the data is no image set that can be read whole.
+        """
+        dataset = run.recipe().dataset
+        if not isinstance(dataset, IndexedDataset) or len(dataset.shape) != 3:
+            raise UserError("the run's data can't serve as a reference; give a folder of real images with --reference")
+        batches = list(dataset.once())
+        pixels = torch.cat([to_bytes(run.autoencoder.decode(batch.x)) for batch in batches])
+        found = [batch.cond.labels for batch in batches if batch.cond.labels is not None]
+        labels = torch.cat(found) if found else None
+        return Reference(ImageSet(pixels, labels), dataset.class_names, "the run's training data")
+
+    @staticmethod
+    def of_path(path: Path, size: int | None, mode: Mode) -> Reference:
+        """Images on disk: a folder, a zip, or an .npz (`alphaflow.data.written.read_images`)."""
+        pixels, names = read_images(path, size, mode)
+        distinct = sorted(set(names or []))
+        index = {name: i for i, name in enumerate(distinct)}
+        labels = None if names is None else torch.tensor([index[name] for name in names])
+        return Reference(ImageSet(pixels, labels), distinct, str(path))
+
+    def labels_of(self, names: Sequence[str] | None) -> torch.Tensor | None:
+        """Class names as this reference's labels (n,): by name, or by number where names are indices.
+
+        None where that isn't possible for every one.
+        """
+        if names is None or not self.class_names:
+            return None
+        index = {name: i for i, name in enumerate(self.class_names)}
+        if all(name in index for name in names):
+            return torch.tensor([index[name] for name in names])
+        if all(name.isdecimal() and int(name) < len(index) for name in names):
+            return torch.tensor([int(name) for name in names])
+        return None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of a result.
+
+    Attributes:
+        name: what was measured.
+        nfe: network evaluations a sample, None where that isn't known.
+        count: how many images.
+        values: metric ↦ value.
+    """
+
+    name: str
+    nfe: int | None
+    count: int
+    values: dict[str, float]
+
+
+def evaluate_run(
+    run: Run, reference: Reference, nfes: Sequence[int], count: int, seed: int, metrics: Sequence[str]
+) -> list[Measured]:
+    """Samples a run at each number of evaluations, from the same noise and balanced labels, and measures it."""
+    samplers = [run.sampler(nfe) for nfe in nfes]
+    labels = balanced_labels(count, run.classes) if run.classes else None
+    names = None if labels is None else [run.class_names[int(label)] for label in labels]
+    rows = []
+    for nfe, sampler in zip(nfes, samplers, strict=True):
+        images = ImageSet(run.sample(count, nfe, labels=labels, seed=seed), reference.labels_of(names))
+        rows.append(Measured(str(sampler), nfe, count, measure(reference.images, images, metrics)))
+    return rows
+
+
+def evaluate_images(path: Path, reference: Reference, metrics: Sequence[str], size: int | None = None) -> Measured:
+    """Measures images on disk."""
+    pixels, names = read_images(path, size, image_mode(reference.images.pixels.shape[1]))
+    images = ImageSet(pixels, reference.labels_of(names))
+    return Measured(str(path), None, len(images), measure(reference.images, images, metrics))
+
+
+def real_halves(reference: Reference, metrics: Sequence[str]) -> Measured:
+    """One random half of the reference measured against the other: what chance alone makes of real images."""
+    first, second = reference.images.halves()
+    return Measured("real halves", None, len(first), measure(second, first, metrics))

@@ -1,0 +1,1 @@
+"""Networks u(z, r, t, cond)."""

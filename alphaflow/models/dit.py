@@ -1,0 +1,178 @@
+"""The plain diffusion transformer (DiT, arXiv 2212.09748), with a second time: u(z, r, t, y)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..types import Cond, Sample, Time
+from .attention import Attention
+from .embeddings import PatchEmbedding, TimeEmbedding, position_embedding
+
+
+def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """tokens·(1 + scale) + shift, for tokens (b, n, d) and shift, scale (b, d)."""
+    return torch.addcmul(shift[:, None], tokens, 1 + scale[:, None])
+
+
+class MLP(nn.Module):
+    """Two linear layers around a tanh-GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(b, n, width) → (b, n, width)."""
+        out: Tensor = self.out(F.gelu(self.hidden(tokens), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attention = Attention(width, heads)
+        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, tokens: Tensor, c: Tensor) -> Tensor:
+        """Tokens (b, n, width) and the activated condition c (b, width) → (b, n, width)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c).chunk(6, dim=1)
+        attended = self.attention(modulate(self.norm(tokens), shift_a, scale_a))
+        tokens = torch.addcmul(tokens, gate_a[:, None], attended)
+        return torch.addcmul(tokens, gate_m[:, None], self.mlp(modulate(self.norm(tokens), shift_m, scale_m)))
+
+
+class DiT(nn.Module):
+    """A DiT over images (c, h, w) or videos (c, f, h, w) that predicts a mean velocity u(z, r, t, y).
+
+    Patches, a fixed sine-cosine position embedding, adaLN-Zero blocks conditioned on the sum of the embeddings of t,
+    r and the class, a zero-initialised last layer: u = 0 at initialisation. All tokens of a video attend to each other.
+
+    Args:
+        shape: of one sample, (c, h, w) or (c, f, h, w).
+        patch: rows and columns of a patch, or (rows, columns), or (frames, rows, columns).
+        depth, width, heads: number of blocks, token width (a multiple of 4), attention heads.
+        classes: number of classes; None for an unconditional network. Index ``classes`` is the learned 'no class'.
+        mlp_ratio: hidden width of the MLPs ÷ width.
+
+    Raises:
+        ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        patch: int | tuple[int, ...] = 2,
+        depth: int = 12,
+        width: int = 768,
+        heads: int = 12,
+        classes: int | None = None,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "shape": tuple(shape), "patch": patch, "depth": depth, "width": width,
+            "heads": heads, "classes": classes, "mlp_ratio": mlp_ratio,
+        }  # fmt: skip
+        if len(shape) not in (3, 4):
+            raise ValueError(f"a DiT's shape is (c, h, w) or (c, f, h, w), got {tuple(shape)}")
+        if width % 4:
+            raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
+        self.shape, self.classes = tuple(shape), classes
+        channels, *size = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
+        self.patch = _three(patch)
+        if any(n % p for n, p in zip(size, self.patch, strict=True)):
+            raise ValueError(f"the patch {patch} doesn't divide the sample's shape {tuple(shape)}")
+        frames, rows, columns = (n // p for n, p in zip(size, self.patch, strict=True))
+        self.grid = (frames, rows, columns)
+
+        self.patches = PatchEmbedding(channels, self.patch, width)
+        self.register_buffer("positions", position_embedding(self.grid, width), persistent=False)
+        self.embed_t = TimeEmbedding(width)
+        self.embed_r = TimeEmbedding(width)
+        self.embed_class = None if classes is None else nn.Embedding(classes + 1, width)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, self.patches.proj.in_features)
+        self._initialise()
+
+    def forward(self, z: Sample, r: Time, t: Time, cond: Cond | None = None) -> Sample:
+        """The mean velocity u (b, …) of the jump t → r from z (b, …); r, t (b,); ``cond.labels`` (b,) if any."""
+        if tuple(z.shape[1:]) != self.shape:
+            raise ValueError(f"this DiT takes samples of shape {self.shape}, got {tuple(z.shape[1:])}")
+        tokens = self.patches(z if z.ndim == 5 else z.unsqueeze(2)) + self.positions.to(z.dtype)
+        c = self.embed_t(t) + self.embed_r(r)
+        if self.embed_class is not None and self.classes is not None:
+            index = (Cond() if cond is None else cond).class_index(self.classes, z.shape[0], z.device)
+            c = c + self.embed_class(index)
+        c = F.silu(c)
+        for block in self.blocks:
+            tokens = block(tokens, c)
+        shift, scale = self.modulation(c).chunk(2, dim=1)
+        return self._unpatch(self.out(modulate(self.norm(tokens), shift, scale))).view_as(z)
+
+    def _unpatch(self, patches: Tensor) -> Tensor:
+        """(b, tokens, c·pf·ph·pw) → (b, c, f, h, w)."""
+        (pf, ph, pw), (f, h, w) = self.patch, self.grid
+        pattern = "b (f h w) (c pf ph pw) -> b c (f pf) (h ph) (w pw)"
+        return rearrange(patches, pattern, f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
+
+    def _initialise(self) -> None:
+        """Xavier-uniform linears, N(0, 0.02²) embeddings, zero for every modulation and for the last layer."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for embedding in (self.embed_t, self.embed_r):
+            nn.init.normal_(embedding.hidden.weight, std=0.02)
+            nn.init.normal_(embedding.out.weight, std=0.02)
+        if self.embed_class is not None:
+            nn.init.normal_(self.embed_class.weight, std=0.02)
+        modulations = (module.modulation for module in self.modules() if isinstance(module, Block))
+        for linear in (self.modulation, self.out, *modulations):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def __repr__(self) -> str:
+        shape, *rest = self.config.items()
+        return f"DiT({shape[1]}, {', '.join(f'{name}={value}' for name, value in rest)})"
+
+    @classmethod
+    def S(cls, shape: tuple[int, ...], **options: Any) -> DiT:
+        """DiT-S: depth 12, width 384, 6 heads. Options: ``patch``, ``classes``, ``mlp_ratio``."""
+        return cls(shape, depth=12, width=384, heads=6, **options)
+
+    @classmethod
+    def B(cls, shape: tuple[int, ...], **options: Any) -> DiT:
+        """DiT-B: depth 12, width 768, 12 heads; 131M parameters at patch 2 on (4, 32, 32) with 1000 classes."""
+        return cls(shape, depth=12, width=768, heads=12, **options)
+
+    @classmethod
+    def L(cls, shape: tuple[int, ...], **options: Any) -> DiT:
+        """DiT-L: depth 24, width 1024, 16 heads; 459M parameters at patch 2 on (4, 32, 32) with 1000 classes."""
+        return cls(shape, depth=24, width=1024, heads=16, **options)
+
+    @classmethod
+    def XL(cls, shape: tuple[int, ...], **options: Any) -> DiT:
+        """DiT-XL: depth 28, width 1152, 16 heads; 676M parameters at patch 2 on (4, 32, 32) with 1000 classes."""
+        return cls(shape, depth=28, width=1152, heads=16, **options)
+
+
+def _three(patch: int | tuple[int, ...]) -> tuple[int, int, int]:
+    if isinstance(patch, int):
+        return 1, patch, patch
+    if len(patch) not in (2, 3):
+        raise ValueError(f"a patch is n, (rows, columns) or (frames, rows, columns), got {patch}")
+    pf, ph, pw = patch if len(patch) == 3 else (1, *patch)
+    return pf, ph, pw

@@ -1,0 +1,84 @@
+"""Embeddings of patches, positions and times."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..types import Time
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns; an image has one frame."""
+
+
+def sincos(positions: Tensor, width: int) -> Tensor:
+    """Fixed sine and cosine features of positions: (n,) → (n, width), half sines, half cosines (float64)."""
+    frequencies = 10_000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    angles = positions.double()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def position_embedding(grid: Grid, width: int) -> Tensor:
+    """The fixed embedding of every patch's place: (frames · rows · columns, width), float32.
+
+    2-D sines and cosines over columns and rows (DiT, arXiv 2212.09748), half the width each; for more than one frame
+    a 1-D embedding of the frame is added.
+    """
+    frames, rows, columns = grid
+    across = sincos(torch.arange(columns), width // 2).expand(rows, columns, -1)
+    down = sincos(torch.arange(rows), width // 2)[:, None].expand(rows, columns, -1)
+    space = torch.cat([across, down], dim=-1).expand(frames, rows, columns, width)
+    time = sincos(torch.arange(frames), width)[:, None, None] if frames > 1 else 0
+    return (space + time).reshape(-1, width).float()
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts samples into patches and maps each to a token: a convolution whose stride is its kernel.
+
+    Written as one matrix product, which is the same and faster on small images.
+
+    Args:
+        channels: of the sample.
+        patch: frames, rows and columns of a patch.
+        width: of a token.
+    """
+
+    def __init__(self, channels: int, patch: Grid, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Linear(channels * math.prod(patch), width)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(b, c, f, h, w) → (b, tokens, width)."""
+        pf, ph, pw = self.patch
+        patches = rearrange(z, "b c (f pf) (h ph) (w pw) -> b (f h w) (c pf ph pw)", pf=pf, ph=ph, pw=pw)
+        tokens: Tensor = self.proj(patches)
+        return tokens
+
+
+class TimeEmbedding(nn.Module):
+    """Embeds a time in [0, 1]: 256 sines and cosines, then a two-layer SiLU MLP (DiT, arXiv 2212.09748).
+
+    Args:
+        width: of the embedding.
+        frequencies: how many sines and cosines.
+    """
+
+    def __init__(self, width: int, frequencies: int = 256) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.hidden = nn.Linear(frequencies, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, t: Time) -> Tensor:
+        """(b,) → (b, width)."""
+        half = self.frequencies // 2
+        rate = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (-math.log(10_000.0) / half))
+        angles = t[:, None] * rate
+        waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(self.hidden.weight.dtype)
+        embedding: Tensor = self.out(F.silu(self.hidden(waves)))
+        return embedding

@@ -1,0 +1,21 @@
+"""Flow matching (arXiv 2210.02747; rectified flow, arXiv 2209.03003)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..types import Model
+from .base import Draw, Objective, Target
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FlowMatching(Objective):
+    """r = t for every sample, target ṽ: the network learns the instantaneous velocity."""
+
+    def share(self, step: int) -> float:
+        """Every sample has r = t."""
+        return 1.0
+
+    def target(self, model: Model, draw: Draw, step: int) -> Target:
+        """Never asked for: there are no few-step samples."""
+        raise AssertionError("flow matching has no few-step samples")

@@ -1,0 +1,236 @@
+"""Recipes: what a recipe function returns, and finding one by name, file, or module.
+
+A recipe file is ordinary Python with a function ``recipe(*, …) -> af.Recipe``, whose keyword-only parameters are the
+command line's options. This module doesn't import torch: help pages stay quick.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .autoencoders.base import Autoencoder
+    from .data.base import Dataset
+    from .objectives.base import Objective
+    from .samplers import Sampler
+    from .schedules import Scheduled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a training run consists of.
+
+    Args:
+        model: the network u(z, r, t, cond), a ``torch.nn.Module``.
+        objective: what it is trained for.
+        dataset: what it is trained on.
+        steps: optimiser steps.
+        samplers: how to sample, by number of network evaluations: ``{1: ODE(1), 2: Consistency(2)}``.
+        autoencoder: turns samples into pixels; None where samples are pixels in [-1, 1].
+        lr: learning rate, a number or a schedule.
+        betas, weight_decay: of Adam (AdamW where weight_decay > 0).
+        optimizer: makes another optimiser from the parameters, in place of Adam; ``lr`` still sets its rate.
+        ema: the decay of the weights' average.
+        clip: the gradient's norm is clipped to this; None for no clipping.
+    """
+
+    model: torch.nn.Module
+    objective: Objective
+    dataset: Dataset
+    steps: int
+    samplers: Mapping[int, Sampler]
+    autoencoder: Autoencoder | None = None
+    lr: Scheduled = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = None
+    ema: float = 0.9999
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"a recipe needs at least 1 step, got steps={self.steps}")
+        wrong = [(nfe, sampler.nfe) for nfe, sampler in self.samplers.items() if sampler.nfe != nfe]
+        if wrong:
+            raise UserError(f"the sampler listed for {wrong[0][0]} evaluations takes {wrong[0][1]}; list it under that")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One of a recipe's parameters: its name, type, and default."""
+
+    name: str
+    type: Any
+    default: Any
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe that was found: its function and where it stands.
+
+    Attributes:
+        name: short, for a run's folder.
+        function: the recipe function.
+        text: the file's source.
+        folder: where the file lies, if it is the user's own; None for built-in recipes.
+    """
+
+    name: str
+    function: Callable[..., Recipe]
+    text: str
+    folder: Path | None = None
+    parameters: tuple[Parameter, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", _parameters(self.function, self.name))
+
+    def __call__(self, **arguments: Any) -> Recipe:
+        """Calls the recipe function.
+
+        Raises:
+            UserError: a value doesn't fit, or it returned no Recipe.
+        """
+        try:
+            recipe = self.function(**arguments)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"the recipe {self.name} can't be built from these values: {error}") from error
+        if not isinstance(recipe, Recipe):
+            raise UserError(f"the recipe {self.name} must return an af.Recipe, got {type(recipe).__name__}")
+        return recipe
+
+
+def builtin_recipes() -> dict[str, str]:
+    """The built-in recipes: name ↦ the first line of its description."""
+    found = {}
+    for file in sorted(_builtin_folder().glob("*.py")):
+        if file.stem != "__init__":
+            text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            found[file.stem] = text.partition("\n")[0]
+    return found
+
+
+def builtin_source(name: str) -> str:
+    """A built-in recipe's source.
+
+    Raises:
+        UserError: there is none of this name; close names are suggested.
+    """
+    return _builtin_file(name).read_text(encoding="utf-8")
+
+
+def find_recipe(spec: str) -> RecipeFile:
+    """Finds a recipe by a built-in name (``moving-digits`` is ``moving_digits``), a file, or ``module:function``.
+
+    Raises:
+        UserError: there is none, or it can't be loaded.
+    """
+    module_name, colon, function_name = spec.rpartition(":")
+    if colon and not spec.endswith(".py") and "/" not in spec:
+        module = _import(module_name, spec)
+        text = inspect.getsource(module)
+        return RecipeFile(function_name, _function(module, function_name, spec), text, _folder_of(module))
+    if spec.endswith(".py") or "/" in spec:
+        file = Path(spec)
+        if not file.is_file():
+            raise UserError(f"there is no recipe file {spec}; `alphaflow recipes copy digits {spec}` makes one")
+        return load_recipe(file.read_text(encoding="utf-8"), file.stem, file, folder=file.resolve().parent)
+    file = _builtin_file(spec)
+    return load_recipe(file.read_text(encoding="utf-8"), file.stem, file)
+
+
+def load_recipe(
+    text: str, name: str, file: Path, function: str = "recipe", folder: str | Path | None = None
+) -> RecipeFile:
+    """Runs a recipe file's source and takes its function.
+
+    Args:
+        text: the source.
+        name: of the recipe.
+        file: where the source lies, for error messages.
+        function: the function's name.
+        folder: put on the import path, so that a recipe can import modules beside it.
+    """
+    if folder is not None and Path(folder).is_dir() and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    module = ModuleType(f"alphaflow_recipe_{name}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(text, str(file), "exec"), module.__dict__)
+    except UserError:
+        raise
+    except Exception as error:
+        place = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"the recipe {file} can't be loaded{place}: {type(error).__name__}: {error}") from error
+    return RecipeFile(name, _function(module, function, str(file)), text, None if folder is None else Path(folder))
+
+
+def _builtin_folder() -> Path:
+    return Path(str(resources.files("alphaflow.recipes")))
+
+
+def _builtin_file(name: str) -> Path:
+    file = _builtin_folder() / f"{name.replace('-', '_')}.py"
+    if name and file.is_file() and file.stem != "__init__":
+        return file
+    known = list(builtin_recipes())
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"built in are {', '.join(known)}"
+    raise UserError(f"there is no recipe {name!r}; {hint} A file works too: path/to/recipe.py")
+
+
+def _import(module: str, spec: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"the recipe {spec} can't be imported: {error}; is its folder on PYTHONPATH?") from error
+
+
+def _folder_of(module: ModuleType) -> Path | None:
+    return None if module.__file__ is None else Path(module.__file__).resolve().parent
+
+
+def _function(module: ModuleType, name: str, where: str) -> Callable[..., Recipe]:
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"{where} has no function {name!r}; a recipe is `def {name}(*, steps: int = …) -> af.Recipe`")
+    found: Callable[..., Recipe] = function
+    return found
+
+
+def _parameters(function: Callable[..., Recipe], name: str) -> tuple[Parameter, ...]:
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError as error:
+        raise UserError(f"the recipe {name} has an annotation that isn't defined: {error}") from error
+    found = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is inspect.Parameter.empty:
+            raise UserError(
+                f"the recipe {name}'s parameter {parameter.name} must be keyword-only and have a default: "
+                f"`def recipe(*, {parameter.name}: int = …)`"
+            )
+        if parameter.name not in hints:
+            raise UserError(f"the recipe {name}'s parameter {parameter.name} needs a type: `{parameter.name}: int = …`")
+        found.append(Parameter(parameter.name, hints[parameter.name], parameter.default))
+    return tuple(found)

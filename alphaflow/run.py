@@ -1,0 +1,155 @@
+"""A trained run, opened to sample from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoders.base import Autoencoder
+from .autoencoders.pixels import Pixels
+from .data.base import to_bytes
+from .data.labels import balanced_labels
+from .describe import rebuild
+from .errors import UserError
+from .recipe import Recipe, load_recipe
+from .samplers import ODE, Sampler
+from .training import checkpoint
+from .training.run_folder import RunFolder
+from .training.trainer import find_device
+from .types import Cond, Labels
+
+
+class Run:
+    """A run's folder, opened: its network with trained weights, and its samplers.
+
+    The network is rebuilt from run.json where it is one of alphaflow's, so neither the recipe nor the data is needed;
+    a network of the user's own is rebuilt by the run's recipe.py. Weights are never unpickled.
+
+    Args:
+        path: the folder that training made.
+        step: of the checkpoint; None for the last.
+        ema: the averaged weights rather than the raw ones.
+        device: ``"auto"`` takes a GPU if there is one.
+
+    Attributes:
+        model: in evaluation mode, on the device.
+        samplers: the recipe's samplers, by number of network evaluations.
+        shape: of one sample, channels first.
+        classes, class_names: the number of classes or None, and their names.
+        step: the checkpoint's step.
+
+    Raises:
+        UserError: the folder is no run, has no such checkpoint, or the checkpoint is damaged.
+    """
+
+    def __init__(
+        self, path: Path | str, *, step: int | None = None, ema: bool = True, device: str | torch.device = "auto"
+    ) -> None:
+        self.folder = RunFolder(path)
+        self.record: dict[str, Any] = self.folder.read()
+        self.device = find_device(device)
+        place = self._checkpoint(step)
+        self.step = int(place.name.removeprefix("step-"))
+        try:
+            self._open()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.folder.record} is incomplete ({error}); restore it, or train anew") from error
+        checkpoint.load_weights(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), self.model)
+        self.model.to(self.device).eval().requires_grad_(False)
+
+    def recipe(self) -> Recipe:
+        """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
+        origin = self.folder.origin()
+        if not origin.text:
+            raise UserError(f"{self.folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
+        found = load_recipe(origin.text, origin.name, self.folder.recipe, origin.function, origin.folder)
+        hints = {parameter.name: parameter.type for parameter in found.parameters}
+        return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
+
+    def sampler(self, nfe: int) -> Sampler:
+        """The recipe's sampler for this many network evaluations, or its ODE sampler on an even grid.
+
+        Raises:
+            UserError: nfe is below 1, or no sampler of the recipe goes with it.
+        """
+        if nfe < 1:
+            raise UserError(f"sampling takes at least 1 network evaluation, got {nfe}")
+        if nfe in self.samplers:
+            return self.samplers[nfe]
+        for sampler in self.samplers.values():
+            if isinstance(sampler, ODE):
+                steps = nfe // 2 if sampler.solver == "heun" else nfe
+                derived = replace(sampler, steps=max(steps, 1), times=None)
+                if derived.nfe == nfe:
+                    return derived
+        listed = ", ".join(map(str, sorted(self.samplers))) or "none"
+        raise UserError(f"this run has no sampler for {nfe} evaluations; its recipe lists: {listed}")
+
+    def sample(
+        self, count: int, nfe: int = 1, *, labels: Labels | None = None, seed: int = 0, batch_size: int = 256
+    ) -> Tensor:
+        """Samples as 8-bit pixels (count, c, h, w).
+
+        Args:
+            count: how many.
+            nfe: network evaluations a sample, see `sampler`.
+            labels: (count,); None for every class equally often.
+            seed: of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
+                consistency sampling depends on the batch size).
+            batch_size: samples at a time.
+        """
+        sampler = self.sampler(nfe)
+        if labels is None and self.classes:
+            labels = balanced_labels(count, self.classes)
+        noise_source = torch.Generator().manual_seed(seed)
+        fresh = torch.Generator(self.device).manual_seed(seed)
+        pixels = []
+        for start in range(0, count, batch_size):
+            n = min(batch_size, count - start)
+            noise = torch.stack([torch.randn(self.shape, generator=noise_source) for _ in range(n)])
+            cond = Cond() if labels is None else Cond(labels=labels[start : start + n])
+            x = sampler(self.model, noise.to(self.device), cond.to(self.device), fresh)
+            pixels.append(to_bytes(self.autoencoder.decode(x)).cpu())
+        return torch.cat(pixels)
+
+    def _checkpoint(self, step: int | None) -> Path:
+        saved = self.folder.checkpoints()
+        if not saved:
+            raise UserError(f"{self.folder.path} has no checkpoint yet; train on with --resume")
+        if step is None:
+            return saved[-1]
+        place = self.folder.checkpoint(step)
+        if place not in saved:
+            steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in saved)
+            raise UserError(f"{self.folder.path} has no checkpoint of step {step}; it has {steps}")
+        return place
+
+    def _open(self) -> None:
+        record = self.record
+        data = record["data"]
+        self.shape: tuple[int, ...] = tuple(data["shape"])
+        self.classes: int | None = data["classes"]
+        self.class_names: list[str] = data["class_names"]
+        described = [record["model"], *record["samplers"].values()]
+        if any(part is None for part in described):
+            recipe = self.recipe()
+            self.model: nn.Module = recipe.model
+            self.samplers: dict[int, Sampler] = dict(recipe.samplers)
+            self.autoencoder: Autoencoder = recipe.autoencoder or Pixels()
+            return
+        self.model = cast(nn.Module, rebuild(record["model"]))
+        self.samplers = {int(nfe): cast(Sampler, rebuild(part)) for nfe, part in record["samplers"].items()}
+        self.autoencoder = cast(Autoencoder, rebuild(record["autoencoder"]) or Pixels())
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """A JSON value as the recipe's parameter takes it: paths are kept as text."""
+    return Path(value) if isinstance(value, str) and hint is not None and _takes_path(hint) else value
+
+
+def _takes_path(hint: Any) -> bool:
+    return hint is Path or Path in getattr(hint, "__args__", ())

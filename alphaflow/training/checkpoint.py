@@ -1,0 +1,77 @@
+"""Checkpoints: weights as safetensors, and what training needs to go on exactly."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..errors import UserError
+from ..files import replacing
+
+MODEL, AVERAGE, STATE = "model.safetensors", "ema.safetensors", "training.pt"
+
+
+def save(folder: Path, model: nn.Module, average: nn.Module, state: dict[str, Any]) -> None:
+    """Writes a checkpoint folder, whole or not at all.
+
+    Args:
+        folder: the checkpoint's place.
+        model: the network in training.
+        average: its EMA.
+        state: all else that training needs: tensors, numbers, strings, and containers of them.
+    """
+    with replacing(folder) as beside:
+        beside.mkdir()
+        save_file(model.state_dict(), beside / MODEL)
+        save_file(average.state_dict(), beside / AVERAGE)
+        torch.save(state, beside / STATE)
+
+
+def load_weights(file: Path, model: nn.Module) -> None:
+    """Loads a safetensors file into a network. Never unpickles.
+
+    Raises:
+        UserError: the file is missing, cut short, or of another network.
+    """
+    try:
+        weights = load_file(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing; {_remedy(file)}") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = _line(error).removeprefix("Error(s) in loading state_dict for ")
+        raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The training state of a checkpoint: tensors and plain values only.
+
+    Raises:
+        UserError: the file is missing or cut short.
+    """
+    file = folder / STATE
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing; {_remedy(file)}") from error
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
+    return state
+
+
+def _remedy(file: Path) -> str:
+    return f"remove the folder {file.parent} to use the checkpoint before it"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

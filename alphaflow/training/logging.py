@@ -1,0 +1,193 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard events, a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ..files import replacing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Row = Mapping[str, float]
+
+
+class MetricsLog:
+    """metrics.jsonl, one JSON object a log step, and TensorBoard event files beside it.
+
+    Args:
+        file: metrics.jsonl.
+        keep_until: rows of later steps, and a last row that was cut short, are removed: a resumed run repeats them.
+    """
+
+    def __init__(self, file: Path, keep_until: int) -> None:
+        if file.exists():
+            kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step(line) <= keep_until]
+            with replacing(file) as beside:
+                beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file.open("a", encoding="utf-8")
+        self._folder, self._purge = file.parent, keep_until + 1
+        self._events: SummaryWriter | None = None
+
+    def write(self, row: Row) -> None:
+        """Adds a row; ``row["step"]`` is its step."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self._folder), purge_step=self._purge if self._purge > 1 else None)
+        for name, value in row.items():
+            if name != "step":
+                self._events.add_scalar(name, value, int(row["step"]))
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Display(Protocol):
+    """Shows a run's progress; a context manager around it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def start(self, step: int, steps: int) -> None:
+        """Training starts at a step, of so many."""
+        ...
+
+    def advance(self) -> None:
+        """One more step is done."""
+        ...
+
+    def row(self, row: Row) -> None:
+        """Shows a log step's figures."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Shows a line."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def start(self, step: int, steps: int) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+    def row(self, row: Row) -> None:
+        """Nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+
+class Lines(Silent):
+    """Plain lines, for logs: one every ``seconds`` at most."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self._seconds = seconds
+        self._last = float("-inf")
+        self._steps = 0
+
+    def start(self, step: int, steps: int) -> None:
+        """Remembers how many steps there are."""
+        self._steps = steps
+
+    def row(self, row: Row) -> None:
+        """Prints the figures."""
+        if row["seconds"] - self._last >= self._seconds or row["step"] == self._steps:
+            self._last = row["seconds"]
+            left = (self._steps - row["step"]) / row["steps_per_second"]
+            self.say(f"step {row['step']:.0f}/{self._steps}  {figures(row)}  {_clock(left)} left")
+
+    def say(self, message: str) -> None:
+        """Prints a line."""
+        print(message, flush=True)
+
+
+class Bar(Silent):
+    """A rich progress bar: steps, rate, time left, loss, α."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, step: int, steps: int) -> None:
+        """Starts the bar."""
+        self._task = self._progress.add_task("training", total=steps, completed=step, figures="")
+
+    def advance(self) -> None:
+        """Moves the bar on."""
+        self._progress.advance(self._task)
+
+    def row(self, row: Row) -> None:
+        """Shows the figures beside the bar."""
+        self._progress.update(self._task, figures=figures(row))
+
+    def say(self, message: str) -> None:
+        """Prints a line above the bar."""
+        self._progress.console.print(message, highlight=False, soft_wrap=True, markup=False)
+
+
+def progress() -> Display:
+    """A bar on a terminal, plain lines elsewhere."""
+    return Bar(Console()) if sys.stdout.isatty() else Lines()
+
+
+def figures(row: Row) -> str:
+    """The key figures of a log step, in one line."""
+    parts = [f"{row['steps_per_second']:.1f} steps/s", f"loss {row['loss']:.4f}", f"mse {row['mse']:.4f}"]
+    if "alpha" in row:
+        parts.append(f"α {row['alpha']:.3f}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

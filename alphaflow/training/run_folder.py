@@ -1,0 +1,125 @@
+"""A run's folder on disk: where things lie, what run.json records, and which checkpoints there are."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..errors import UserError
+from ..files import replacing, write_json
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a recipe came from: enough to call it again.
+
+    Attributes:
+        name: as the command line knows it, for example ``digits``.
+        text: the recipe file's source; empty where the recipe was composed in Python without a file.
+        function: the recipe function's name in that file.
+        arguments: what it was called with, as JSON values.
+        folder: where the file lay, for the modules beside it; None for built-in recipes.
+    """
+
+    name: str
+    text: str = ""
+    function: str = "recipe"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    folder: str | None = None
+
+
+class RunFolder:
+    """``runs/NAME/``: recipe.py, run.json, metrics.jsonl, checkpoints/, samples/."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def record(self) -> Path:
+        """run.json."""
+        return self.path / "run.json"
+
+    @property
+    def recipe(self) -> Path:
+        """recipe.py."""
+        return self.path / "recipe.py"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    def samples(self, step: int) -> Path:
+        """samples/step-NNNNNNNN.png."""
+        return self.path / "samples" / f"step-{step:08d}.png"
+
+    def checkpoint(self, step: int) -> Path:
+        """checkpoints/step-NNNNNNNN, a folder."""
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step-*"))
+
+    def exists(self) -> bool:
+        """Whether a run is there."""
+        return self.record.is_file()
+
+    def create(self, origin: Origin, record: dict[str, Any]) -> None:
+        """Makes the folder and writes recipe.py and run.json.
+
+        Raises:
+            UserError: the folder holds a run, or anything else.
+        """
+        if self.exists():
+            raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} exists and is not a run's folder; choose another --out")
+        if origin.text:
+            with replacing(self.recipe) as beside:
+                beside.write_text(origin.text, encoding="utf-8")
+        stamp = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+        origin_record = {name: value for name, value in asdict(origin).items() if name != "text"}
+        write_json(self.record, {"recipe": origin_record, **record, **stamp})
+
+    def read(self) -> dict[str, Any]:
+        """run.json.
+
+        Raises:
+            UserError: there is none, or it can't be read.
+        """
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is no run: there is no such folder; `alphaflow train` makes one")
+        if not self.exists():
+            raise UserError(f"{self.path} is no run: it holds no run.json; give the folder that `alphaflow train` made")
+        try:
+            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.record} is damaged ({error}); restore it, or train anew") from error
+        return record
+
+    def origin(self) -> Origin:
+        """Where the run's recipe came from."""
+        record = self.read()["recipe"]
+        text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
+        return Origin(text=text, **record)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    return {
+        "alphaflow": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": sys.platform,
+    }

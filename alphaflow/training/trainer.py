@@ -1,0 +1,278 @@
+"""The training loop, for one process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..autoencoders.pixels import Pixels
+from ..data.base import to_bytes
+from ..data.labels import balanced_labels
+from ..describe import NotDescribableError, describe
+from ..errors import UserError
+from ..plots import grid, save_picture
+from ..schedules import value_at
+from ..types import Batch, Cond, Loss
+from . import checkpoint
+from .ema import EMA
+from .logging import Display, MetricsLog, Silent
+from .run_folder import Origin, RunFolder
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+GRID_SEED = 2**31 - 1
+"""Of the noise behind sample pictures: the same at every step, apart from training's own randomness."""
+
+
+class Trainer:
+    """Trains a recipe.
+
+    ``Trainer(recipe).fit()`` runs all of it; ``trainer.train_step()`` one step. Without ``out`` nothing is written.
+
+    Args:
+        recipe: what to train.
+        out: the run's folder, or None.
+        seed: of times, noise, and dropped labels. (Weights and data order follow torch's global seed at the time the
+            recipe was built.)
+        device: ``"auto"`` takes a GPU if there is one.
+        checkpoint_every, sample_every: steps between checkpoints and between sample pictures, both also written at
+            the end; None for a tenth of all steps.
+        log_every: steps between rows of metrics.jsonl; a row holds means over them.
+        display: what shows the progress.
+        origin: where the recipe came from, for run.json.
+        resume: continue the run in ``out`` from its last checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        model, ema, optimizer: the state.
+
+    Raises:
+        UserError: ``out`` holds another run and ``resume`` is off; or there is nothing whole to resume from.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        out: Path | str | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        checkpoint_every: int | None = None,
+        sample_every: int | None = None,
+        log_every: int = 50,
+        display: Display | None = None,
+        origin: Origin | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.recipe, self.seed = recipe, seed
+        self.device = find_device(device)
+        tenth = max(1, recipe.steps // 10)
+        self.checkpoint_every = _positive("checkpoint_every", checkpoint_every, tenth)
+        self.sample_every = _positive("sample_every", sample_every, tenth)
+        self.log_every = _positive("log_every", log_every, 1)
+        self.display: Display = Silent() if display is None else display
+
+        self.step = 0
+        self.model = recipe.model.to(self.device)
+        self.ema = EMA(self.model, recipe.ema)
+        self.optimizer = _optimizer(recipe, self.model)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._batches: Iterator[Batch] | None = None
+        self._log: MetricsLog | None = None
+
+        self.folder = None if out is None else RunFolder(out)
+        if self.folder is not None:
+            if resume:
+                self._resume(self.folder)
+            else:
+                self.folder.create(origin or Origin("python"), self._record())
+
+    def train_step(self) -> Loss:
+        """One optimiser step: a batch, its loss, the gradient, the update, the EMA."""
+        recipe, step = self.recipe, self.step
+        if self._batches is None:
+            self._batches = iter(recipe.dataset)
+        batch = next(self._batches).to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = value_at(recipe.lr, step)
+        loss = recipe.objective(self.model, batch.x, batch.cond, step, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss.total)
+        if recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimizer.step()
+        self.ema.update()
+        self.step += 1
+        return loss
+
+    def fit(self) -> None:
+        """Trains until the recipe's last step, logging, sampling, and saving on the way.
+
+        Raises:
+            RuntimeError: the loss is no longer finite.
+        """
+        steps = self.recipe.steps
+        self.model.train()
+        meter = _Meter()
+        with self.display as display:
+            display.start(self.step, steps)
+            while self.step < steps:
+                meter.add(self.train_step())
+                display.advance()
+                last = self.step == steps
+                if last or self.step % self.log_every == 0:
+                    self._log_row(meter)
+                if last or self.step % self.sample_every == 0:
+                    self._picture()
+                if last or self.step % self.checkpoint_every == 0:
+                    self.save()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def save(self) -> Path | None:
+        """Writes a checkpoint of this step; returns its folder, or None where there is no run folder."""
+        if self.folder is None:
+            return None
+        state = {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "ema_updates": self.ema.updates,
+            "generator": self.generator.get_state(),
+            "dataset": self.recipe.dataset.state_dict(),
+        }
+        place = self.folder.checkpoint(self.step)
+        checkpoint.save(place, self.model, self.ema.model, state)
+        return place
+
+    def load(self, place: Path) -> None:
+        """Continues from a checkpoint folder: weights, EMA, optimiser, step, randomness, place in the data."""
+        state = checkpoint.load_state(place)
+        checkpoint.load_weights(place / checkpoint.MODEL, self.model)
+        checkpoint.load_weights(place / checkpoint.AVERAGE, self.ema.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.updates = state["ema_updates"]
+        self.generator.set_state(state["generator"])
+        try:
+            self.recipe.dataset.load_state_dict(state["dataset"])
+        except ValueError as error:
+            raise UserError(f"the run in {place.parent.parent} can't go on with this data: {error}") from error
+        self.step, self._batches = state["step"], None
+
+    def _resume(self, folder: RunFolder) -> None:
+        folder.read()
+        saved = folder.checkpoints()
+        if saved:
+            self.load(saved[-1])
+        self.display.say(f"continuing {folder.path} at step {self.step}")
+
+    def _record(self) -> dict[str, Any]:
+        """What run.json keeps beside the recipe's origin."""
+        recipe = self.recipe
+        objects = {"model": recipe.model, "autoencoder": recipe.autoencoder, "objective": recipe.objective}
+        described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
+        described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
+        data = {
+            "shape": list(recipe.dataset.shape),
+            "classes": recipe.dataset.classes,
+            "class_names": list(getattr(recipe.dataset, "class_names", [])),
+        }
+        parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
+        return {**described, "data": data, "steps": recipe.steps, "seed": self.seed, "parameters": parameters}
+
+    def _log_row(self, meter: _Meter) -> None:
+        scalars = {**self.recipe.objective.scalars(self.step - 1), "lr": value_at(self.recipe.lr, self.step - 1)}
+        row = {"step": self.step, **meter.take(), **scalars}
+        self.display.row(row)
+        if self.folder is not None:
+            if self._log is None:
+                self._log = MetricsLog(self.folder.metrics, keep_until=self.step - 1)
+            self._log.write(row)
+        if not math.isfinite(row["loss"]):
+            raise RuntimeError(
+                f"the loss is {row['loss']} at step {self.step}; lower the learning rate, or set clip or clamp"
+            )
+
+    def _picture(self) -> None:
+        """A grid of one-batch samples by the cheapest sampler, a column a class."""
+        if self.folder is None or not self.recipe.samplers or len(self.recipe.dataset.shape) != 3:
+            return
+        classes = self.recipe.dataset.classes
+        columns = min(classes or 8, 16)
+        labels = balanced_labels(columns * 8, columns) if classes else None
+        noise = torch.randn(columns * 8, *self.recipe.dataset.shape, generator=torch.Generator().manual_seed(GRID_SEED))
+        cond = Cond() if labels is None else Cond(labels=labels)
+        sampler = self.recipe.samplers[min(self.recipe.samplers)]
+        generator = torch.Generator(self.device).manual_seed(GRID_SEED)
+        x = sampler(self.ema.model, noise.to(self.device), cond.to(self.device), generator)
+        pixels = (self.recipe.autoencoder or Pixels()).decode(x)
+        save_picture(grid(to_bytes(pixels), columns), self.folder.samples(self.step))
+
+
+class _Meter:
+    """Means over the steps since the last log row. Nothing waits for the device in between."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def add(self, loss: Loss) -> None:
+        """Takes in a step's loss."""
+        values = {"loss": loss.total.detach(), **{name: term.mean() for name, term in loss.terms.items()}}
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+
+    def take(self) -> dict[str, float]:
+        """The means and the rate; starts over."""
+        means = {name: float(total) / self._steps for name, total in self._sums.items()}
+        now = time.perf_counter()
+        rate = self._steps / max(now - self._last, 1e-9)
+        self._last, self._sums, self._steps = now, {}, 0
+        return {**means, "steps_per_second": rate, "seconds": now - self._start}
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of this name; ``"auto"`` is a GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"there is no device {str(device)!r} here; try --device cpu or --device auto") from error
+    return torch.device(device)
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if recipe.optimizer is not None:
+        return recipe.optimizer(parameters)
+    adam = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
+    return adam(parameters, lr=value_at(recipe.lr, 0), betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def _describe(value: Any) -> Any:
+    """The description, or None where the value is the user's own: the recipe rebuilds it then."""
+    with suppress(NotDescribableError):
+        return describe(value)
+    return None
+
+
+def _positive(name: str, value: int | None, otherwise: int) -> int:
+    if value is not None and value < 1:
+        raise UserError(f"{name} must be at least 1, got {value}")
+    return otherwise if value is None else value

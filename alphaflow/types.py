@@ -1,0 +1,139 @@
+"""Tensor aliases and the three records that objects hand to one another: `Cond`, `Batch`, `Loss`.
+
+Shapes are written for jaxtyping: ``b`` is the batch, ``...`` any trailing shape (nothing here assumes images).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Sample: TypeAlias = Float[Tensor, "b ..."]
+"""Data, noise, or a velocity: (b, …)."""
+Time: TypeAlias = Float[Tensor, " b"]
+"""A time in [0, 1] for each sample, 0 = data and 1 = noise: (b,)."""
+PerSample: TypeAlias = Float[Tensor, " b"]
+"""One number for each sample: (b,)."""
+Labels: TypeAlias = Int[Tensor, " b"]
+"""A class index for each sample, or `NO_CLASS`: (b,)."""
+
+NO_CLASS = -1
+"""The label of a sample without a class. Networks turn it into their learned 'no class' (`Cond.class_index`)."""
+
+
+class Cond:
+    """What a model is conditioned on: batch-first tensors of one batch size.
+
+    ``Cond(labels=labels, text=embedding)`` holds two; ``cond.labels`` and ``cond.text`` give them back, and
+    ``Cond()`` is the unconditional case. Nothing changes a `Cond` or its tensors in place.
+
+    Args:
+        labels: class indices (b,), integers; `NO_CLASS` marks a sample without one.
+        **tensors: further conditions, each (b, …).
+
+    Raises:
+        ValueError: the batch sizes differ, or labels are no integers.
+    """
+
+    def __init__(self, labels: Labels | None = None, **tensors: Tensor) -> None:
+        if labels is not None:
+            if labels.is_floating_point() or labels.ndim != 1:
+                raise ValueError(f"labels must be integers of shape (b,), got {labels.dtype} {tuple(labels.shape)}")
+            tensors = {"labels": labels, **tensors}
+        sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"every condition needs the same batch size, got {sizes}")
+        self.tensors: Mapping[str, Tensor] = tensors
+
+    @property
+    def labels(self) -> Labels | None:
+        """Class indices (b,), or None where the data has no classes."""
+        return self.tensors.get("labels")
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name != "tensors" and name in self.tensors:
+            return self.tensors[name]
+        raise AttributeError(f"no condition {name!r}; a Cond has what it was made with")
+
+    def __getitem__(self, index: Tensor | slice) -> Cond:
+        """The samples that a mask, an index tensor, or a slice picks."""
+        return Cond(**{name: tensor[index] for name, tensor in self.tensors.items()})
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={tuple(tensor.shape)}" for name, tensor in self.tensors.items())
+        return f"Cond({inside})"
+
+    def drop(self, mask: Tensor) -> Cond:
+        """Takes the condition away where ``mask`` (b,) is true: labels become `NO_CLASS`, other tensors zero."""
+
+        def dropped(name: str, tensor: Tensor) -> Tensor:
+            where = mask.view(-1, *(1,) * (tensor.ndim - 1))
+            return tensor.masked_fill(where, NO_CLASS if name == "labels" else 0)
+
+        return Cond(**{name: dropped(name, tensor) for name, tensor in self.tensors.items()})
+
+    def null(self) -> Cond:
+        """The same batch with every condition taken away."""
+        if not self.tensors:
+            return self
+        first = next(iter(self.tensors.values()))
+        return self.drop(torch.ones(first.shape[0], dtype=torch.bool, device=first.device))
+
+    def class_index(self, classes: int, batch: int, device: torch.device) -> Labels:
+        """Labels as rows of an embedding of ``classes + 1`` rows, whose last row is 'no class': (b,)."""
+        if self.labels is None:
+            return torch.full((batch,), classes, device=device)
+        return torch.where(self.labels == NO_CLASS, classes, self.labels)
+
+    def to(self, device: torch.device | str) -> Cond:
+        """The same condition on a device."""
+        return Cond(**{name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()})
+
+    @staticmethod
+    def cat(conds: Sequence[Cond]) -> Cond:
+        """Several conditions with the same names, one batch after another."""
+        return Cond(**{name: torch.cat([cond.tensors[name] for cond in conds]) for name in conds[0].tensors})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a dataset yields: samples x (b, …) and their condition."""
+
+    x: Sample
+    cond: Cond = field(default_factory=Cond)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        return Batch(self.x.to(device, non_blocking=True), self.cond.to(device))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an objective returns.
+
+    Attributes:
+        total: scalar with gradient, the mean of ``per_sample``.
+        per_sample: (b,), weighted.
+        terms: named parts, each (b,) and detached, for logs and diagnosis.
+    """
+
+    total: Float[Tensor, ""]
+    per_sample: PerSample
+    terms: Mapping[str, PerSample]
+
+
+class Model(Protocol):
+    """Any callable that predicts a mean velocity: ``model(z, r, t, cond) -> u``.
+
+    z and u are (b, …) of one shape, r ≤ t are (b,) in [0, 1]. u is the mean velocity of the jump t → r, so that
+    z_r = z_t − (t − r)·u (MeanFlow, arXiv 2505.13447, eq. 3); at r = t it is the instantaneous velocity.
+    """
+
+    def __call__(self, z: Sample, r: Time, t: Time, cond: Cond, /) -> Sample:
+        """Predicts u."""
+        ...

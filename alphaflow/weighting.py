@@ -1,0 +1,41 @@
+"""Weights of a sample's squared error. A weight is a constant to the optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .printing import Compact
+from .types import PerSample
+
+
+class Weighting(Protocol):
+    """Turns squared errors into weights: ``weighting(error, alpha) -> weight``, all (b,)."""
+
+    def __call__(self, error: PerSample, alpha: PerSample, /) -> PerSample:
+        """The weight of each sample, from its mean squared error ‖Δ‖² (detached) and its α."""
+        ...
+
+
+@dataclass(frozen=True, repr=False)
+class Plain(Compact):
+    """w = α⁻¹: the loss as the α-Flow objective states it (arXiv 2510.20771)."""
+
+    def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
+        """Weights (b,)."""
+        return 1 / alpha
+
+
+@dataclass(frozen=True, repr=False)
+class Adaptive(Compact):
+    """w = α / (‖Δ‖² + c)^p: large errors count less (MeanFlow, arXiv 2505.13447, section 4.3; α-Flow's factor α).
+
+    α is 1 for samples with r = t and for the MeanFlow branch. It stands in place of α⁻¹.
+    """
+
+    c: float = 1e-3
+    p: float = 1.0
+
+    def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
+        """Weights (b,)."""
+        return alpha / (error + self.c) ** self.p
