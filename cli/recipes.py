@@ -1,0 +1,52 @@
+"""`alphaflow recipes`: list the built-in recipes, show one, copy one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="List the built-in recipes; show or copy one.", invoke_without_command=True)
+
+
+@app.callback()
+def listing(context: typer.Context) -> None:
+    """List the built-in recipes, a line each; `recipes show NAME` and `recipes copy NAME FILE` take one further."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from alphaflow.recipe import builtin_recipes
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, summary in builtin_recipes().items():
+        table.add_row(f"[bold]{name}[/bold]", summary)
+    Console().print(table)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> None:
+    """Print a recipe's source."""
+    from alphaflow.recipe import builtin_source
+
+    print(builtin_source(name), end="")
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="A built-in recipe.")],
+    file: Annotated[Path, typer.Argument(help="Where to, for example my_recipe.py.")],
+) -> None:
+    """Copy a recipe to a file of your own, to change it and train with it."""
+    from alphaflow.errors import UserError
+    from alphaflow.files import replacing
+    from alphaflow.recipe import builtin_source
+
+    source = builtin_source(name)
+    if file.exists():
+        raise UserError(f"{file} exists; choose another name, or remove it")
+    with replacing(file) as beside:
+        beside.write_text(source, encoding="utf-8")
+    print(f"copied to {file}; train it with: alphaflow train {file}")

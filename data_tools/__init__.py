@@ -1,0 +1,1 @@
+"""Writers of data: what prepares files that `alphaflow.data` reads."""
