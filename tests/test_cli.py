@@ -1,0 +1,258 @@
+"""The command line as its user meets it: each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import alphaflow as af
+
+Cli = Callable[..., Any]
+TINY = ["--width", "32", "--depth", "1", "--batch-size", "32"]
+
+
+def fails(done: Any, *words: str) -> None:
+    """Status 2 and one line on standard error that holds all the words."""
+    assert done.status == 2, (done.out, done.err)
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("Error: ")
+    for word in words:
+        assert word in done.err, done.err
+
+
+def test_help_starts_without_torch() -> None:
+    code = "import sys; sys.argv = ['alphaflow', {}]; from alphaflow.cli.main import main\ntry: main()\n"
+    code += "except SystemExit: pass\nassert 'torch' not in sys.modules, 'torch was imported'"
+    for arguments in (
+        "'--help'",
+        "'train', '--help'",
+        "'train', 'digits', '--help'",
+        "'recipes'",
+        "'sample', '--help'",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(arguments)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout or "digits" in done.stdout
+
+
+def test_help_lists_the_recipes_own_parameters(cli: Cli) -> None:
+    done = cli("train", "digits", "--help")
+    assert done.status == 0
+    for word in ("--method", "--steps", "3000", "--batch-size", "--resume", "--checkpoint-every", "alpha-flow"):
+        assert word in done.out
+    assert "--flip" not in done.out
+    assert "--flip" in cli("train", "cifar10", "--help").out
+    for name in ("sample", "evaluate", "recipes"):
+        assert cli(name, "--help").status == 0
+    assert cli("--version").out.startswith("alphaflow ")
+
+
+def test_recipes(cli: Cli, tmp_path: Path) -> None:
+    listed = cli("recipes").out
+    assert "digits" in listed
+    assert "cifar10" in listed
+    source = cli("recipes", "show", "digits").out
+    assert "def recipe(" in source
+    assert cli("recipes", "copy", "digits", tmp_path / "mine.py").status == 0
+    assert (tmp_path / "mine.py").read_text() == source
+    fails(cli("recipes", "copy", "digits", tmp_path / "mine.py"), "mine.py exists")
+    fails(cli("recipes", "show", "digit"), "did you mean digits?")
+
+
+def test_train_sample_evaluate(cli: Cli, small_run: Path, tmp_path: Path) -> None:
+    assert (small_run / "recipe.py").read_text() == cli("recipes", "show", "digits").out
+    record = json.loads((small_run / "run.json").read_text())
+    assert record["recipe"]["arguments"]["steps"] == 12
+    picture = Image.open(small_run / "samples" / "step-00000012.png")
+    assert picture.size == ((10 * 9 - 1) * 8, (8 * 9 - 1) * 8)
+
+    done = cli("sample", small_run, "--count", "20", "--classes", "3,7", "--nfe", "2", "--out", tmp_path / "s")
+    assert done.status == 0, done.err
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["3", "7"]
+    assert len(list((tmp_path / "s").rglob("*.png"))) == 20
+    assert Image.open(tmp_path / "s.png").size == ((10 * 9 - 1) * 8, (2 * 9 - 1) * 8)
+
+    done = cli("sample", small_run, "--count", "50", "--format", "npz", "--seed", "5", "--out", tmp_path / "n")
+    assert done.status == 0, done.err
+    with np.load(tmp_path / "n" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (50, 8, 8, 1)
+        assert np.bincount(arrays["arr_1"]).tolist() == [5] * 10
+
+    done = cli("evaluate", small_run, "--nfe", "1,3", "--count", "50", "--seed", "5", "--json", tmp_path / "r.json")
+    assert done.status == 0, done.err
+    assert "ODE(steps=3)" in done.out
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [row["nfe"] for row in result["rows"]] == [1, 3, None]
+    assert result["reference"]["count"] == 1797
+    assert set(result["rows"][0]["values"]) == {"pixel-fd", "precision", "recall", "agreement"}
+
+    # the same samples from disk give the same numbers
+    digits = af.Digits().all()
+    reference = tmp_path / "digits.npz"
+    pixels = ((digits.x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    np.savez(reference, arr_0=pixels, arr_1=digits.cond.labels.numpy())  # type: ignore[union-attr]
+    call = ("evaluate", tmp_path / "n" / "samples.npz", "--reference", reference, "--json", tmp_path / "d.json")
+    done = cli(*call)
+    assert done.status == 0, done.err
+    from_disk = json.loads((tmp_path / "d.json").read_text())
+    assert from_disk["rows"][0]["values"] == pytest.approx(result["rows"][0]["values"], rel=1e-9)
+
+
+def test_resume_on_the_command_line(cli: Cli, small_run: Path, tmp_path: Path) -> None:
+    """Started with --resume, killed without warning, resumed: the weights of the undisturbed run."""
+    place = tmp_path / "run"
+    call = ["train", "digits", "--steps", "60", *TINY, "--out", str(place), "--checkpoint-every", "5", "--resume"]
+    process = subprocess.Popen([sys.executable, "-m", "alphaflow", *call], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(place.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = sorted(place.glob("checkpoints/step-*"))[-1].name
+    done = cli(*call)
+    assert done.status == 0, done.err
+    assert f"continuing {place} at step" in done.out
+    straight = tmp_path / "straight"
+    assert cli("train", "digits", "--steps", "60", *TINY, "--out", straight).status == 0
+    last = "checkpoints/step-00000060/ema.safetensors"
+    ours, theirs = load_file(place / last), load_file(straight / last)
+    assert killed_at < "step-00000060"
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not [file for file in place.rglob("*") if file.name.endswith(".tmp") and file.is_file()]
+    again = cli(*call)
+    assert again.status == 0
+    fails(cli(*call[:2], "--steps", "70", *call[4:]), "started with --steps 60, not 70")
+
+
+def test_wrong_recipes_and_parameters(cli: Cli, tmp_path: Path) -> None:
+    fails(cli("train", "digitz"), "no recipe 'digitz'", "did you mean digits?")
+    fails(cli("train", "nonsense"), "built in are cifar10, digits")
+    fails(cli("train", tmp_path / "none.py"), "no recipe file")
+    fails(cli("train", "digits", "--steps", "many"), "'--steps'", "valid integer")
+    fails(cli("train", "digits", "--stepz", "3"), "--stepz", "--steps")
+    fails(cli("train", "digits", "--method", "gan"), "alpha-flow")
+    fails(cli("train", "digits", "--steps", "0", "--out", tmp_path / "r"), "end > start")
+    fails(cli("train", "digits", "--width", "30", "--out", tmp_path / "r"), "multiple of 4")
+    fails(cli("train", "digits", "--device", "warp", "--out", tmp_path / "r"), "no device 'warp'")
+    fails(cli("train", "cifar10", "--data", tmp_path / "no.zip"), "no.zip doesn't exist")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def recipe(", ["can't be loaded", "line 1"]),
+        ("import nothing_of_this_name", ["can't be loaded", "nothing_of_this_name"]),
+        ("x = 1", ["has no function 'recipe'"]),
+        ("def recipe(steps: int = 3): ...", ["keyword-only"]),
+        ("def recipe(*, steps: int): ...", ["have a default"]),
+        ("def recipe(*, steps=3): ...", ["needs a type"]),
+        ("def recipe(*, steps: int = 3): return 7", ["must return an af.Recipe, got int"]),
+        ("def recipe(*, seed: int = 3): ...", ["can't be called seed"]),
+    ],
+)
+def test_wrong_recipe_files(source: str, words: list[str], cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(source + "\n")
+    fails(cli("train", tmp_path / "mine.py", "--out", tmp_path / "r"), *words)
+    assert not (tmp_path / "r").exists()
+
+
+OWN = '''"""A network of my own, in a module beside the recipe."""
+import alphaflow as af
+from own_network import Own
+
+def recipe(*, steps: int = 4, wide: bool = False) -> af.Recipe:
+    digits = af.Digits(batch_size=16)
+    return af.Recipe(model=Own(64 if wide else 8), objective=af.MeanFlow(), dataset=digits, steps=steps,
+                     samplers={1: af.ODE(1)})
+'''
+NETWORK = """
+import torch
+class Own(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(66, width), torch.nn.Tanh(), torch.nn.Linear(width, 64))
+    def forward(self, z, r, t, cond):
+        return self.net(torch.cat([z.flatten(1), r[:, None], t[:, None]], 1)).view_as(z)
+"""
+
+
+def test_a_recipe_and_network_of_the_users_own(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "own_network.py").write_text(NETWORK)
+    assert "--wide" in cli("train", "mine.py", "--help", cwd=tmp_path).out
+    done = cli("train", "mine.py", "--wide", cwd=tmp_path)
+    assert done.status == 0, done.err
+    run = tmp_path / "runs" / "mine"
+    assert json.loads((run / "run.json").read_text())["model"] is None
+    assert cli("sample", run, "--count", "4", "--out", tmp_path / "s").status == 0
+    done = cli("train", "mine:recipe", "--out", tmp_path / "by-module", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert cli("evaluate", tmp_path / "by-module", "--count", "40").status == 0
+
+
+def test_wrong_runs(cli: Cli, small_run: Path, tmp_path: Path) -> None:
+    fails(cli("sample", tmp_path / "none"), "no such folder")
+    fails(cli("sample", tmp_path), "holds no run.json")
+    fails(cli("evaluate", tmp_path / "none"), "give --reference")
+    fails(cli("sample", small_run, "--nfe", "0"), "at least 1")
+    fails(cli("sample", small_run, "--classes", "3,10"), "class 10 is out of range", "0 to 9")
+    fails(cli("sample", small_run, "--classes", "three"), "--classes takes whole numbers")
+    fails(cli("sample", small_run, "--checkpoint", "7"), "no checkpoint of step 7; it has 6, 12")
+    fails(cli("evaluate", small_run, "--nfe", "1,0"), "at least 1")
+    fails(cli("evaluate", small_run, "--nfe", "one"), "--nfe takes whole numbers")
+    fails(cli("evaluate", small_run, "--metrics", "fid"), "no metric 'fid'")
+    fails(cli("evaluate", small_run, "--reference", tmp_path), "holds no images")
+    fails(cli("train", "digits", "--out", small_run), "already holds a run", "--resume")
+    broken = tmp_path / "broken"
+    shutil.copytree(small_run, broken)
+    weights = broken / "checkpoints" / "step-00000012" / "ema.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    fails(cli("sample", broken), "damaged or cut short", "remove the folder")
+    shutil.rmtree(weights.parent)
+    assert cli("sample", broken, "--count", "4").status == 0  # the one before it
+    (broken / "run.json").write_text('{"recipe": ')
+    fails(cli("sample", broken), "run.json is damaged")
+    (broken / "run.json").write_text("{}")
+    fails(cli("sample", broken), "run.json is incomplete")
+    fails(cli("sample", small_run, "--out", broken), "not empty", "--overwrite")
+
+
+def test_flow_matching_samples_with_a_flow_solver(cli: Cli, tmp_path: Path) -> None:
+    call = ("train", "digits", "--method", "flow-matching", "--steps", "4", *TINY, "--out", tmp_path / "fm")
+    assert cli(*call).status == 0
+    done = cli("sample", tmp_path / "fm", "--nfe", "3", "--count", "4")
+    assert done.status == 0
+    assert "ODE(steps=3, solver='euler')" in done.out
+
+
+def test_debug_shows_the_traceback(cli: Cli) -> None:
+    done = cli("train", "digitz", "--debug")
+    assert done.status != 0
+    assert "Traceback" in done.err
+
+
+def test_samples_of_one_seed_agree_across_calls(small_run: Path) -> None:
+    run = af.Run(small_run, device="cpu")
+    first = run.sample(30, seed=1)
+    assert torch.equal(run.sample(10, seed=1), first[:10])
+    assert torch.equal(run.sample(30, seed=1, batch_size=7), first)
+    assert not torch.equal(run.sample(30, seed=2), first)
+    assert (run.classes, run.shape, run.step) == (10, (1, 8, 8), 12)
+    raw = af.Run(small_run, ema=False, device="cpu")
+    assert not torch.equal(raw.model.out.bias, run.model.out.bias)

@@ -1,0 +1,263 @@
+"""The Trainer: exact resume, the EMA, checkpoints that were cut short, run folders, logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import alphaflow as af
+from alphaflow.describe import describe, rebuild
+from alphaflow.training.logging import MetricsLog
+
+
+def recipe(steps: int = 12, **options: Any) -> af.Recipe:
+    torch.manual_seed(0)
+    digits = af.Digits(batch_size=16, seed=1)
+    settings: dict[str, Any] = {
+        "model": af.DiT(digits.shape, patch=4, depth=1, width=16, heads=2, classes=10),
+        "objective": af.AlphaFlow(
+            alpha=af.Linear(0, steps), fm_share=0.5, guidance=af.Guidance(kappa=0.3, label_drop=0.3)
+        ),
+        "dataset": digits,
+        "samplers": {1: af.ODE(1), 2: af.Consistency(2)},
+        "steps": steps,
+        "lr": af.Linear(0, steps, first=1e-2, last=1e-3),
+        "ema": 0.9,
+    }
+    return af.Recipe(**{**settings, **options})
+
+
+def weights(place: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{file}/{name}": tensor
+        for file in ("model", "ema")
+        for name, tensor in load_file(place / f"{file}.safetensors").items()
+    }
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 9])
+def test_resumed_run_equals_the_uninterrupted_one(stop: int, tmp_path: Path) -> None:
+    """Bit for bit: weights, EMA, and the log. α goes through all three branches."""
+    af.Trainer(recipe(), out=tmp_path / "straight", checkpoint_every=4, log_every=2).fit()
+
+    broken = af.Trainer(recipe(), out=tmp_path / "resumed", checkpoint_every=4, log_every=2)
+    for _ in range(stop):
+        broken.train_step()
+    if stop >= 4:  # what fit() would have saved by now
+        broken = af.Trainer(recipe(), out=tmp_path / "resumed2", checkpoint_every=4, log_every=2)
+        while broken.step < stop:
+            broken.train_step()
+            if broken.step % 4 == 0:
+                broken.save()
+        shutil.rmtree(tmp_path / "resumed")
+        (tmp_path / "resumed2").rename(tmp_path / "resumed")
+    again = af.Trainer(recipe(), out=tmp_path / "resumed", checkpoint_every=4, log_every=2, resume=True)
+    assert again.step == stop // 4 * 4
+    again.fit()
+
+    last = "checkpoints/step-00000012"
+    assert same(weights(tmp_path / "straight" / last), weights(tmp_path / "resumed" / last))
+    state, other = (torch.load(tmp_path / run / last / "training.pt") for run in ("straight", "resumed"))
+    assert state["dataset"] == other["dataset"]
+    assert torch.equal(state["generator"], other["generator"])
+
+
+def test_same_seed_same_bits_and_other_seed_others(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        af.Trainer(recipe(4), out=tmp_path / name, seed=seed).fit()
+    a, b, c = (weights(tmp_path / name / "checkpoints" / "step-00000004") for name in "abc")
+    assert same(a, b)
+    assert not same(a, c)
+
+
+def test_a_step_is_the_bare_loop() -> None:
+    """The Trainer's weights equal those of a loop written out by hand."""
+    trained = af.Trainer(recipe(6, clip=0.5), seed=3)
+    for _ in range(6):
+        trained.train_step()
+    by_hand = recipe(6, clip=0.5)
+    optimizer = torch.optim.Adam(by_hand.model.parameters(), betas=(0.9, 0.95), fused=True)
+    generator = torch.Generator().manual_seed(3)
+    stream = iter(by_hand.dataset)
+    average = [p.detach().clone() for p in by_hand.model.parameters()]
+    for step in range(6):
+        batch = next(stream)
+        loss = by_hand.objective(by_hand.model, batch.x, batch.cond, step, generator)
+        optimizer.param_groups[0]["lr"] = 1e-2 + (1e-3 - 1e-2) * step / 6
+        optimizer.zero_grad()
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(by_hand.model.parameters(), 0.5)
+        optimizer.step()
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = [
+            decay * a + (1 - decay) * p.detach() for a, p in zip(average, by_hand.model.parameters(), strict=True)
+        ]
+    for ours, theirs in zip(trained.model.parameters(), by_hand.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(trained.ema.model.parameters(), average, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_own_optimizer() -> None:
+    made = recipe(2, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0, momentum=0.9))
+    trainer = af.Trainer(made)
+    trainer.fit()
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(5.5e-3)
+
+
+def test_run_folder(tmp_path: Path) -> None:
+    af.Trainer(recipe(), out=tmp_path / "run", sample_every=6, checkpoint_every=6, log_every=3).fit()
+    found = {str(file.relative_to(tmp_path / "run")) for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    events = {name for name in found if name.startswith("events.")}
+    parts = ("model.safetensors", "ema.safetensors", "training.pt")
+    steps = ("step-00000006", "step-00000012")
+    expected = {f"checkpoints/{step}/{part}" for step in steps for part in parts}
+    expected |= {f"samples/{step}.png" for step in steps} | {"run.json", "metrics.jsonl"}
+    assert found - events == expected
+    assert len(events) == 1
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12]
+    assert {"loss", "mse", "tfm", "tc", "alpha", "fm_share", "lr", "steps_per_second", "seconds"} <= rows[0].keys()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["steps"] == 12
+    assert record["data"]["classes"] == 10
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_log_rows_hold_means(tmp_path: Path) -> None:
+    trainer = af.Trainer(recipe(4), out=tmp_path / "run", log_every=4)
+    trainer.fit()
+    twin = af.Trainer(recipe(4))
+    losses = [twin.train_step() for _ in range(4)]
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert row["loss"] == pytest.approx(sum(loss.total.item() for loss in losses) / 4, rel=1e-6)
+    assert row["tfm"] == pytest.approx(sum(loss.terms["tfm"].mean().item() for loss in losses) / 4, rel=1e-6)
+
+
+def test_metrics_log_drops_what_a_resumed_run_repeats(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 0.5}\n{"step": 6, "lo')
+    log = MetricsLog(file, keep_until=3)
+    log.write({"step": 4, "loss": 0.25})
+    log.close()
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"step": 2, "loss": 1.0},
+        {"step": 4, "loss": 0.25},
+    ]
+
+
+def test_tensorboard_holds_the_same(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    af.Trainer(recipe(), out=tmp_path / "run", log_every=6).fit()
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
+
+
+def test_ema_formula() -> None:
+    model = torch.nn.Linear(2, 1)
+    average = af.EMA(model, 0.5)
+    start = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 1.0
+    average.update()  # the first decay is min(0.5, 1/10)
+    assert torch.allclose(average.model.weight, 0.1 * start + 0.9 * (start + 1))
+    for _ in range(20):
+        average.update()
+    before = average.model.weight.clone()
+    with torch.no_grad():
+        model.weight += 1.0
+    average.update()
+    assert torch.allclose(average.model.weight, 0.5 * before + 0.5 * model.weight)
+    assert not average.model.weight.requires_grad
+    with pytest.raises(ValueError, match="decay"):
+        af.EMA(model, 1.0)
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "ema.safetensors", "training.pt"])
+@pytest.mark.parametrize("keep", [0, 0.5, 0.99])
+def test_a_checkpoint_cut_short(part: str, keep: float, tmp_path: Path) -> None:
+    af.Trainer(recipe(2), out=tmp_path / "run").fit()
+    file = tmp_path / "run" / "checkpoints" / "step-00000002" / part
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(af.UserError, match=rf"{part} is damaged or cut short .*remove the folder .*step-00000002"):
+        af.Trainer(recipe(2), out=tmp_path / "run", resume=True)
+    file.unlink()
+    with pytest.raises(af.UserError, match=f"{part} is missing"):
+        af.Trainer(recipe(2), out=tmp_path / "run", resume=True)
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    af.Trainer(recipe(2), out=tmp_path / "run").fit()
+    other = recipe(2, model=af.DiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10))
+    with pytest.raises(af.UserError, match="another network"):
+        af.Trainer(other, out=tmp_path / "run", resume=True)
+
+
+def test_occupied_folders_are_left_alone(tmp_path: Path) -> None:
+    af.Trainer(recipe(2), out=tmp_path / "run").fit()
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(af.UserError, match="already holds a run; continue it with --resume"):
+        af.Trainer(recipe(2), out=tmp_path / "run")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "draft.txt").write_text("precious")
+    with pytest.raises(af.UserError, match="not a run's folder"):
+        af.Trainer(recipe(2), out=tmp_path / "thesis")
+    (tmp_path / "thesis" / "draft.txt").unlink()
+    af.Trainer(recipe(2), out=tmp_path / "thesis")  # an empty folder is fine
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
+    trainer = af.Trainer(recipe(50, lr=1e30), out=tmp_path / "run", log_every=5)
+    with pytest.raises(RuntimeError, match=r"the loss is .* at step"):
+        trainer.fit()
+
+
+class Own(torch.nn.Module):
+    """A network of a user's own."""
+
+    def forward(self, z: torch.Tensor, r: torch.Tensor, t: torch.Tensor, cond: af.Cond) -> torch.Tensor:
+        return z
+
+
+def test_describe_and_rebuild() -> None:
+    for thing in (
+        af.DiT((1, 8, 8), patch=(4, 2), depth=1, width=16, heads=2),
+        af.ODE(times=(1.0, 0.55, 0.0), cfg=af.CFG(2.0, (0.1, 0.5))),
+        af.AlphaFlow(alpha=af.Sigmoid(end=9), guidance=af.Guidance(kappa=0.5), times=af.TimePairs(af.Uniform(), "min")),
+        af.Pixels(1),
+    ):
+        described = json.loads(json.dumps(describe(thing)))
+        assert repr(rebuild(described)) == repr(thing)
+    with pytest.raises(TypeError, match="Own is not one of alphaflow's"):
+        describe(Own())
+    for wrong in ({"type": "os.system", "command": "true"}, {"type": "UserError2"}, {"type": "ODE", "steps": 0}):
+        with pytest.raises(af.UserError, match=r"run\.json"):
+            rebuild(wrong)
+
+
+def test_wrong_recipes() -> None:
+    with pytest.raises(af.UserError, match="at least 1 step"):
+        dataclasses.replace(recipe(2), steps=0)
+    with pytest.raises(af.UserError, match="listed for 2 evaluations takes 3"):
+        recipe(2, samplers={2: af.ODE(3)})
+    with pytest.raises(af.UserError, match="checkpoint_every must be at least 1"):
+        af.Trainer(recipe(2), checkpoint_every=0)
+    with pytest.raises(af.UserError, match="no device 'warp'"):
+        af.Trainer(recipe(2), device="warp")
