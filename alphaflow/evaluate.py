@@ -13,7 +13,7 @@ from .data.images import Mode, image_mode
 from .data.labels import balanced_labels
 from .data.written import read_images
 from .errors import UserError
-from .metrics.pixels import ImageSet, measure
+from .metrics.pixels import MIN_IMAGES, ImageSet, check_metrics, measure
 from .run import Run
 
 
@@ -48,7 +48,7 @@ class Reference:
         return Reference(ImageSet(pixels, labels), dataset.class_names, "the run's training data")
 
     @staticmethod
-    def of_path(path: Path, size: int | None, mode: Mode) -> Reference:
+    def of_path(path: Path, size: int | None = None, mode: Mode | None = None) -> Reference:
         """Images on disk: a folder, a zip, or an .npz (`alphaflow.data.written.read_images`)."""
         pixels, names = read_images(path, size, mode)
         distinct = sorted(set(names or []))
@@ -92,6 +92,7 @@ def evaluate_run(
     run: Run, reference: Reference, nfes: Sequence[int], count: int, seed: int, metrics: Sequence[str]
 ) -> list[Measured]:
     """Samples a run at each number of evaluations, from the same noise and balanced labels, and measures it."""
+    check_metrics(metrics)
     samplers = [run.sampler(nfe) for nfe in nfes]
     labels = balanced_labels(count, run.classes) if run.classes else None
     names = None if labels is None else [run.class_names[int(label)] for label in labels]
@@ -109,7 +110,12 @@ def evaluate_images(path: Path, reference: Reference, metrics: Sequence[str], si
     return Measured(str(path), None, len(images), measure(reference.images, images, metrics))
 
 
-def real_halves(reference: Reference, metrics: Sequence[str]) -> Measured:
-    """One random half of the reference measured against the other: what chance alone makes of real images."""
+def real_halves(reference: Reference, metrics: Sequence[str]) -> Measured | None:
+    """One random half of the reference measured against the other: what chance alone makes of real images.
+
+    None where the halves are too small to measure.
+    """
+    if len(reference.images) < 2 * MIN_IMAGES:
+        return None
     first, second = reference.images.halves()
     return Measured("real halves", None, len(first), measure(second, first, metrics))

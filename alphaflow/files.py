@@ -19,18 +19,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(beside)
+    remove(beside)
     try:
         yield beside
         if beside.is_dir() and path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.replace(old)
             beside.replace(path)
-            _remove(old)
+            remove(old)
         else:
             beside.replace(path)
     finally:
-        _remove(beside)
+        remove(beside)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -39,7 +39,8 @@ def write_json(path: Path, value: Any) -> None:
         beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

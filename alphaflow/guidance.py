@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -54,11 +55,13 @@ class Guidance(Compact):
         _check_interval(self.interval)
         if not 0 <= self.label_drop <= 1:
             raise ValueError(f"label_drop is a share of samples in [0, 1], got {self.label_drop}")
+        if self.dropped not in ("guided", "plain"):
+            raise ValueError(f"dropped is guided or plain, got {self.dropped!r}")
 
     @property
     def scale(self) -> float:
         """The effective guidance scale ω/(1 − κ)."""
-        return self.omega / (1 - self.kappa)
+        return self.omega / (1 - self.kappa) if self.kappa != 1 else math.inf
 
     def drop(self, cond: Cond, t: Time, generator: torch.Generator | None) -> tuple[Cond, Tensor]:
         """Drops conditions by chance inside the interval; returns the new condition and the mask (b,)."""

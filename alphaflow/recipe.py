@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .schedules import value_at
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"a recipe needs at least 1 step, got steps={self.steps}")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"the EMA decay must lie in [0, 1), got {self.ema}")
+        if not value_at(self.lr, 0) >= 0:
+            raise UserError(f"the learning rate must not be negative, got {value_at(self.lr, 0)}")
         wrong = [(nfe, sampler.nfe) for nfe, sampler in self.samplers.items() if sampler.nfe != nfe]
         if wrong:
             raise UserError(f"the sampler listed for {wrong[0][0]} evaluations takes {wrong[0][1]}; list it under that")
@@ -145,8 +150,10 @@ def find_recipe(spec: str) -> RecipeFile:
     module_name, colon, function_name = spec.rpartition(":")
     if colon and not spec.endswith(".py") and "/" not in spec:
         module = _import(module_name, spec)
-        text = inspect.getsource(module)
-        return RecipeFile(function_name, _function(module, function_name, spec), text, _folder_of(module))
+        text = _source_of(module)
+        short = module_name.rpartition(".")[2]
+        name = short if function_name == "recipe" else f"{short}-{function_name}"
+        return RecipeFile(name, _function(module, function_name, spec), text, _folder_of(module))
     if spec.endswith(".py") or "/" in spec:
         file = Path(spec)
         if not file.is_file():
@@ -202,12 +209,21 @@ def _import(module: str, spec: str) -> ModuleType:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"the recipe {spec} can't be imported: {error}; is its folder on PYTHONPATH?") from error
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the recipe {spec} can't be imported: {reason}; is its folder on PYTHONPATH?") from error
+
+
+def _source_of(module: ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    return Path(file).read_text(encoding="utf-8") if file is not None and file.endswith(".py") else ""
 
 
 def _folder_of(module: ModuleType) -> Path | None:
-    return None if module.__file__ is None else Path(module.__file__).resolve().parent
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file).resolve().parent
 
 
 def _function(module: ModuleType, name: str, where: str) -> Callable[..., Recipe]:

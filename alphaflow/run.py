@@ -54,10 +54,7 @@ class Run:
         self.device = find_device(device)
         place = self._checkpoint(step)
         self.step = int(place.name.removeprefix("step-"))
-        try:
-            self._open()
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.folder.record} is incomplete ({error}); restore it, or train anew") from error
+        self._open()
         checkpoint.load_weights(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), self.model)
         self.model.to(self.device).eval().requires_grad_(False)
 
@@ -134,7 +131,7 @@ class Run:
         self.shape: tuple[int, ...] = tuple(data["shape"])
         self.classes: int | None = data["classes"]
         self.class_names: list[str] = data["class_names"]
-        described = [record["model"], *record["samplers"].values()]
+        described = [record["model"], record["autoencoder"], *record["samplers"].values()]
         if any(part is None for part in described):
             recipe = self.recipe()
             self.model: nn.Module = recipe.model
@@ -143,7 +140,7 @@ class Run:
             return
         self.model = cast(nn.Module, rebuild(record["model"]))
         self.samplers = {int(nfe): cast(Sampler, rebuild(part)) for nfe, part in record["samplers"].items()}
-        self.autoencoder = cast(Autoencoder, rebuild(record["autoencoder"]) or Pixels())
+        self.autoencoder = cast(Autoencoder, rebuild(record["autoencoder"]))
 
 
 def _typed(value: Any, hint: Any) -> Any:

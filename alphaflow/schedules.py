@@ -74,6 +74,11 @@ class _Ramp(Compact, ABC):
             raise ValueError(f"{type(self).__name__} needs end > start, got start={self.start} and end={self.end}")
         if not 0 <= self.clamp < 0.5:
             raise ValueError(f"{type(self).__name__} needs 0 <= clamp < 0.5, got {self.clamp}")
+        if self.clamp and max(self.first, self.last) < 0.5:
+            raise ValueError(
+                f"{type(self).__name__}'s clamp of {self.clamp} is for values between 0 and 1; "
+                f"for first={self.first} and last={self.last} give clamp=0"
+            )
 
     def __call__(self, step: int) -> float:
         """The value at a step."""

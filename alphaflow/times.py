@@ -60,6 +60,10 @@ class TimePairs(Compact):
     times: TimeDistribution = LogitNormal()
     pairing: Literal["sorted", "min", "product"] = "sorted"
 
+    def __post_init__(self) -> None:
+        if self.pairing not in ("sorted", "min", "product"):
+            raise ValueError(f"pairing is sorted, min or product, got {self.pairing!r}")
+
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
         """Draws b times t without a partner (for samples with r = t): (b,)."""
         return self.times.sample(b, device, generator)

@@ -30,6 +30,10 @@ def one_line(debug: bool) -> Iterator[None]:
         if debug:
             raise
         fail(str(error))
+    except ValueError as error:  # a setting that only the object it is for could check
+        if debug:
+            raise
+        fail(f"{' '.join(str(error).split())} (--debug shows where)")
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", INTERRUPTED)
     except BrokenPipeError:

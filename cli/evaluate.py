@@ -31,7 +31,7 @@ def evaluate(
     ] = "pixel-fd,pr,agreement",
     nfe: Annotated[str, typer.Option(help="Numbers of network evaluations, for example 1,2,4.")] = "1",
     count: Annotated[int, typer.Option(help="Samples at each, every class equally often.", min=1)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the noise; the same at each NFE.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)] = 0,
     size: Annotated[
         int | None, typer.Option(help="Crop and scale image files to this size.", show_default="as they are")
     ] = None,
@@ -46,12 +46,14 @@ def evaluate(
     from alphaflow.errors import UserError
     from alphaflow.evaluate import Reference, evaluate_images, evaluate_run, real_halves
     from alphaflow.files import write_json
+    from alphaflow.metrics.pixels import check_metrics
     from alphaflow.run import Run
     from alphaflow.training.run_folder import versions
 
     from .options import integers
 
     names = metrics.split(",")
+    check_metrics(names)
     record: dict[str, object] = {"target": str(target), "metrics": names, "versions": versions()}
     if target.is_dir() and (target / "run.json").is_file():
         run = Run(target, step=checkpoint, ema=not raw, device=device)
@@ -64,11 +66,14 @@ def evaluate(
         rows = evaluate_run(run, real, nfes, count, seed, names)
         record |= {"checkpoint": run.step, "weights": "raw" if raw else "ema", "seed": seed}
     else:
+        if not target.exists():
+            raise UserError(f"{target} doesn't exist; give a run's folder, a folder or zip of images, or an .npz")
         if reference is None:
             raise UserError(f"{target} is no run, so there is no training data to measure against; give --reference")
-        real = Reference.of_path(reference, size, "RGB")
+        real = Reference.of_path(reference, size)
         rows = [evaluate_images(target, real, names, size)]
-    rows.append(real_halves(real, names))
+    halves = real_halves(real, names)
+    rows += [] if halves is None else [halves]
     record |= {"reference": {"name": real.name, "count": len(real.images)}, "rows": [asdict(row) for row in rows]}
     _print(rows, real)
     if json is not None:

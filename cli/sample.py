@@ -25,7 +25,7 @@ def sample(
     balanced: Annotated[
         bool, typer.Option("--balanced/--random", help="Every class equally often, or classes drawn at random.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise.", min=0, max=2**63 - 1)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The folder to write.", show_default="RUN/samples/nfe-N-seed-S")
     ] = None,

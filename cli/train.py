@@ -12,6 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from alphaflow.recipe import Parameter, RecipeFile
+    from alphaflow.training.run_folder import Origin, RunFolder
+    from alphaflow.training.trainer import Trainer
 
 TRAINING, RECIPE = "Training", "Recipe's parameters"
 
@@ -28,7 +30,10 @@ def train(
             "--resume", help="Continue the run in --out; start it if there is none.", rich_help_panel=TRAINING
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of weights, data order, times and noise.", rich_help_panel=TRAINING)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Of weights, data order, times and noise.", min=0, max=2**63 - 1, rich_help_panel=TRAINING),
+    ] = 0,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.", rich_help_panel=TRAINING)
     ] = "auto",
@@ -77,8 +82,18 @@ def train(
         origin=origin,
         resume=continuing,
     )
-    trainer.fit()
-    print(f"done: {folder.path} holds {trainer.step} steps; samples: {folder.samples(trainer.step)}")
+    _fit(trainer, folder)
+
+
+def _fit(trainer: Trainer, folder: RunFolder) -> None:
+    from .errors import INTERRUPTED, fail
+
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        fail(f"interrupted at step {trainer.step}; the same command with --resume goes on", INTERRUPTED)
+    picture = folder.samples(trainer.step)
+    print(f"done: {folder.path} holds {trainer.step} steps" + (f"; samples: {picture}" if picture.is_file() else ""))
     print(f"next: alphaflow sample {folder.path} --nfe 1   or   alphaflow evaluate {folder.path} --nfe 1,2,4")
 
 
@@ -104,13 +119,23 @@ def _recipe_in(arguments: list[str]) -> str | None:
     if not arguments or arguments[0] != "train":
         return None
     flags = {"--resume", "--debug", "--help"}
-    rest = iter(arguments[1:])
-    for argument in rest:
+    own = {"--" + name.replace("_", "-") for name in inspect.signature(train).parameters}
+    rest = arguments[1:]
+    while rest:
+        argument, *rest = rest
         if not argument.startswith("-"):
             return argument
-        if "=" not in argument and argument not in flags:
-            next(rest, None)
+        takes_value = "=" not in argument and argument not in flags
+        if takes_value and rest and (argument in own or not _looks_like_a_recipe(rest[0])):
+            rest = rest[1:]
     return None
+
+
+def _looks_like_a_recipe(argument: str) -> bool:
+    """Whether what follows an option that isn't known yet is the recipe: `train --flip cifar10`."""
+    from alphaflow.recipe import builtin_recipes
+
+    return argument.endswith(".py") or argument.replace("-", "_") in builtin_recipes()
 
 
 def _find(spec: str) -> RecipeFile:
@@ -140,13 +165,18 @@ def _option(parameter: Parameter, own: list[inspect.Parameter]) -> inspect.Param
     )
 
 
-def _check_same(folder: Any, origin: Any, seed: int) -> None:
+def _check_same(folder: RunFolder, origin: Origin, seed: int) -> None:
     """A run goes on with the arguments it began with."""
     from alphaflow.errors import UserError
 
     record = folder.read()
     before = {**record["recipe"]["arguments"], "seed": record["seed"]}
     now = {**json.loads(json.dumps(origin.arguments)), "seed": seed}
+    if folder.origin().text != origin.text:
+        raise UserError(
+            f"the recipe {origin.name} is not the one that {folder.path} was started with; "
+            f"restore it from {folder.recipe}, or start another run with --out"
+        )
     if record["recipe"]["name"] != origin.name:
         raise UserError(
             f"{folder.path} is a run of {record['recipe']['name']}, not of {origin.name}; choose another --out"

@@ -8,26 +8,27 @@ import alphaflow as af
 def recipe(
     *,
     method: Literal["alpha-flow", "mean-flow", "flow-matching"] = "alpha-flow",
-    steps: int = 3000,
+    steps: int = 2600,
     batch_size: int = 128,
-    width: int = 96,
+    width: int = 128,
     depth: int = 4,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
 ) -> af.Recipe:
-    """A small class-conditional DiT and the curriculum that anneals α from 1 to 0."""
+    """A small class-conditional DiT; by default with the curriculum that anneals α from 1 to 0."""
     digits = af.Digits(batch_size=batch_size)
+    weighting = af.Adaptive(p=0.5)
     objective = {
-        "alpha-flow": af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.5),
-        "mean-flow": af.MeanFlow(fm_share=0.75),
-        "flow-matching": af.FlowMatching(),
+        "alpha-flow": af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.25, weighting=weighting),
+        "mean-flow": af.MeanFlow(fm_share=0.75, weighting=weighting),
+        "flow-matching": af.FlowMatching(weighting=weighting),
     }[method]
     solver: Literal["euler", "jump"] = "euler" if method == "flow-matching" else "jump"
     return af.Recipe(
-        model=af.DiT(digits.shape, patch=2, depth=depth, width=width, heads=4, classes=digits.classes),
+        model=af.DiT(digits.shape, patch=4, depth=depth, width=width, heads=2, classes=digits.classes),
         objective=objective,
         dataset=digits,
         samplers={nfe: af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)},
         steps=steps,
-        lr=lr,
+        lr=af.Linear(start=steps // 2, end=steps, first=lr, last=0.0),
         ema=0.999,
     )

@@ -53,7 +53,7 @@ def test_help_starts_without_torch() -> None:
 def test_help_lists_the_recipes_own_parameters(cli: Cli) -> None:
     done = cli("train", "digits", "--help")
     assert done.status == 0
-    for word in ("--method", "--steps", "3000", "--batch-size", "--resume", "--checkpoint-every", "alpha-flow"):
+    for word in ("--method", "--steps", "2600", "--batch-size", "--resume", "--checkpoint-every", "alpha-flow"):
         assert word in done.out
     assert "--flip" not in done.out
     assert "--flip" in cli("train", "cifar10", "--help").out
@@ -133,7 +133,7 @@ def test_resume_on_the_command_line(cli: Cli, small_run: Path, tmp_path: Path) -
     ours, theirs = load_file(place / last), load_file(straight / last)
     assert killed_at < "step-00000060"
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert not [file for file in place.rglob("*") if file.name.endswith(".tmp") and file.is_file()]
+    assert not list(place.rglob(".*.tmp"))
     again = cli(*call)
     assert again.status == 0
     fails(cli(*call[:2], "--steps", "70", *call[4:]), "started with --steps 60, not 70")
@@ -144,6 +144,9 @@ def test_wrong_recipes_and_parameters(cli: Cli, tmp_path: Path) -> None:
     fails(cli("train", "nonsense"), "built in are cifar10, digits")
     fails(cli("train", tmp_path / "none.py"), "no recipe file")
     fails(cli("train", "digits", "--steps", "many"), "'--steps'", "valid integer")
+    fails(cli("train", "digits", "--lr", "-1", "--out", tmp_path / "r"), "learning rate must not be negative")
+    fails(cli("train", "digits", "--width", "0", "--out", tmp_path / "r"), "at least 1")
+    fails(cli("train", "digits", "--seed", str(2**70)), "--seed")
     fails(cli("train", "digits", "--stepz", "3"), "--stepz", "--steps")
     fails(cli("train", "digits", "--method", "gan"), "alpha-flow")
     fails(cli("train", "digits", "--steps", "0", "--out", tmp_path / "r"), "end > start")
@@ -209,7 +212,8 @@ def test_a_recipe_and_network_of_the_users_own(cli: Cli, tmp_path: Path) -> None
 def test_wrong_runs(cli: Cli, small_run: Path, tmp_path: Path) -> None:
     fails(cli("sample", tmp_path / "none"), "no such folder")
     fails(cli("sample", tmp_path), "holds no run.json")
-    fails(cli("evaluate", tmp_path / "none"), "give --reference")
+    fails(cli("evaluate", tmp_path / "none"), "none doesn't exist")
+    fails(cli("evaluate", tmp_path), "give --reference")
     fails(cli("sample", small_run, "--nfe", "0"), "at least 1")
     fails(cli("sample", small_run, "--classes", "3,10"), "class 10 is out of range", "0 to 9")
     fails(cli("sample", small_run, "--classes", "three"), "--classes takes whole numbers")
@@ -230,6 +234,7 @@ def test_wrong_runs(cli: Cli, small_run: Path, tmp_path: Path) -> None:
     fails(cli("sample", broken), "run.json is damaged")
     (broken / "run.json").write_text("{}")
     fails(cli("sample", broken), "run.json is incomplete")
+    fails(cli("train", "digits", "--out", broken, "--resume"), "run.json is incomplete")
     fails(cli("sample", small_run, "--out", broken), "not empty", "--overwrite")
 
 
@@ -239,6 +244,76 @@ def test_flow_matching_samples_with_a_flow_solver(cli: Cli, tmp_path: Path) -> N
     done = cli("sample", tmp_path / "fm", "--nfe", "3", "--count", "4")
     assert done.status == 0
     assert "ODE(steps=3, solver='euler')" in done.out
+
+
+def test_a_diverging_run_ends_in_one_line_and_saves_nothing_broken(cli: Cli, tmp_path: Path) -> None:
+    call = (
+        "train",
+        "digits",
+        "--steps",
+        "40",
+        "--lr",
+        "1e30",
+        *TINY,
+        "--checkpoint-every",
+        "2",
+        "--out",
+        tmp_path / "r",
+    )
+    fails(cli(*call), "the loss is", "lower learning rate")
+    assert not list((tmp_path / "r").glob("checkpoints/*"))
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    call = ["train", "digits", "--steps", "2000", *TINY, "--out", str(tmp_path / "r"), "--checkpoint-every", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "alphaflow", *call], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "r").glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("Error: interrupted at step")
+    assert "--resume" in err
+
+
+def test_a_changed_recipe_is_not_resumed(cli: Cli, tmp_path: Path) -> None:
+    source = cli("recipes", "show", "digits").out
+    (tmp_path / "mine.py").write_text(source)
+    call = ("train", tmp_path / "mine.py", "--steps", "4", *TINY, "--out", tmp_path / "r", "--resume")
+    assert cli(*call).status == 0
+    (tmp_path / "mine.py").write_text(source.replace("fm_share=0.25", "fm_share=0.5"))
+    fails(cli(*call), "is not the one", "recipe.py")
+
+
+def test_flags_may_stand_before_the_recipe(cli: Cli, tmp_path: Path) -> None:
+    done = cli("train", "--steps", "2", "--out", tmp_path / "r", "digits", *TINY)
+    assert done.status == 0, done.err
+    assert "doesn't exist" in cli("train", "--flip", "cifar10", "--data", tmp_path / "no.zip").err
+
+
+def test_broken_modules(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def recipe(\n")
+    fails(cli("train", "broken:recipe", cwd=tmp_path), "can't be imported", "SyntaxError")
+    fails(cli("train", "math:sqrt", cwd=tmp_path), "keyword-only")
+    fails(cli("train", ":x", cwd=tmp_path), "can't be imported")
+
+
+def test_the_users_own_picture_is_not_overwritten(cli: Cli, small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "pics.png").write_text("precious")
+    fails(cli("sample", small_run, "--count", "4", "--out", tmp_path / "pics"), "pics.png exists", "--overwrite")
+    assert (tmp_path / "pics.png").read_text() == "precious"
+    assert not (tmp_path / "pics").exists()
+
+
+def test_greyscale_folders_measure_like_the_run(cli: Cli, small_run: Path, tmp_path: Path) -> None:
+    for seed in ("1", "2"):
+        assert cli("sample", small_run, "--count", "50", "--seed", seed, "--out", tmp_path / seed).status == 0
+    call = ("--reference", tmp_path / "2", "--json")
+    assert cli("evaluate", tmp_path / "1", *call, tmp_path / "folder.json").status == 0
+    assert cli("evaluate", small_run, "--count", "50", "--seed", "1", *call, tmp_path / "run.json").status == 0
+    rows = [json.loads((tmp_path / name).read_text())["rows"][0]["values"] for name in ("folder.json", "run.json")]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-9)
 
 
 def test_debug_shows_the_traceback(cli: Cli) -> None:

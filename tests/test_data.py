@@ -238,6 +238,18 @@ def test_unreadable_images_and_folders(tmp_path: Path) -> None:
         af.ImageFolder(tmp_path / "bad")
 
 
+def test_damaged_zips(tmp_path: Path) -> None:
+    save_images(tmp_path / "images", 2)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((tmp_path / "images").rglob("*.png")):
+            archive.writestr(f"{file.parent.name}/{file.name}", b"\x89PNG" + b"a" * 4000)
+    whole = bytearray((tmp_path / "images.zip").read_bytes())
+    whole[50:60] = b"\xff" * 10  # inside the first member's compressed bytes
+    (tmp_path / "images.zip").write_bytes(whole)
+    with pytest.raises(af.UserError, match=r"can't read the image .*00\.png"):
+        af.ImageFolder(tmp_path / "images.zip")
+
+
 def test_an_image_bomb_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(encoded(Image.new("1", (20_000, 20_000))))
     with pytest.raises(af.UserError, match="too large to decode safely"):

@@ -101,5 +101,7 @@ def test_wrong_sets() -> None:
         measure(images, other, ["pixel-fd"])
     with pytest.raises(af.UserError, match="no metric 'fid'; choose from pixel-fd"):
         measure(images, images, ["fid"])
+    with pytest.raises(af.UserError, match="agreement needs labels"):
+        measure(images, images, ["agreement"])
     with pytest.raises(af.UserError, match="at least 10 sample images, got 3"):
         measure(images, ImageSet(images.pixels[:3]), ["pixel-fd"])

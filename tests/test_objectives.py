@@ -17,7 +17,7 @@ CLASSES = 4
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
+    return float(((a - b).norm() / b.norm()).detach())
 
 
 @pytest.fixture
@@ -294,6 +294,9 @@ def test_closed_form_gaussian_has_no_meanflow_gradient(gaussian: Any) -> None:
     [
         (lambda: af.AlphaFlow(alpha=1.5), "alpha"),
         (lambda: af.AlphaFlow(fm_share=-0.1), "fm_share"),
+        (lambda: af.MeanFlow(clamp=0.0), "clamp must be positive"),
+        (lambda: af.TimePairs(pairing="random"), "pairing"),
+        (lambda: af.Guidance(dropped="x"), "dropped"),
         (lambda: af.Guidance(interval=(0.5, 0.2)), "interval"),
         (lambda: af.Guidance(label_drop=2.0), "label_drop"),
     ],
@@ -308,5 +311,7 @@ def test_wrong_inputs(model: Any, batch: Any) -> None:
         af.FlowMatching()(lambda z, r, t, cond: z[:, :1], *batch, 0, None)
     with pytest.raises(ValueError, match="floating point"):
         af.FlowMatching()(model, torch.zeros(4, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="fm_share"):
+        call(af.AlphaFlow(fm_share=af.Constant(1.5)), model, batch)
     with pytest.raises(ValueError, match="stay inside"):
         call(af.AlphaFlow(alpha=af.Constant(-0.2)), model, batch)

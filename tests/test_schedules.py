@@ -85,6 +85,7 @@ def test_exponential_goes_to_zero_by_default() -> None:
         (lambda: af.Sigmoid(start=5, end=5), "end > start"),
         (lambda: af.Cosine(end=5, clamp=0.7), "clamp"),
         (lambda: af.Exponential(end=5, last=0.0), "last > 0"),
+        (lambda: af.Sigmoid(end=5, first=1e-3, last=1e-4), "give clamp=0"),  # would be 0 all along
     ],
 )
 def test_wrong_arguments(make: object, message: str) -> None:

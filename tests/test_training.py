@@ -48,7 +48,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("stop", [1, 5, 9])
 def test_resumed_run_equals_the_uninterrupted_one(stop: int, tmp_path: Path) -> None:
-    """Bit for bit: weights, EMA, and the log. α goes through all three branches."""
+    """Bit for bit: weights, EMA, randomness, place in the data. α goes through all three branches."""
     af.Trainer(recipe(), out=tmp_path / "straight", checkpoint_every=4, log_every=2).fit()
 
     broken = af.Trainer(recipe(), out=tmp_path / "resumed", checkpoint_every=4, log_every=2)
@@ -225,8 +225,9 @@ def test_occupied_folders_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     trainer = af.Trainer(recipe(50, lr=1e30), out=tmp_path / "run", log_every=5)
-    with pytest.raises(RuntimeError, match=r"the loss is .* at step"):
+    with pytest.raises(af.UserError, match=r"the loss is .* at step"):
         trainer.fit()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 class Own(torch.nn.Module):
@@ -252,11 +253,102 @@ def test_describe_and_rebuild() -> None:
             rebuild(wrong)
 
 
+class Sharing(torch.nn.Module):
+    """Dropout, tied weights, and a weight that isn't contiguous: what real networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+        self.other = torch.nn.Parameter(torch.randn(64, 32).T * 0.1)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, z: torch.Tensor, r: torch.Tensor, t: torch.Tensor, cond: af.Cond) -> torch.Tensor:
+        hidden = self.dropout(torch.tanh(self.first(z.flatten(1))))
+        return (self.second(hidden) + (hidden @ self.other.T) @ self.other).view_as(z)
+
+
+def test_networks_with_dropout_and_tied_weights_resume_exactly(tmp_path: Path) -> None:
+    def made() -> af.Recipe:
+        digits = af.Digits(batch_size=16, seed=1)
+        torch.manual_seed(4)
+        return recipe(6, model=Sharing(), dataset=digits, objective=af.TrajectoryFlowMatching())
+
+    af.Trainer(made(), out=tmp_path / "straight", checkpoint_every=2).fit()
+    broken = af.Trainer(made(), out=tmp_path / "resumed", checkpoint_every=2)
+    broken.model.train()
+    broken.train_step()
+    broken.train_step()
+    broken.save()
+    torch.manual_seed(99)
+    af.Trainer(made(), out=tmp_path / "resumed", checkpoint_every=2, resume=True).fit()
+    last = "checkpoints/step-00000006"
+    assert same(weights(tmp_path / "straight" / last), weights(tmp_path / "resumed" / last))
+
+
+def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    af.Trainer(recipe(2), out=tmp_path / "run").fit()
+    leftover = tmp_path / "run" / "checkpoints" / ".step-00000003.4711.tmp"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / "checkpoints" / "step-00000009.bak").mkdir()
+    assert af.Trainer(recipe(2), out=tmp_path / "run", resume=True).step == 2
+    assert not leftover.exists()
+
+
+class Inverted:
+    """An autoencoder of a user's own."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return -pixels
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(latents)
+
+    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
+        return (1, size, size)
+
+
+def test_own_autoencoder_is_never_replaced_silently(tmp_path: Path) -> None:
+    af.Trainer(recipe(2, autoencoder=Inverted()), out=tmp_path / "run").fit()
+    with pytest.raises(af.UserError, match=r"keeps no recipe\.py"):
+        af.Run(tmp_path / "run", device="cpu")
+
+
+def test_latents_without_an_autoencoder_train_without_pictures(tmp_path: Path) -> None:
+    class Latents(af.IndexedDataset):
+        shape, class_names = (4, 8, 8), ()  # type: ignore[assignment]
+
+        def __len__(self) -> int:
+            return 20
+
+        def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
+            return af.Batch(torch.ones(len(indices), 4, 8, 8))
+
+    model = af.DiT((4, 8, 8), patch=4, depth=1, width=16, heads=2)
+    af.Trainer(recipe(2, model=model, dataset=Latents(4, seed=0)), out=tmp_path / "run").fit()
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002").is_dir()
+    assert not (tmp_path / "run" / "samples").exists()
+
+
+def test_an_objective_that_is_a_plain_function(tmp_path: Path) -> None:
+    def objective(model: Any, x: Any, cond: Any, step: int, generator: Any) -> af.Loss:
+        t = torch.rand(len(x), generator=generator)
+        errors = (model(x, t, t, cond) - x).square().flatten(1).mean(1)
+        return af.Loss(errors.mean(), errors, {"own": errors.detach()})
+
+    af.Trainer(recipe(2, objective=objective), out=tmp_path / "run").fit()
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["own"] == pytest.approx(row["loss"])
+
+
 def test_wrong_recipes() -> None:
     with pytest.raises(af.UserError, match="at least 1 step"):
         dataclasses.replace(recipe(2), steps=0)
     with pytest.raises(af.UserError, match="listed for 2 evaluations takes 3"):
         recipe(2, samplers={2: af.ODE(3)})
+    with pytest.raises(af.UserError, match="EMA decay"):
+        recipe(2, ema=1.0)
     with pytest.raises(af.UserError, match="checkpoint_every must be at least 1"):
         af.Trainer(recipe(2), checkpoint_every=0)
     with pytest.raises(af.UserError, match="no device 'warp'"):

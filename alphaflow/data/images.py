@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,12 @@ from ..errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Mode = Literal["RGB", "L"]
+
+_UNREADABLE = (
+    UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, RuntimeError,
+    struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What Pillow and zipfile raise for damaged, encrypted, or foreign files."""
 
 
 class ImageSource:
@@ -63,12 +71,23 @@ class ImageSource:
         """
         try:
             image = decode(self.read(name), mode)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
             raise UserError(f"can't read the image {self.path / name}: {reason}; repair or remove it") from error
         except Image.DecompressionBombError as error:
             raise UserError(f"the image {self.path / name} is too large to decode safely; remove it") from error
         return np.asarray(image if size is None else centre_crop(image, size))
+
+    def greyscale(self) -> bool:
+        """Whether every file is a greyscale image; stops at the first that isn't."""
+        return all(self._header_mode(name) in ("1", "L", "LA", "I", "I;16") for name in self.names)
+
+    def _header_mode(self, name: str) -> str:
+        try:
+            with Image.open(io.BytesIO(self.read(name))) as image:
+                return image.mode
+        except _UNREADABLE:
+            return "unreadable"  # reported when it is decoded
 
     def _open_zip(self) -> zipfile.ZipFile:
         try:
@@ -102,6 +121,11 @@ def class_folders(names: list[str]) -> tuple[list[str], list[int]]:
 def image_mode(channels: int) -> Mode:
     """The mode of images with so many channels: greyscale for one."""
     return "L" if channels == 1 else "RGB"
+
+
+def common_mode(path: Path | str) -> Mode:
+    """``"L"`` where every image file is greyscale, else ``"RGB"``."""
+    return "L" if ImageSource(path).greyscale() else "RGB"
 
 
 def decode(data: bytes, mode: Mode = "RGB") -> Image.Image:

@@ -15,8 +15,9 @@ from ..errors import UserError
 from ..files import replacing
 from ..plots import grid, save_picture
 from ..types import Labels
+from .base import to_bytes
 from .folders import ImageFolder
-from .images import Mode
+from .images import Mode, common_mode
 
 
 def write_samples(
@@ -41,10 +42,14 @@ def write_samples(
         overwrite: replace what is there.
 
     Raises:
-        UserError: the folder is there and not empty, and ``overwrite`` is off.
+        UserError: the folder is there and not empty, or the picture is there, and ``overwrite`` is off.
     """
-    if not overwrite and place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UserError(f"{place} is not empty; choose another --out, or replace it with --overwrite")
+    place = place.resolve()
+    picture_file = place.with_name(place.name + ".png")
+    taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
+    if not overwrite and (taken or picture_file.exists()):
+        which = f"{place} is not empty" if taken else f"{picture_file} exists"
+        raise UserError(f"{which}; choose another --out, or replace it with --overwrite")
     pixels = make()
     arrays = pixels.permute(0, 2, 3, 1).numpy()
     with replacing(place) as beside:
@@ -59,26 +64,26 @@ def write_samples(
                 picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
                 picture.save(folder / f"{index:06d}.png")
     columns = min(len(pixels), 10)
-    save_picture(grid(pixels[:100], columns), place.with_name(place.name + ".png"))
+    save_picture(grid(pixels[:100], columns), picture_file)
 
 
-def read_images(path: Path, size: int | None = None, mode: Mode = "RGB") -> tuple[Tensor, list[str] | None]:
+def read_images(path: Path, size: int | None = None, mode: Mode | None = None) -> tuple[Tensor, list[str] | None]:
     """Images on disk, 8-bit (n, c, h, w), and each one's class name, or None where there are no classes.
 
     Args:
         path: a folder or a zip of images (``CLASS/NAME.png``), or an .npz with arr_0 (n, h, w, c), 8-bit, and
             optionally arr_1, the labels.
         size: images are centre-cropped and scaled to it; None takes them as they are. Arrays are never scaled.
-        mode: ``"RGB"`` or ``"L"``, for image files.
+        mode: ``"RGB"`` or ``"L"``, for image files; None takes ``"L"`` where every file is greyscale.
 
     Raises:
         UserError: nothing there, or it can't be read.
     """
     if path.suffix == ".npz":
         return _read_npz(path)
-    folder = ImageFolder(path, size=size, mode=mode)
-    batches = [(batch.x, batch.cond.labels) for batch in folder.once()]
-    pixels = torch.cat([((x + 1) * 127.5).round().to(torch.uint8) for x, _ in batches])
+    folder = ImageFolder(path, size=size, mode=mode or common_mode(path))
+    batches = [(to_bytes(batch.x), batch.cond.labels) for batch in folder.once()]
+    pixels = torch.cat([x for x, _ in batches])
     names = folder.class_names
     found = [names[int(label)] for _, labels in batches if labels is not None for label in labels]
     return pixels, found or None

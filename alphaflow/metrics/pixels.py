@@ -21,6 +21,9 @@ METRICS = {
 }
 """The metrics' names on the command line, and what they are."""
 
+MIN_IMAGES = 10
+"""Fewer images than this are not measured."""
+
 MAX_NEIGHBOURS = 10_000
 """Precision and recall compare at most this many images of a set: a random choice, seed 0."""
 
@@ -64,15 +67,13 @@ def measure(reference: ImageSet, samples: ImageSet, metrics: Sequence[str]) -> d
     Raises:
         UserError: an unknown metric, shapes that differ, or too few images.
     """
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise UserError(f"there is no metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
+    check_metrics(metrics)
     if samples.pixels.shape[1:] != reference.pixels.shape[1:]:
         ours, theirs = _shape(samples), _shape(reference)
         raise UserError(f"the samples are {ours}, but the reference is {theirs}; give a reference of the same shape")
     for name, images in (("reference", reference), ("sample", samples)):
-        if len(images) < 10:
-            raise UserError(f"metrics need at least 10 {name} images, got {len(images)}")
+        if len(images) < MIN_IMAGES:
+            raise UserError(f"metrics need at least {MIN_IMAGES} {name} images, got {len(images)}")
     real, fake = reference.features(), samples.features()
     values: dict[str, float] = {}
     if "pixel-fd" in metrics:
@@ -82,7 +83,16 @@ def measure(reference: ImageSet, samples: ImageSet, metrics: Sequence[str]) -> d
         values["precision"], values["recall"] = found.precision, found.recall
     if "agreement" in metrics and reference.labels is not None and samples.labels is not None:
         values["agreement"] = label_agreement(real, reference.labels, fake, samples.labels)
+    if not values:
+        raise UserError("agreement needs labels on both sides: images in class folders, or arr_1 in an .npz")
     return values
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises UserError where a metric is unknown."""
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown or not metrics:
+        raise UserError(f"there is no metric {''.join(unknown[:1])!r}; choose from {', '.join(METRICS)}")
 
 
 def _at_most(features: Features) -> Features:

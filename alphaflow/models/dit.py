@@ -65,7 +65,8 @@ class DiT(nn.Module):
         mlp_ratio: hidden width of the MLPs ÷ width.
 
     Raises:
-        ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4.
+        ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4,
+            or a number is below 1.
     """
 
     def __init__(
@@ -86,6 +87,8 @@ class DiT(nn.Module):
         }  # fmt: skip
         if len(shape) not in (3, 4):
             raise ValueError(f"a DiT's shape is (c, h, w) or (c, f, h, w), got {tuple(shape)}")
+        if min(depth, width, heads, classes or 1, *shape) < 1:
+            raise ValueError(f"depth, width, heads, classes and shape must be at least 1, got {self.config}")
         if width % 4:
             raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
         self.shape, self.classes = tuple(shape), classes

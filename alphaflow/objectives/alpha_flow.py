@@ -27,6 +27,7 @@ class AlphaFlow(Objective):
     fm_share: Scheduled = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share(self.fm_share)
         if not callable(self.alpha):
             _check_alpha(self.alpha)

@@ -77,6 +77,10 @@ class Objective(Compact, ABC):
     weighting: Weighting = Adaptive()
     clamp: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.clamp is not None and self.clamp <= 0:
+            raise ValueError(f"clamp must be positive, or None for no clipping, got {self.clamp}")
+
     def scalars(self, step: int) -> dict[str, float]:
         """The scheduled values at a step, for logs."""
         return {"fm_share": self.share(step)}
@@ -123,7 +127,9 @@ class Objective(Compact, ABC):
     def draw(self, model: Model, x: Sample, cond: Cond, step: int, generator: torch.Generator | None) -> Draw:
         """Draws times and noise, drops labels, mixes guidance into the velocity."""
         b = x.shape[0]
-        few = b - math.floor(self.share(step) * b + 1e-9)
+        share = self.share(step)
+        check_share(share)
+        few = b - math.floor(share * b + 1e-9)
         pairs = self.times if isinstance(self.times, TimePairs) else TimePairs(self.times)
         r, t = pairs.pairs(few, x.device, generator)
         same = pairs.sample(b - few, x.device, generator)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import replacing
@@ -29,9 +29,14 @@ def save(folder: Path, model: nn.Module, average: nn.Module, state: dict[str, An
     """
     with replacing(folder) as beside:
         beside.mkdir()
-        save_file(model.state_dict(), beside / MODEL)
-        save_file(average.state_dict(), beside / AVERAGE)
+        save_file(_separate(model), beside / MODEL)
+        save_file(_separate(average), beside / AVERAGE)
         torch.save(state, beside / STATE)
+
+
+def _separate(model: nn.Module) -> dict[str, Tensor]:
+    """Weights as safetensors takes them: contiguous, none sharing memory with another (tied weights)."""
+    return {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in model.state_dict().items()}
 
 
 def load_weights(file: Path, model: nn.Module) -> None:

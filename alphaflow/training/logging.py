@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ..files import replacing
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
+
+    from ..types import Loss
 
 Row = Mapping[str, float]
 
@@ -62,6 +66,30 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+class Meter:
+    """Means over the steps since the last log row. Nothing waits for the device in between."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def add(self, loss: Loss) -> None:
+        """Takes in a step's loss."""
+        values = {"loss": loss.total.detach(), **{name: term.mean() for name, term in loss.terms.items()}}
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+
+    def take(self) -> dict[str, float]:
+        """The means and the rate; starts over."""
+        means = {name: float(total) / self._steps for name, total in self._sums.items()}
+        now = time.perf_counter()
+        rate = self._steps / max(now - self._last, 1e-9)
+        self._last, self._sums, self._steps = now, {}, 0
+        return {**means, "steps_per_second": rate, "seconds": now - self._start}
 
 
 class Display(Protocol):
@@ -181,10 +209,9 @@ def progress() -> Display:
 
 def figures(row: Row) -> str:
     """The key figures of a log step, in one line."""
-    parts = [f"{row['steps_per_second']:.1f} steps/s", f"loss {row['loss']:.4f}", f"mse {row['mse']:.4f}"]
-    if "alpha" in row:
-        parts.append(f"α {row['alpha']:.3f}")
-    return "  ".join(parts)
+    shown = {"loss": "loss {:.4f}", "mse": "mse {:.4f}", "alpha": "α {:.3f}"}
+    parts = [text.format(row[name]) for name, text in shown.items() if name in row]
+    return "  ".join([f"{row['steps_per_second']:.1f} steps/s", *parts])
 
 
 def _clock(seconds: float) -> str:

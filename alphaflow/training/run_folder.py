@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
-from ..files import replacing, write_json
+from ..files import remove, replacing, write_json
+
+_KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,13 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted(place for place in found if re.fullmatch(r"step-\d{8,}", place.name) and place.is_dir())
+
+    def sweep(self) -> None:
+        """Removes what a killed process left half-written."""
+        for leftover in self.path.rglob(".*.tmp"):
+            remove(leftover)
 
     def exists(self) -> bool:
         """Whether a run is there."""
@@ -105,6 +114,9 @@ class RunFolder:
             record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{self.record} is damaged ({error}); restore it, or train anew") from error
+        missing = _KEYS - (record.keys() if isinstance(record, dict) else set())
+        if missing:
+            raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")
         return record
 
     def origin(self) -> Origin:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..autoencoders.pixels import Pixels
 from ..data.base import to_bytes
@@ -22,7 +21,7 @@ from ..schedules import value_at
 from ..types import Batch, Cond, Loss
 from . import checkpoint
 from .ema import EMA
-from .logging import Display, MetricsLog, Silent
+from .logging import Display, Meter, MetricsLog, Silent
 from .run_folder import Origin, RunFolder
 
 if TYPE_CHECKING:
@@ -117,15 +116,16 @@ class Trainer:
         """Trains until the recipe's last step, logging, sampling, and saving on the way.
 
         Raises:
-            RuntimeError: the loss is no longer finite.
+            UserError: the loss or a weight is no longer finite. What was saved before stays.
         """
         steps = self.recipe.steps
         self.model.train()
-        meter = _Meter()
+        meter = Meter()
         with self.display as display:
             display.start(self.step, steps)
             while self.step < steps:
-                meter.add(self.train_step())
+                loss = self.train_step()
+                meter.add(loss)
                 display.advance()
                 last = self.step == steps
                 if last or self.step % self.log_every == 0:
@@ -133,20 +133,31 @@ class Trainer:
                 if last or self.step % self.sample_every == 0:
                     self._picture()
                 if last or self.step % self.checkpoint_every == 0:
+                    if not loss.total.isfinite():
+                        self._diverged(f"the loss is {loss.total.item()}")
                     self.save()
         if self._log is not None:
             self._log.close()
             self._log = None
 
     def save(self) -> Path | None:
-        """Writes a checkpoint of this step; returns its folder, or None where there is no run folder."""
+        """Writes a checkpoint of this step; returns its folder, or None where there is no run folder.
+
+        Raises:
+            UserError: a weight is not finite; nothing is written.
+        """
         if self.folder is None:
             return None
+        broken = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            self._diverged(f"the weights {broken[0]} are no longer finite")
         state = {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "ema_updates": self.ema.updates,
             "generator": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             "dataset": self.recipe.dataset.state_dict(),
         }
         place = self.folder.checkpoint(self.step)
@@ -161,6 +172,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.updates = state["ema_updates"]
         self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        if self.device.type == "cuda" and len(state["cuda_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
         try:
             self.recipe.dataset.load_state_dict(state["dataset"])
         except ValueError as error:
@@ -169,6 +183,7 @@ class Trainer:
 
     def _resume(self, folder: RunFolder) -> None:
         folder.read()
+        folder.sweep()
         saved = folder.checkpoints()
         if saved:
             self.load(saved[-1])
@@ -177,29 +192,31 @@ class Trainer:
     def _record(self) -> dict[str, Any]:
         """What run.json keeps beside the recipe's origin."""
         recipe = self.recipe
-        objects = {"model": recipe.model, "autoencoder": recipe.autoencoder, "objective": recipe.objective}
+        objects = {"model": recipe.model, "autoencoder": recipe.autoencoder or Pixels(), "objective": recipe.objective}
         described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
         described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
-        data = {
-            "shape": list(recipe.dataset.shape),
-            "classes": recipe.dataset.classes,
-            "class_names": list(getattr(recipe.dataset, "class_names", [])),
-        }
+        classes = recipe.dataset.classes
+        names = list(getattr(recipe.dataset, "class_names", [])) or [str(index) for index in range(classes or 0)]
+        data = {"shape": list(recipe.dataset.shape), "classes": classes, "class_names": names}
         parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
         return {**described, "data": data, "steps": recipe.steps, "seed": self.seed, "parameters": parameters}
 
-    def _log_row(self, meter: _Meter) -> None:
-        scalars = {**self.recipe.objective.scalars(self.step - 1), "lr": value_at(self.recipe.lr, self.step - 1)}
-        row = {"step": self.step, **meter.take(), **scalars}
+    def _log_row(self, meter: Meter) -> None:
+        scalars = getattr(self.recipe.objective, "scalars", None)  # any callable may be an objective
+        scheduled: dict[str, float] = {} if scalars is None else scalars(self.step - 1)
+        row = {"step": self.step, **meter.take(), **scheduled, "lr": value_at(self.recipe.lr, self.step - 1)}
+        if not math.isfinite(row["loss"]):
+            self._diverged(f"the loss is {row['loss']}")
         self.display.row(row)
         if self.folder is not None:
             if self._log is None:
                 self._log = MetricsLog(self.folder.metrics, keep_until=self.step - 1)
             self._log.write(row)
-        if not math.isfinite(row["loss"]):
-            raise RuntimeError(
-                f"the loss is {row['loss']} at step {self.step}; lower the learning rate, or set clip or clamp"
-            )
+
+    def _diverged(self, what: str) -> NoReturn:
+        saved = [] if self.folder is None else self.folder.checkpoints()
+        kept = f"; the last good checkpoint is {saved[-1]}" if saved else ""
+        raise UserError(f"{what} at step {self.step}; train anew with a lower learning rate, or with clip{kept}")
 
     def _picture(self) -> None:
         """A grid of one-batch samples by the cheapest sampler, a column a class."""
@@ -214,31 +231,9 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(GRID_SEED)
         x = sampler(self.ema.model, noise.to(self.device), cond.to(self.device), generator)
         pixels = (self.recipe.autoencoder or Pixels()).decode(x)
+        if pixels.shape[1] not in (1, 3):  # latents without an autoencoder: nothing to see
+            return
         save_picture(grid(to_bytes(pixels), columns), self.folder.samples(self.step))
-
-
-class _Meter:
-    """Means over the steps since the last log row. Nothing waits for the device in between."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
-
-    def add(self, loss: Loss) -> None:
-        """Takes in a step's loss."""
-        values = {"loss": loss.total.detach(), **{name: term.mean() for name, term in loss.terms.items()}}
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
-
-    def take(self) -> dict[str, float]:
-        """The means and the rate; starts over."""
-        means = {name: float(total) / self._steps for name, total in self._sums.items()}
-        now = time.perf_counter()
-        rate = self._steps / max(now - self._last, 1e-9)
-        self._last, self._sums, self._steps = now, {}, 0
-        return {**means, "steps_per_second": rate, "seconds": now - self._start}
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -1,0 +1,117 @@
+"""What the README and the docs say works: every command is one that exists, every Python block runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES for block in blocks("sh", page.read_text()) for line in block.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def test_the_two_commands_stand_first() -> None:
+    first, second = blocks("sh", README)[:2]
+    assert first.strip() == "pip install . && alphaflow train digits"
+    assert second.strip() == "pip install nox && nox -s tests"
+    assert "nox -s lint tests types" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_command_is_known() -> None:
+    """Nothing in the docs but pip, nox sessions that exist, benchmarks that exist, and alphaflow."""
+    sessions = set(re.findall(r"@nox\.session.*?\ndef (\w+)", (ROOT / "noxfile.py").read_text()))
+    assert {"tests", "lint", "types", "bench"} <= sessions
+    for line in commands():
+        words = shlex.split(line)
+        if words[0] == "nox":
+            assert set(words[2:]) <= sessions, line
+        elif words[0] == "python":
+            assert (ROOT / words[1]).is_file(), line
+        else:
+            assert words[0] in ("alphaflow", "pip"), line
+
+
+@pytest.mark.slow
+def test_the_readmes_alphaflow_commands_run(cli: Callable[..., Any], tmp_path: Path) -> None:
+    """In order, in an empty folder, with fewer steps and a folder of pictures called photos.zip."""
+    pictures = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (pictures / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (40, 36), (i * 40, 10, 200)).save(pictures / name / f"{i}.jpg")
+    call = [sys.executable, "-m", "zipfile", "-c", "photos.zip", "photos"]
+    subprocess.run(call, cwd=tmp_path, check=True)
+    ran = 0
+    lines = [line for block in blocks("sh", README) for line in block.splitlines()]
+    for call_line in [part for line in lines for part in line.split("&&")]:
+        words = shlex.split(call_line)
+        if words[0] != "alphaflow":
+            continue
+        if words[1] == "train" and "--help" not in words:
+            words = [*words, "--steps", "2", "--batch-size", "4"]
+        done = cli(*words[1:], cwd=tmp_path)
+        assert done.status == 0, (call_line, done.err)
+        ran += 1
+    assert ran >= 6
+    assert list((tmp_path / "runs" / "digits" / "samples").rglob("*.png"))
+
+
+def test_python_blocks_run(small_run: Path, tmp_path: Path) -> None:
+    """Each in a fresh process, where `runs/digits` is a small run."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(small_run)
+    path = str(Path(__import__("alphaflow").__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    found = [block for page in PAGES for block in blocks("python", page.read_text())]
+    assert len(found) >= 3
+    for block in found:
+        done = subprocess.run(
+            [sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        )
+        assert done.returncode == 0, (block, done.stderr)
+
+
+def test_the_readmes_recipe_trains(cli: Callable[..., Any], tmp_path: Path) -> None:
+    """The recipe printed in the README, saved to a file, on a folder of pictures without classes."""
+    (source,) = [block for block in blocks("python", README) if "def recipe(" in block]
+    (tmp_path / "mine.py").write_text(source)
+    (tmp_path / "photos").mkdir()
+    for i in range(6):
+        Image.new("RGB", (40, 36), (i * 40, 10, 200)).save(tmp_path / "photos" / f"{i}.jpg")
+    done = cli("train", "mine.py", "--steps", "2", "--batch-size", "4", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert cli("sample", "runs/mine", "--nfe", "2", "--count", "3", cwd=tmp_path).status == 0
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_docs_name_what_exists() -> None:
+    """Every `af.Name` in the docs is public."""
+    import alphaflow as af
+
+    for page in PAGES:
+        for name in re.findall(r"\baf\.([A-Za-z_]+)", page.read_text()):
+            assert hasattr(af, name), f"{page.name}: af.{name}"
