@@ -29,6 +29,7 @@ METRICS = ("pixel-fd", "precision", "recall", "agreement")
 
 
 def alphaflow(*arguments: object) -> None:
+    """Runs the command line, on one thread."""
     call = [sys.executable, "-m", "alphaflow", *map(str, arguments)]
     done = subprocess.run(call, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -36,6 +37,7 @@ def alphaflow(*arguments: object) -> None:
 
 
 def train_and_evaluate(method: str, seed: int, runs: Path) -> dict[str, Any]:
+    """One run, trained if it isn't yet, and its evaluation."""
     run = runs / f"{method}-{seed}"
     alphaflow("train", "digits", "--method", method, "--seed", seed, "--out", run, "--resume")
     result = run / "evaluation.json"

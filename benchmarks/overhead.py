@@ -30,6 +30,7 @@ PHASES = {"flow matching (α = 1)": 1.0, "two-point (α = 0.5)": 0.5, "MeanFlow 
 
 
 def make(alpha: float) -> af.Recipe:
+    """The digits recipe at a constant α, with four times its parameters."""
     torch.manual_seed(0)
     recipe = af.find_recipe("digits")()
     config = recipe.model.config
@@ -41,6 +42,7 @@ def make(alpha: float) -> af.Recipe:
 
 
 def bare(recipe: af.Recipe) -> Callable[[], None]:
+    """The same mathematics as the Trainer's step, and nothing else."""
     model, objective, stream = recipe.model, recipe.objective, iter(recipe.dataset)
     parameters = list(model.parameters())
     average = [parameter.detach().clone() for parameter in parameters]
@@ -77,6 +79,7 @@ def trainer(recipe: af.Recipe, out: Path) -> Callable[[], None]:
 
 
 def timed(run: Callable[[], None], steps: int) -> float:
+    """Seconds a step."""
     start = time.perf_counter()
     for _ in range(steps):
         run()

@@ -58,7 +58,7 @@ def evaluate(
     if target.is_dir() and (target / "run.json").is_file():
         run = Run(target, step=checkpoint, ema=not raw, device=device)
         nfes = integers(nfe, "--nfe")
-        for wanted in nfes:
+        for wanted in nfes:  # a wrong number is reported before the reference is read
             run.sampler(wanted)
         real = (
             Reference.of_run(run) if reference is None else Reference.of_path(reference, size, image_mode(run.shape[0]))

@@ -42,7 +42,7 @@ def sample(
     """Sample from a run. Writes the samples and, beside the folder, a picture of the first hundred."""
     import torch
 
-    from alphaflow.data.labels import chosen_labels, random_labels
+    from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
     from alphaflow.data.written import write_samples
     from alphaflow.run import Run
 
@@ -56,8 +56,6 @@ def sample(
     elif opened.classes and not balanced:
         labels = random_labels(count, opened.classes, torch.Generator().manual_seed(seed))
     elif opened.classes:
-        from alphaflow.data.labels import balanced_labels
-
         labels = balanced_labels(count, opened.classes)
     place = out or opened.folder.path / "samples" / f"nfe-{nfe}-seed-{seed}"
     write_samples(

@@ -252,8 +252,9 @@ def test_damaged_zips(tmp_path: Path) -> None:
 
 def test_an_image_bomb_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(encoded(Image.new("1", (20_000, 20_000))))
-    with pytest.raises(af.UserError, match="too large to decode safely"):
-        af.ImageFolder(tmp_path)
+    for mode in ("RGB", None):
+        with pytest.raises(af.UserError, match="too large to decode safely"):
+            af.ImageFolder(tmp_path, mode=mode)  # type: ignore[arg-type]
 
 
 def test_labels() -> None:

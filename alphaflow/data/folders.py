@@ -27,7 +27,7 @@ class ImageFolder(IndexedDataset):
         path: the folder or the zip.
         size: every image is centre-cropped and scaled to this many pixels (`images.centre_crop`). None takes images as
             they are: all must have one size.
-        mode: ``"RGB"``, or ``"L"`` for greyscale.
+        mode: ``"RGB"``, or ``"L"`` for greyscale; None takes ``"L"`` where every file is greyscale.
         batch_size: samples a batch.
         flip: mirrors each training image left to right half of the time.
         seed: of order and flips; None takes torch's global seed.
@@ -42,7 +42,7 @@ class ImageFolder(IndexedDataset):
         path: Path | str,
         *,
         size: int | None = None,
-        mode: Mode = "RGB",
+        mode: Mode | None = "RGB",
         batch_size: int = 128,
         flip: bool = False,
         seed: int | None = None,
@@ -52,7 +52,7 @@ class ImageFolder(IndexedDataset):
         if size is not None and size < 1:
             raise UserError(f"the image size must be at least 1 pixel, got {size}")
         self.source = ImageSource(path)
-        self.size, self.mode, self.flip = size, mode, flip
+        self.size, self.mode, self.flip = size, mode or self.source.mode(), flip
         self._class_names, labels = class_folders(self.source.names)
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = ThreadPoolExecutor()

@@ -78,15 +78,16 @@ class ImageSource:
             raise UserError(f"the image {self.path / name} is too large to decode safely; remove it") from error
         return np.asarray(image if size is None else centre_crop(image, size))
 
-    def greyscale(self) -> bool:
-        """Whether every file is a greyscale image; stops at the first that isn't."""
-        return all(self._header_mode(name) in ("1", "L", "LA", "I", "I;16") for name in self.names)
+    def mode(self) -> Mode:
+        """``"L"`` where every file is a greyscale image, else ``"RGB"``; stops at the first that isn't."""
+        grey = all(self._header_mode(name) in ("1", "L", "LA", "I", "I;16") for name in self.names)
+        return "L" if grey else "RGB"
 
     def _header_mode(self, name: str) -> str:
         try:
             with Image.open(io.BytesIO(self.read(name))) as image:
                 return image.mode
-        except _UNREADABLE:
+        except (*_UNREADABLE, Image.DecompressionBombError):
             return "unreadable"  # reported when it is decoded
 
     def _open_zip(self) -> zipfile.ZipFile:
@@ -121,11 +122,6 @@ def class_folders(names: list[str]) -> tuple[list[str], list[int]]:
 def image_mode(channels: int) -> Mode:
     """The mode of images with so many channels: greyscale for one."""
     return "L" if channels == 1 else "RGB"
-
-
-def common_mode(path: Path | str) -> Mode:
-    """``"L"`` where every image file is greyscale, else ``"RGB"``."""
-    return "L" if ImageSource(path).greyscale() else "RGB"
 
 
 def decode(data: bytes, mode: Mode = "RGB") -> Image.Image:

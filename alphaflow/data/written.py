@@ -17,7 +17,7 @@ from ..plots import grid, save_picture
 from ..types import Labels
 from .base import to_bytes
 from .folders import ImageFolder
-from .images import Mode, common_mode
+from .images import Mode
 
 
 def write_samples(
@@ -81,7 +81,7 @@ def read_images(path: Path, size: int | None = None, mode: Mode | None = None) -
     """
     if path.suffix == ".npz":
         return _read_npz(path)
-    folder = ImageFolder(path, size=size, mode=mode or common_mode(path))
+    folder = ImageFolder(path, size=size, mode=mode)
     batches = [(to_bytes(batch.x), batch.cond.labels) for batch in folder.once()]
     pixels = torch.cat([x for x, _ in batches])
     names = folder.class_names

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -92,34 +91,8 @@ class Meter:
         return {**means, "steps_per_second": rate, "seconds": now - self._start}
 
 
-class Display(Protocol):
-    """Shows a run's progress; a context manager around it."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def start(self, step: int, steps: int) -> None:
-        """Training starts at a step, of so many."""
-        ...
-
-    def advance(self) -> None:
-        """One more step is done."""
-        ...
-
-    def row(self, row: Row) -> None:
-        """Shows a log step's figures."""
-        ...
-
-    def say(self, message: str) -> None:
-        """Shows a line."""
-        ...
-
-
-class Silent:
-    """Shows nothing."""
+class Display:
+    """Shows a run's progress, as a context manager around it. This one shows nothing: the base of those that do."""
 
     def __enter__(self) -> Self:
         return self
@@ -128,19 +101,19 @@ class Silent:
         pass
 
     def start(self, step: int, steps: int) -> None:
-        """Nothing."""
+        """Training starts at a step, of so many."""
 
     def advance(self) -> None:
-        """Nothing."""
+        """One more step is done."""
 
     def row(self, row: Row) -> None:
-        """Nothing."""
+        """Shows a log step's figures."""
 
     def say(self, message: str) -> None:
-        """Nothing."""
+        """Shows a line."""
 
 
-class Lines(Silent):
+class Lines(Display):
     """Plain lines, for logs: one every ``seconds`` at most."""
 
     def __init__(self, seconds: float = 10.0) -> None:
@@ -164,7 +137,7 @@ class Lines(Silent):
         print(message, flush=True)
 
 
-class Bar(Silent):
+class Bar(Display):
     """A rich progress bar: steps, rate, time left, loss, α."""
 
     def __init__(self, console: Console) -> None:

@@ -21,7 +21,7 @@ from ..schedules import value_at
 from ..types import Batch, Cond, Loss
 from . import checkpoint
 from .ema import EMA
-from .logging import Display, Meter, MetricsLog, Silent
+from .logging import Display, Meter, MetricsLog
 from .run_folder import Origin, RunFolder
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Trainer:
         self.checkpoint_every = _positive("checkpoint_every", checkpoint_every, tenth)
         self.sample_every = _positive("sample_every", sample_every, tenth)
         self.log_every = _positive("log_every", log_every, 1)
-        self.display: Display = Silent() if display is None else display
+        self.display = Display() if display is None else display
 
         self.step = 0
         self.model = recipe.model.to(self.device)
