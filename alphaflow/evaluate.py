@@ -14,7 +14,7 @@ from .data.labels import balanced_labels
 from .data.written import read_images
 from .errors import UserError
 from .metrics.pixels import MIN_IMAGES, ImageSet, check_metrics, measure
-from .run import Run
+from .run import Guide, Run
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,23 @@ class Measured:
 
 
 def evaluate_run(
-    run: Run, reference: Reference, nfes: Sequence[int], count: int, seed: int, metrics: Sequence[str]
+    run: Run,
+    reference: Reference,
+    nfes: Sequence[int],
+    count: int,
+    seed: int,
+    metrics: Sequence[str],
+    guidance: Guide | None = None,
 ) -> list[Measured]:
     """Samples a run at each number of evaluations, from the same noise and balanced labels, and measures it."""
     check_metrics(metrics)
-    samplers = [run.sampler(nfe) for nfe in nfes]
+    samplers = [run.sampler(nfe, guidance) for nfe in nfes]
     labels = balanced_labels(count, run.classes) if run.classes else None
     names = None if labels is None else [run.class_names[int(label)] for label in labels]
     rows = []
     for nfe, sampler in zip(nfes, samplers, strict=True):
-        images = ImageSet(run.sample(count, nfe, labels=labels, seed=seed), reference.labels_of(names))
+        samples = run.sample(count, nfe, labels=labels, seed=seed, guidance=guidance)
+        images = ImageSet(samples, reference.labels_of(names))
         rows.append(Measured(str(sampler), nfe, count, measure(reference.images, images, metrics)))
     return rows
 

@@ -1,15 +1,16 @@
-"""Classifier-free guidance: trained into the target (`Guidance`), or applied while sampling (`CFG`)."""
+"""Classifier-free guidance: trained in at one scale (`Guidance`) or many (`GuidanceInputs`), or in sampling (`CFG`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from .flow import expand, instantaneous
 from .printing import Compact
 from .types import Cond, Model, Sample, Time
 
@@ -25,6 +26,22 @@ def _check_interval(interval: Interval) -> None:
 def inside(t: Time, interval: Interval) -> Tensor:
     """Where t_min < t < t_max, a mask (b,)."""
     return (t > interval[0]) & (t < interval[1])
+
+
+class TrainedGuidance(Protocol):
+    """Guidance that is trained into a network, as an objective uses it."""
+
+    def drop(self, cond: Cond, r: Time, t: Time, generator: torch.Generator | None) -> tuple[Cond, Tensor]:
+        """The condition to train with, some of it dropped by chance, and the mask (b,) of where it was."""
+        ...
+
+    def velocity(self, model: Model, z: Sample, t: Time, cond: Cond, v: Sample, dropped: Tensor) -> Sample:
+        """The guided velocity ṽ (b, …) in place of v, a constant to the optimiser."""
+        ...
+
+    def instant(self, cond: Cond, t: Time) -> Cond:
+        """The condition under which the network's instantaneous velocity at time t is the guided one."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +80,7 @@ class Guidance(Compact):
         """The effective guidance scale ω/(1 − κ)."""
         return self.omega / (1 - self.kappa) if self.kappa != 1 else math.inf
 
-    def drop(self, cond: Cond, t: Time, generator: torch.Generator | None) -> tuple[Cond, Tensor]:
+    def drop(self, cond: Cond, r: Time, t: Time, generator: torch.Generator | None) -> tuple[Cond, Tensor]:
         """Drops conditions by chance inside the interval; returns the new condition and the mask (b,)."""
         chance = torch.rand(t.shape[0], device=t.device, generator=generator)
         mask = (chance < self.label_drop) & inside(t, self.interval)
@@ -93,15 +110,94 @@ class Guidance(Compact):
             return v
         mixed = self.omega * v[where]
         if parts:
-            n, z_in, t_in = len(parts), z[where], t[where]
-            times = t_in.repeat(n)
-            conds = Cond.cat([part[where] for _, part in parts])
-            outputs = model(z_in.repeat(n, *(1,) * (z.ndim - 1)), times, times, conds).to(v.dtype)
-            for (coefficient, _), u in zip(parts, outputs.chunk(n), strict=True):
-                mixed = mixed + coefficient * u
+            outputs = _together(model, z[where], t[where], [part[where] for _, part in parts])
+            for (coefficient, _), u in zip(parts, outputs, strict=True):
+                mixed = mixed + coefficient * u.to(v.dtype)
         guided = v.clone()
         guided[where] = mixed
         return guided
+
+    def instant(self, cond: Cond, t: Time) -> Cond:
+        """The condition itself: the network knows one scale only."""
+        return cond
+
+
+def _together(model: Model, z: Sample, t: Time, conds: list[Cond]) -> tuple[Tensor, ...]:
+    """Instantaneous velocities at (z, t) under several conditions, as one batch."""
+    n = len(conds)
+    return instantaneous(model, z.repeat(n, *(1,) * (z.ndim - 1)), t.repeat(n), Cond.cat(conds)).chunk(n)
+
+
+@dataclass(frozen=True, repr=False)
+class GuidanceInputs(Compact):
+    """Guidance whose scale and interval are inputs of the network, chosen when sampling.
+
+    In training each sample draws a scale ω, log-uniform in ``scales``, and an interval [t_min, t_max]; the network sees
+    them as ``cond.guidance`` (b, 3), and inside the interval its target is v_g = v + (1 − 1/ω)·(v_c − v_u), where v_c
+    is the network's instantaneous velocity under y and ω, v_u that under ∅ and ω = 1 (improved MeanFlow, arXiv
+    2512.02012). In expectation that is v_u + ω·(v − v_u). Outside the interval ω counts as 1. Samples with r = t have
+    the interval [0, 1], so a network's instantaneous velocity always is the guided one; those that lose their label
+    keep ṽ = v.
+
+    Args:
+        scales: the range of ω, ω ≥ 1.
+        starts, ends: the ranges that t_min and t_max are drawn from, uniformly.
+        label_drop: the share of samples that lose their condition.
+    """
+
+    scales: Interval = (1.0, 8.0)
+    starts: Interval = (0.0, 0.5)
+    ends: Interval = (0.5, 1.0)
+    label_drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scales[0] <= self.scales[1]:
+            raise ValueError(f"guidance scales need 1 <= low <= high, got {self.scales}")
+        if not 0 <= self.starts[0] <= self.starts[1] <= self.ends[0] <= self.ends[1] <= 1:
+            raise ValueError(f"intervals need 0 <= starts <= ends <= 1, got {self.starts} and {self.ends}")
+        if not 0 <= self.label_drop <= 1:
+            raise ValueError(f"label_drop is a share of samples in [0, 1], got {self.label_drop}")
+
+    def drop(self, cond: Cond, r: Time, t: Time, generator: torch.Generator | None) -> tuple[Cond, Tensor]:
+        """Drops conditions by chance and adds what was drawn as ``cond.guidance``; also returns the mask (b,)."""
+        chance, scale, start, end = torch.rand(4, t.shape[0], dtype=t.dtype, device=t.device, generator=generator)
+        mask = chance < self.label_drop
+        low, high = math.log(self.scales[0]), math.log(self.scales[1])
+        omega = torch.exp(low + (high - low) * scale)
+        t_min = torch.where(r == t, 0, self.starts[0] + (self.starts[1] - self.starts[0]) * start)
+        t_max = torch.where(r == t, 1, self.ends[0] + (self.ends[1] - self.ends[0]) * end)
+        return cond.drop(mask).replace(guidance=torch.stack([omega, t_min, t_max], dim=1)), mask
+
+    @torch.no_grad()
+    def velocity(self, model: Model, z: Sample, t: Time, cond: Cond, v: Sample, dropped: Tensor) -> Sample:
+        """The guided velocity v_g (b, …), a constant to the optimiser. Arguments as `Guidance.velocity` takes them."""
+        now = self.instant(cond, t)
+        where = (now.guidance[:, 0] != 1) & ~dropped
+        if not where.any():
+            return v
+        conditional = now[where]
+        free = conditional.null().replace(guidance=_settings(torch.ones_like(t[where])))
+        v_c, v_u = _together(model, z[where], t[where], [conditional, free])
+        omega = expand(conditional.guidance[:, 0], v_c)
+        guided = v.clone()
+        guided[where] = v[where] + (1 - 1 / omega) * (v_c - v_u).to(v.dtype)
+        return guided
+
+    def instant(self, cond: Cond, t: Time) -> Cond:
+        """The same condition with the scale that counts at time t (1 outside the interval), in the interval [0, 1]."""
+        omega, t_min, t_max = cond.guidance.unbind(1)
+        return cond.replace(guidance=_settings(torch.where((t >= t_min) & (t <= t_max), omega, 1)))
+
+
+def _settings(omega: Tensor) -> Tensor:
+    """``cond.guidance`` (b, 3) of scales (b,) in the interval [0, 1]."""
+    return torch.stack([omega, torch.zeros_like(omega), torch.ones_like(omega)], dim=1)
+
+
+def guidance_setting(b: int, scale: float, interval: Interval = (0.0, 1.0)) -> Tensor:
+    """``cond.guidance`` (b, 3) to sample b samples with, for networks that were trained with `GuidanceInputs`."""
+    _check_interval(interval)
+    return torch.tensor([[scale, *interval]], dtype=torch.float32).repeat(b, 1)
 
 
 @dataclass(frozen=True, repr=False)

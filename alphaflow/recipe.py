@@ -181,7 +181,7 @@ def load_recipe(
     module.__file__ = str(file)
     sys.modules[module.__name__] = module
     try:
-        exec(compile(text, str(file), "exec"), module.__dict__)
+        exec(compile(text, str(file), "exec", dont_inherit=True), module.__dict__)
     except UserError:
         raise
     except Exception as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,28 @@ from .data.base import to_bytes
 from .data.labels import balanced_labels
 from .describe import rebuild
 from .errors import UserError
+from .guidance import CFG, guidance_setting
 from .recipe import Recipe, load_recipe
 from .samplers import ODE, Sampler
 from .training import checkpoint
 from .training.run_folder import RunFolder
 from .training.trainer import find_device
 from .types import Cond, Labels
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Guidance to sample with: a scale, and the interval of times it is for."""
+
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise UserError(f"a guidance scale is a positive number, 1 for none, got {self.scale}")
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
+            raise UserError(f"a guidance interval needs 0 <= t_min < t_max <= 1, got {low},{high}")
 
 
 class Run:
@@ -52,11 +69,15 @@ class Run:
         self.folder = RunFolder(path)
         self.record: dict[str, Any] = self.folder.read()
         self.device = find_device(device)
-        place = self._checkpoint(step)
-        self.step = int(place.name.removeprefix("step-"))
+        place = self.folder.checkpoint_of(step)  # what is wrong with it is said before anything is built
         self._open()
-        checkpoint.load_weights(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), self.model)
+        self.load(place, ema=ema)
         self.model.to(self.device).eval().requires_grad_(False)
+
+    def load(self, place: Path, *, ema: bool = True) -> None:
+        """Takes over the weights of one of the run's checkpoints, a folder."""
+        checkpoint.load_weights(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), self.model)
+        self.step = int(place.name.removeprefix("step-"))
 
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
@@ -67,27 +88,56 @@ class Run:
         hints = {parameter.name: parameter.type for parameter in found.parameters}
         return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
 
-    def sampler(self, nfe: int) -> Sampler:
+    def sampler(self, nfe: int, guidance: Guide | None = None) -> Sampler:
         """The recipe's sampler for this many network evaluations, or its ODE sampler on an even grid.
 
+        Args:
+            nfe: network evaluations a sample.
+            guidance: for networks that don't take guidance as an input, the sampler applies it, which costs a second
+                evaluation at each step inside its interval.
+
         Raises:
-            UserError: nfe is below 1, or no sampler of the recipe goes with it.
+            UserError: nfe is below 1, no sampler of the recipe goes with it, or the run can't be guided.
         """
         if nfe < 1:
             raise UserError(f"sampling takes at least 1 network evaluation, got {nfe}")
-        if nfe in self.samplers:
+        cfg = None if guidance is None or self.takes_guidance else self._cfg(guidance)
+        if nfe in self.samplers and cfg is None:
             return self.samplers[nfe]
         for sampler in self.samplers.values():
             if isinstance(sampler, ODE):
-                steps = nfe // 2 if sampler.solver == "heun" else nfe
-                derived = replace(sampler, steps=max(steps, 1), times=None)
-                if derived.nfe == nfe:
-                    return derived
+                for steps in range(max(nfe // 4, 1), nfe + 1):  # a step costs 1 to 4 evaluations
+                    derived = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
+                    if derived.nfe == nfe:
+                        return derived
         listed = ", ".join(map(str, sorted(self.samplers))) or "none"
-        raise UserError(f"this run has no sampler for {nfe} evaluations; its recipe lists: {listed}")
+        with_guidance = " with guidance, which costs two evaluations a step" if cfg is not None else ""
+        raise UserError(f"this run has no sampler for {nfe} evaluations{with_guidance}; its recipe lists: {listed}")
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether guidance is an input of the network (`GuidanceInputs`)."""
+        return bool(getattr(self.model, "takes_guidance", False))
+
+    def _cfg(self, guidance: Guide) -> CFG:
+        trained = self.record.get("objective")
+        drop = ((trained or {}).get("guidance") or {}).get("label_drop", 0)
+        if not self.classes or (trained is not None and not drop):
+            raise UserError(
+                f"{self.folder.path} can't be guided: its network never saw a dropped label; "
+                "train with guidance=af.Guidance(label_drop=0.1), or with af.GuidanceInputs() and DiT(guidance=True)"
+            )
+        return CFG(guidance.scale, guidance.interval)
 
     def sample(
-        self, count: int, nfe: int = 1, *, labels: Labels | None = None, seed: int = 0, batch_size: int = 256
+        self,
+        count: int,
+        nfe: int = 1,
+        *,
+        labels: Labels | None = None,
+        seed: int = 0,
+        batch_size: int = 256,
+        guidance: Guide | None = None,
     ) -> Tensor:
         """Samples as 8-bit pixels (count, c, h, w).
 
@@ -98,8 +148,9 @@ class Run:
             seed: of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
                 consistency sampling depends on the batch size).
             batch_size: samples at a time.
+            guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
         """
-        sampler = self.sampler(nfe)
+        sampler = self.sampler(nfe, guidance)
         if labels is None and self.classes:
             labels = balanced_labels(count, self.classes)
         noise_source = torch.Generator().manual_seed(seed)
@@ -109,21 +160,11 @@ class Run:
             n = min(batch_size, count - start)
             noise = torch.stack([torch.randn(self.shape, generator=noise_source) for _ in range(n)])
             cond = Cond() if labels is None else Cond(labels=labels[start : start + n])
+            if guidance is not None and self.takes_guidance:
+                cond = cond.replace(guidance=guidance_setting(n, guidance.scale, guidance.interval))
             x = sampler(self.model, noise.to(self.device), cond.to(self.device), fresh)
             pixels.append(to_bytes(self.autoencoder.decode(x)).cpu())
         return torch.cat(pixels)
-
-    def _checkpoint(self, step: int | None) -> Path:
-        saved = self.folder.checkpoints()
-        if not saved:
-            raise UserError(f"{self.folder.path} has no checkpoint yet; train on with --resume")
-        if step is None:
-            return saved[-1]
-        place = self.folder.checkpoint(step)
-        if place not in saved:
-            steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in saved)
-            raise UserError(f"{self.folder.path} has no checkpoint of step {step}; it has {steps}")
-        return place
 
     def _open(self) -> None:
         record = self.record

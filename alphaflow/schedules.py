@@ -60,6 +60,33 @@ class Step(Compact):
 
 
 @dataclass(frozen=True, repr=False)
+class Doubling(Compact):
+    """From ``first``, twice as much at even intervals, until ``last`` at the end of training.
+
+    The number of time intervals in consistency training: min(first·2^⌊k/K′⌋, last) with
+    K′ = ⌊end / (log₂⌊last/first⌋ + 1)⌋ (iCT, arXiv 2310.14189; its N(k) counts points, one more than intervals).
+
+    Args:
+        end: the number of training steps K.
+        first, last: s₀ and s₁.
+    """
+
+    end: int
+    first: int = 10
+    last: int = 1280
+
+    def __post_init__(self) -> None:
+        if self.end < 1 or not 1 <= self.first <= self.last:
+            raise ValueError(f"Doubling needs end >= 1 and 1 <= first <= last, got {self}")
+
+    def __call__(self, step: int) -> float:
+        """The value at a step, a whole number."""
+        every = max(math.floor(self.end / (math.log2(self.last // self.first) + 1)), 1)
+        doublings = min(step // every, self.last.bit_length())
+        return float(min(self.first * 2**doublings, self.last))
+
+
+@dataclass(frozen=True, repr=False)
 class _Ramp(Compact, ABC):
     """From ``first`` at step ``start`` to ``last`` at step ``end``, constant outside."""
 

@@ -34,7 +34,9 @@ class Cond:
 
     Args:
         labels: class indices (b,), integers; `NO_CLASS` marks a sample without one.
-        **tensors: further conditions, each (b, …).
+        **tensors: further conditions, each (b, …). One called ``guidance`` (b, 3) is kept for guidance as a network
+            input: scale ω, t_min, t_max of each sample (see `GuidanceInputs`). It says how to sample, not what, so
+            `drop` and `null` leave it alone.
 
     Raises:
         ValueError: the batch sizes differ, or labels are no integers.
@@ -69,9 +71,14 @@ class Cond:
         return f"Cond({inside})"
 
     def drop(self, mask: Tensor) -> Cond:
-        """Takes the condition away where ``mask`` (b,) is true: labels become `NO_CLASS`, other tensors zero."""
+        """Takes the condition away where ``mask`` (b,) is true: labels become `NO_CLASS`, other tensors zero.
+
+        ``guidance`` stays.
+        """
 
         def dropped(name: str, tensor: Tensor) -> Tensor:
+            if name == "guidance":
+                return tensor
             where = mask.view(-1, *(1,) * (tensor.ndim - 1))
             return tensor.masked_fill(where, NO_CLASS if name == "labels" else 0)
 
@@ -89,6 +96,16 @@ class Cond:
         if self.labels is None:
             return torch.full((batch,), classes, device=device)
         return torch.where(self.labels == NO_CLASS, classes, self.labels)
+
+    def guidance_of(self, batch: int, device: torch.device) -> Tensor:
+        """``guidance`` (b, 3); without one, no guidance: ω = 1 in the interval [0, 1]."""
+        if "guidance" in self.tensors:
+            return self.tensors["guidance"]
+        return torch.tensor([[1.0, 0.0, 1.0]], device=device).expand(batch, 3)
+
+    def replace(self, **tensors: Tensor) -> Cond:
+        """The same condition with some tensors added or replaced."""
+        return Cond(**{**self.tensors, **tensors})
 
     def to(self, device: torch.device | str) -> Cond:
         """The same condition on a device."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from .printing import Compact
 from .types import PerSample
 
@@ -24,6 +26,15 @@ class Plain(Compact):
     def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
         """Weights (b,)."""
         return 1 / alpha
+
+
+@dataclass(frozen=True, repr=False)
+class Unweighted(Compact):
+    """w = 1, whatever α: the plain squared error of Shortcut Models and SplitMeanFlow."""
+
+    def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
+        """Weights (b,)."""
+        return torch.ones_like(error)
 
 
 @dataclass(frozen=True, repr=False)

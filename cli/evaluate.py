@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, Seed, guide, integers
+
 if TYPE_CHECKING:
     from alphaflow.evaluate import Measured, Reference
+    from alphaflow.run import Guide, Run
 
 _COLUMNS = {
     "pixel-fd": ("pixel FD ↓", "{:.3f}"),
@@ -30,47 +33,36 @@ def evaluate(
         str, typer.Option(help="pixel-fd, pr (precision and recall), agreement (labels against neighbours).")
     ] = "pixel-fd,pr,agreement",
     nfe: Annotated[str, typer.Option(help="Numbers of network evaluations, for example 1,2,4.")] = "1",
+    guidance: Guidance = None,
+    guidance_interval: GuidanceInterval = "0,1",
     count: Annotated[int, typer.Option(help="Samples at each, every class equally often.", min=1)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)] = 0,
+    seed: Seed = 0,
     size: Annotated[
         int | None, typer.Option(help="Crop and scale image files to this size.", show_default="as they are")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
-    checkpoint: Annotated[int | None, typer.Option(help="Of which step.", show_default="the last")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="The raw weights, not their average.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.")] = "auto",
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    checkpoint: Checkpoint = None,
+    raw: Raw = False,
+    device: Device = "auto",
+    debug: Debug = False,
 ) -> None:
     """Measure a run, or images on disk, against real images. These metrics look at raw pixels and need no download."""
-    from alphaflow.data.images import image_mode
-    from alphaflow.errors import UserError
-    from alphaflow.evaluate import Reference, evaluate_images, evaluate_run, real_halves
+    from alphaflow.evaluate import evaluate_images, real_halves
     from alphaflow.files import write_json
     from alphaflow.metrics.pixels import check_metrics
-    from alphaflow.run import Run
     from alphaflow.training.run_folder import versions
-
-    from .options import integers
 
     names = metrics.split(",")
     check_metrics(names)
     record: dict[str, object] = {"target": str(target), "metrics": names, "versions": versions()}
     if target.is_dir() and (target / "run.json").is_file():
-        run = Run(target, step=checkpoint, ema=not raw, device=device)
-        nfes = integers(nfe, "--nfe")
-        for wanted in nfes:  # a wrong number is reported before the reference is read
-            run.sampler(wanted)
-        real = (
-            Reference.of_run(run) if reference is None else Reference.of_path(reference, size, image_mode(run.shape[0]))
-        )
-        rows = evaluate_run(run, real, nfes, count, seed, names)
+        run = _open(target, checkpoint, raw, device)
+        nfes, guided = integers(nfe, "--nfe"), guide(guidance, guidance_interval)
+        real, rows = _run(run, reference, size, nfes, count, seed, names, guided)
         record |= {"checkpoint": run.step, "weights": "raw" if raw else "ema", "seed": seed}
+        record |= {"guidance": None if guided is None else asdict(guided)}
     else:
-        if not target.exists():
-            raise UserError(f"{target} doesn't exist; give a run's folder, a folder or zip of images, or an .npz")
-        if reference is None:
-            raise UserError(f"{target} is no run, so there is no training data to measure against; give --reference")
-        real = Reference.of_path(reference, size)
+        real = _reference(target, reference, size)
         rows = [evaluate_images(target, real, names, size)]
     halves = real_halves(real, names)
     rows += [] if halves is None else [halves]
@@ -79,6 +71,44 @@ def evaluate(
     if json is not None:
         write_json(json, record)
         print(f"written to {json}")
+
+
+def _open(target: Path, checkpoint: int | None, raw: bool, device: str) -> Run:
+    from alphaflow.run import Run
+
+    return Run(target, step=checkpoint, ema=not raw, device=device)
+
+
+def _run(
+    run: Run,
+    reference: Path | None,
+    size: int | None,
+    nfes: list[int],
+    count: int,
+    seed: int,
+    metrics: list[str],
+    guided: Guide | None,
+) -> tuple[Reference, list[Measured]]:
+    """A run, sampled and measured."""
+    from alphaflow.data.images import image_mode
+    from alphaflow.evaluate import Reference, evaluate_run
+
+    for wanted in nfes:  # a wrong number is reported before the reference is read
+        run.sampler(wanted, guided)
+    real = Reference.of_run(run) if reference is None else Reference.of_path(reference, size, image_mode(run.shape[0]))
+    return real, evaluate_run(run, real, nfes, count, seed, metrics, guided)
+
+
+def _reference(target: Path, reference: Path | None, size: int | None) -> Reference:
+    """What images on disk are measured against."""
+    from alphaflow.errors import UserError
+    from alphaflow.evaluate import Reference
+
+    if not target.exists():
+        raise UserError(f"{target} doesn't exist; give a run's folder, a folder or zip of images, or an .npz")
+    if reference is None:
+        raise UserError(f"{target} is no run, so there is no training data to measure against; give --reference")
+    return Reference.of_path(reference, size)
 
 
 def _print(rows: list[Measured], reference: Reference) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import evaluate, recipes, sample, train
+from . import diagnose, evaluate, recipes, sample, train
 from .errors import one_line
 
 HELP = """Trains few-step image and video generators: flow matching, MeanFlow, and α-Flow between them.
@@ -26,6 +26,7 @@ def build(arguments: list[str]) -> typer.Typer:
     app.command("train", no_args_is_help=True)(train.command(arguments))
     app.command("sample", no_args_is_help=True)(sample.sample)
     app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
+    app.command("diagnose", no_args_is_help=True)(diagnose.diagnose)
     return app
 
 

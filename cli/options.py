@@ -1,8 +1,28 @@
-"""Values of options that more than one command takes."""
+"""Options that more than one command takes, and the values in them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from alphaflow.errors import UserError
+
+if TYPE_CHECKING:
+    from alphaflow.run import Guide
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as `alphaflow train` made it.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Seed = Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)]
+Checkpoint = Annotated[int | None, typer.Option(help="Of which step.", show_default="the last")]
+Raw = Annotated[bool, typer.Option("--raw", help="The raw weights, not their average.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="The guidance scale: an input of networks trained so, else two evaluations a step."),
+]
+GuidanceInterval = Annotated[str, typer.Option(help="The times that guidance is for, t_min,t_max.")]
 
 
 def integers(text: str, option: str) -> list[int]:
@@ -15,3 +35,20 @@ def integers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"{option} takes whole numbers with commas between, for example 1,2,4; got {text!r}") from error
+
+
+def guide(scale: float | None, interval: str) -> Guide | None:
+    """--guidance and --guidance-interval together; None without a scale.
+
+    Raises:
+        UserError: they are none.
+    """
+    from alphaflow.run import Guide
+
+    if scale is None:
+        return None
+    try:
+        low, high = (float(part) for part in interval.split(","))
+    except ValueError as error:
+        raise UserError(f"--guidance-interval takes two times, for example 0.1,0.8; got {interval!r}") from error
+    return Guide(scale, (low, high))

@@ -18,44 +18,68 @@ if TYPE_CHECKING:
 TRAINING, RECIPE = "Training", "Recipe's parameters"
 
 
+RecipeName = Annotated[str, typer.Argument(help="A built-in recipe's name, a recipe file, or module:function.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE", rich_help_panel=TRAINING)
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue the run in --out; start it if there is none.", rich_help_panel=TRAINING),
+]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Start from the weights of a run (its last averaged ones), a checkpoint's folder, a .safetensors file.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(help="Of weights, data order, times and noise.", min=0, max=2**63 - 1, rich_help_panel=TRAINING)
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.", rich_help_panel=TRAINING)
+]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(help="Steps between checkpoints.", show_default="a tenth of all steps", rich_help_panel=TRAINING),
+]
+SampleEvery = Annotated[
+    int | None,
+    typer.Option(help="Steps between sample pictures.", show_default="a tenth of all steps", rich_help_panel=TRAINING),
+]
+LogEvery = Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.", rich_help_panel=TRAINING)]
+ProbeEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps between measurements of gradient conflict, for `alphaflow diagnose`; each costs about six steps.",
+        show_default="never",
+        min=1,
+        rich_help_panel=TRAINING,
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=TRAINING)]
+
+
 def train(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, a recipe file, or module:function.")],
+    recipe: RecipeName,
     *,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE", rich_help_panel=TRAINING)
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Continue the run in --out; start it if there is none.", rich_help_panel=TRAINING
-        ),
-    ] = False,
-    seed: Annotated[
-        int,
-        typer.Option(help="Of weights, data order, times and noise.", min=0, max=2**63 - 1, rich_help_panel=TRAINING),
-    ] = 0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.", rich_help_panel=TRAINING)
-    ] = "auto",
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option(help="Steps between checkpoints.", show_default="a tenth of all steps", rich_help_panel=TRAINING),
-    ] = None,
-    sample_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps between sample pictures.", show_default="a tenth of all steps", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    log_every: Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.", rich_help_panel=TRAINING)] = 50,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=TRAINING)
-    ] = False,
+    out: Out = None,
+    resume: Resume = False,
+    from_run: From = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = None,
+    sample_every: SampleEvery = None,
+    log_every: LogEvery = 50,
+    probe_every: ProbeEvery = None,
+    debug: Debug = False,
     **parameters: Any,
 ) -> None:
     """Train a recipe. `alphaflow train RECIPE --help` lists the recipe's own parameters too."""
     import torch
 
+    from alphaflow.diagnostics.probe import Probe
     from alphaflow.recipe import find_recipe
     from alphaflow.training.logging import progress
     from alphaflow.training.run_folder import Origin, RunFolder
@@ -68,7 +92,7 @@ def train(
     origin = Origin(found.name, found.text, found.function.__name__, arguments, source)
     continuing = resume and folder.exists()
     if continuing:
-        _check_same(folder, origin, seed)
+        _check_same(folder, origin, seed, from_run)
     torch.manual_seed(seed)
     trainer = Trainer(
         found(**parameters),
@@ -81,6 +105,8 @@ def train(
         display=progress(),
         origin=origin,
         resume=continuing,
+        start=from_run,
+        probe=None if probe_every is None else Probe(probe_every),
     )
     _fit(trainer, folder)
 
@@ -119,7 +145,7 @@ def _recipe_in(arguments: list[str]) -> str | None:
     if not arguments or arguments[0] != "train":
         return None
     flags = {"--resume", "--debug", "--help"}
-    own = {"--" + name.replace("_", "-") for name in inspect.signature(train).parameters}
+    own = {"--" + name.replace("_", "-") for name in inspect.signature(train).parameters} | {"--from"}
     rest = arguments[1:]
     while rest:
         argument, *rest = rest
@@ -165,13 +191,13 @@ def _option(parameter: Parameter, own: list[inspect.Parameter]) -> inspect.Param
     )
 
 
-def _check_same(folder: RunFolder, origin: Origin, seed: int) -> None:
+def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None) -> None:
     """A run goes on with the arguments it began with."""
     from alphaflow.errors import UserError
 
     record = folder.read()
-    before = {**record["recipe"]["arguments"], "seed": record["seed"]}
-    now = {**json.loads(json.dumps(origin.arguments)), "seed": seed}
+    before = {**record["recipe"]["arguments"], "seed": record["seed"], "from": record.get("start")}
+    now = {**json.loads(json.dumps(origin.arguments)), "seed": seed, "from": None if start is None else str(start)}
     if folder.origin().text != origin.text:
         raise UserError(
             f"the recipe {origin.name} is not the one that {folder.path} was started with; "
@@ -184,7 +210,8 @@ def _check_same(folder: RunFolder, origin: Origin, seed: int) -> None:
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             option = f"--{name.replace('_', '-')}"
+            was = f"without {option}" if before.get(name) is None else f"with {option} {before[name]}"
             raise UserError(
-                f"{folder.path} was started with {option} {before.get(name)}, not {now.get(name)}; "
+                f"{folder.path} was started {was}, not {now.get(name, 'without')}; "
                 "resume with the same options, or start another run with --out"
             )

@@ -7,7 +7,7 @@ import alphaflow as af
 
 def recipe(
     *,
-    method: Literal["alpha-flow", "mean-flow", "flow-matching"] = "alpha-flow",
+    method: Literal["alpha-flow", "mean-flow", "improved-mean-flow", "flow-matching"] = "alpha-flow",
     steps: int = 2600,
     batch_size: int = 128,
     width: int = 128,
@@ -20,11 +20,13 @@ def recipe(
     objective = {
         "alpha-flow": af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.25, weighting=weighting),
         "mean-flow": af.MeanFlow(fm_share=0.75, weighting=weighting),
+        "improved-mean-flow": af.ImprovedMeanFlow(guidance=af.GuidanceInputs(), weighting=weighting),
         "flow-matching": af.FlowMatching(weighting=weighting),
     }[method]
+    guided = method == "improved-mean-flow"  # its guidance is chosen when sampling: `alphaflow sample --guidance 2.5`
     solver: Literal["euler", "jump"] = "euler" if method == "flow-matching" else "jump"
     return af.Recipe(
-        model=af.DiT(digits.shape, patch=4, depth=depth, width=width, heads=2, classes=digits.classes),
+        model=af.DiT(digits.shape, patch=4, depth=depth, width=width, heads=2, classes=digits.classes, guidance=guided),
         objective=objective,
         dataset=digits,
         samplers={nfe: af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)},

@@ -330,4 +330,4 @@ def test_samples_of_one_seed_agree_across_calls(small_run: Path) -> None:
     assert not torch.equal(run.sample(30, seed=2), first)
     assert (run.classes, run.shape, run.step) == (10, (1, 8, 8), 12)
     raw = af.Run(small_run, ema=False, device="cpu")
-    assert not torch.equal(raw.model.out.bias, run.model.out.bias)
+    assert not torch.equal(raw.model.final.out.bias, run.model.final.out.bias)

@@ -43,7 +43,7 @@ def test_formula(omega: float, kappa: float, interval: tuple[float, float], drop
     inner, z, v, t, cond = setting
     guidance = af.Guidance(omega=omega, kappa=kappa, interval=interval, label_drop=0.4, dropped=dropped)
     model = Counting(inner)
-    after, mask = guidance.drop(cond, t, torch.Generator().manual_seed(2))
+    after, mask = guidance.drop(cond, t, t, torch.Generator().manual_seed(2))
     guided = guidance.velocity(model, z, t, after, v, mask)
     expected = v.clone()
     evaluations = 0
@@ -65,7 +65,7 @@ def test_formula(omega: float, kappa: float, interval: tuple[float, float], drop
 def test_labels_drop_by_chance_and_only_inside(setting: Any) -> None:
     t = torch.rand(20_000, generator=torch.Generator().manual_seed(3))
     cond = af.Cond(labels=torch.ones(20_000, dtype=torch.long))
-    after, mask = af.Guidance(interval=(0.2, 0.7), label_drop=0.1).drop(cond, t, torch.Generator().manual_seed(4))
+    after, mask = af.Guidance(interval=(0.2, 0.7), label_drop=0.1).drop(cond, t, t, torch.Generator().manual_seed(4))
     inside = (t > 0.2) & (t < 0.7)
     assert not mask[~inside].any()
     assert mask[inside].double().mean().item() == pytest.approx(0.1, abs=0.01)

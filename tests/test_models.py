@@ -106,8 +106,8 @@ def test_forward_equals_an_independent_one(model: af.DiT) -> None:
         h = linear(f"blocks.{i}.mlp.hidden", norm(tokens) * (1 + parts[4]) + parts[3])
         h = 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
         tokens = tokens + parts[5] * linear(f"blocks.{i}.mlp.out", h)
-    shift, scale = linear("modulation", c).view(3, 2, 1, 24).unbind(1)
-    out = linear("out", norm(tokens) * (1 + scale) + shift)
+    shift, scale = linear("final.modulation", c).view(3, 2, 1, 24).unbind(1)
+    out = linear("final.out", norm(tokens) * (1 + scale) + shift)
     expected = torch.zeros_like(z)
     for patch in range(6):
         row, column = divmod(patch, 2)

@@ -253,7 +253,7 @@ def test_scheduled_share_and_alpha(model: Any) -> None:
 
 
 def test_closed_form_gaussian_has_no_meanflow_gradient(gaussian: Any) -> None:
-    """At the true mean velocity the expected gradient of FM and MeanFlow is zero; TFM and α-Flow are biased there.
+    """At the true mean velocity the expected gradient of FM, MeanFlow and iMF is zero; TFM and α-Flow are biased there.
 
     The gradient is with respect to an offset added to u: its expectation over 400,000 draws, in standard errors.
     """
@@ -282,11 +282,37 @@ def test_closed_form_gaussian_has_no_meanflow_gradient(gaussian: Any) -> None:
     plain = af.Plain()
     assert deviation(af.FlowMatching(weighting=plain)).abs().max() < 4.5
     assert deviation(af.MeanFlow(fm_share=0.0, weighting=plain)).abs().max() < 4.5
+    assert deviation(af.ImprovedMeanFlow(fm_share=0.0, weighting=plain)).abs().max() < 4.5
     assert deviation(af.TrajectoryFlowMatching(fm_share=0.0, weighting=plain)).abs().max() > 15
     half = deviation(af.AlphaFlow(alpha=0.5, fm_share=0.0, weighting=plain)).abs().max()
     tenth = deviation(af.AlphaFlow(alpha=0.05, fm_share=0.0, weighting=plain)).abs().max()
     assert half > 15
     assert tenth < half / 3  # the bias falls with α
+
+
+@pytest.mark.parametrize("objective", [af.Shortcut(fm_share=0.0), af.SplitMeanFlow(fm_share=0.0)], ids=type)
+def test_closed_form_gaussian_is_a_fixed_point_of_splitting(objective: Any, gaussian: Any) -> None:
+    """At the true mean velocity the target of two jumps is that of one, for every sample: no gradient at all."""
+    x = gaussian.sample(2000, torch.Generator().manual_seed(11))
+    draw = objective.draw(gaussian.u, x, af.Cond(), 0, torch.Generator().manual_seed(12))
+    target = objective.target(gaussian.u, draw, 0)
+    u = gaussian.u(draw.z, draw.r, draw.t)
+    # u divides by t − r: draws of nearly equal times lose digits
+    apart = draw.t - draw.r > 1e-3
+    assert apart.sum() > 1900
+    assert relative(target.u[apart], u[apart]) < 1e-10
+
+
+def test_closed_form_gaussian_under_continuous_consistency(gaussian: Any) -> None:
+    """The tangent df⁻/dt of the true f has mean zero at every z: here over many draws of ε − x, in standard errors."""
+    n = 400_000
+    objective = af.ContinuousConsistency(warmup=0, c=1e6, adaptive=False)  # c ≫ ‖g‖: g/(‖g‖ + c) is g/c
+    x = gaussian.sample(n, torch.Generator().manual_seed(11))
+    draw = objective.draw(gaussian.u, x, af.Cond(), 0, torch.Generator().manual_seed(12))
+    g = (objective.target(gaussian.u, draw, 0).u - gaussian.u(draw.z, draw.r, draw.t)) * 1e6
+    probes = torch.cat([g, g * draw.t[:, None], g * draw.z], dim=1)
+    assert g.std() > 0.1
+    assert (probes.mean(0) / (probes.std(0) / n**0.5)).abs().max() < 4.5
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,12 @@ def test_wrong_arguments(make: object, message: str) -> None:
 def test_printing_builds_it_again() -> None:
     for schedule in (af.Sigmoid(start=3, end=10, gamma=12.0), af.Constant(0.5), af.Step(7)):
         assert eval(repr(schedule), vars(__import__("alphaflow.schedules", fromlist=["x"]))) == schedule
+
+
+def test_doubling_is_icts_schedule() -> None:
+    """N(k) = min(s₀·2^⌊k/K′⌋, s₁) + 1 points, K′ = ⌊K/(log₂⌊s₁/s₀⌋ + 1)⌋; iCT's s₀ = 10, s₁ = 1280, K = 400,000."""
+    schedule = af.Doubling(end=400_000)
+    assert [schedule(k) for k in (0, 49_999, 50_000, 199_999, 349_999, 350_000, 400_000, 10**9)] == [
+        10, 10, 20, 80, 640, 1280, 1280, 1280,
+    ]  # fmt: skip
+    assert af.Doubling(end=3, first=4, last=4)(2) == 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,22 @@ class Block(nn.Module):
         return torch.addcmul(tokens, gate_m[:, None], self.mlp(modulate(self.norm(tokens), shift_m, scale_m)))
 
 
+class Final(nn.Module):
+    """The last layer: modulated norm, then a linear map to patches."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, patch)
+
+    def forward(self, tokens: Tensor, c: Tensor) -> Tensor:
+        """Tokens (b, n, width) and the activated condition c (b, width) → patches (b, n, patch)."""
+        shift, scale = self.modulation(c).chunk(2, dim=1)
+        patches: Tensor = self.out(modulate(self.norm(tokens), shift, scale))
+        return patches
+
+
 class DiT(nn.Module):
     """A DiT over images (c, h, w) or videos (c, f, h, w) that predicts a mean velocity u(z, r, t, y).
 
@@ -63,6 +79,10 @@ class DiT(nn.Module):
         depth, width, heads: number of blocks, token width (a multiple of 4), attention heads.
         classes: number of classes; None for an unconditional network. Index ``classes`` is the learned 'no class'.
         mlp_ratio: hidden width of the MLPs ÷ width.
+        guidance: the scale ω and the interval of guidance are inputs, ``cond.guidance`` (b, 3); without one ω = 1
+            (`GuidanceInputs`). ω is embedded as 1 − 1/ω.
+        velocity_head: blocks of a second branch, beside the last ones, that predicts the instantaneous velocity for
+            `ImprovedMeanFlow`; sampling doesn't run it. 0 for none.
 
     Raises:
         ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4,
@@ -79,11 +99,14 @@ class DiT(nn.Module):
         heads: int = 12,
         classes: int | None = None,
         mlp_ratio: float = 4.0,
+        guidance: bool = False,
+        velocity_head: int = 0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "shape": tuple(shape), "patch": patch, "depth": depth, "width": width,
             "heads": heads, "classes": classes, "mlp_ratio": mlp_ratio,
+            "guidance": guidance, "velocity_head": velocity_head,
         }  # fmt: skip
         if len(shape) not in (3, 4):
             raise ValueError(f"a DiT's shape is (c, h, w) or (c, f, h, w), got {tuple(shape)}")
@@ -91,7 +114,10 @@ class DiT(nn.Module):
             raise ValueError(f"depth, width, heads, classes and shape must be at least 1, got {self.config}")
         if width % 4:
             raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
+        if not 0 <= velocity_head <= depth:
+            raise ValueError(f"the velocity head has 0 to {depth} (depth) blocks, got {velocity_head}")
         self.shape, self.classes = tuple(shape), classes
+        self.takes_guidance, self.velocity_head = guidance, velocity_head
         channels, *size = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
         self.patch = _three(patch)
         if any(n % p for n, p in zip(size, self.patch, strict=True)):
@@ -104,26 +130,64 @@ class DiT(nn.Module):
         self.embed_t = TimeEmbedding(width)
         self.embed_r = TimeEmbedding(width)
         self.embed_class = None if classes is None else nn.Embedding(classes + 1, width)
+        self.embed_guidance = nn.ModuleList(TimeEmbedding(width) for _ in range(3 if guidance else 0))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, self.patches.proj.in_features)
+        self.final = Final(width, self.patches.proj.in_features)
+        self.velocity_blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(velocity_head))
+        self.velocity_final = Final(width, self.patches.proj.in_features) if velocity_head else None
         self._initialise()
 
-    def forward(self, z: Sample, r: Time, t: Time, cond: Cond | None = None) -> Sample:
-        """The mean velocity u (b, …) of the jump t → r from z (b, …); r, t (b,); ``cond.labels`` (b,) if any."""
+    @overload
+    def forward(
+        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: Literal[False] = False
+    ) -> Sample: ...
+
+    @overload
+    def forward(
+        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: Literal[True]
+    ) -> tuple[Sample, Sample]: ...
+
+    def forward(
+        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: bool = False
+    ) -> Sample | tuple[Sample, Sample]:
+        """The mean velocity u (b, …) of the jump t → r from z (b, …); r, t (b,).
+
+        Args:
+            z: samples at time t.
+            r: times that the jump ends at.
+            t: times of z.
+            cond: ``labels`` (b,) if any, ``guidance`` (b, 3) if any.
+            velocity: also run the velocity head, and return (u, v).
+        """
         if tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"this DiT takes samples of shape {self.shape}, got {tuple(z.shape[1:])}")
+        cond = Cond() if cond is None else cond
         tokens = self.patches(z if z.ndim == 5 else z.unsqueeze(2)) + self.positions.to(z.dtype)
-        c = self.embed_t(t) + self.embed_r(r)
-        if self.embed_class is not None and self.classes is not None:
-            index = (Cond() if cond is None else cond).class_index(self.classes, z.shape[0], z.device)
-            c = c + self.embed_class(index)
-        c = F.silu(c)
-        for block in self.blocks:
+        c = F.silu(self._embed(r, t, cond))
+        fork = len(self.blocks) - self.velocity_head
+        for block in self.blocks[:fork]:
             tokens = block(tokens, c)
-        shift, scale = self.modulation(c).chunk(2, dim=1)
-        return self._unpatch(self.out(modulate(self.norm(tokens), shift, scale))).view_as(z)
+        shared = tokens
+        for block in self.blocks[fork:]:
+            tokens = block(tokens, c)
+        u = self._unpatch(self.final(tokens, c)).view_as(z)
+        if not velocity:
+            return u
+        assert self.velocity_final is not None, "this DiT has no velocity head"
+        for block in self.velocity_blocks:
+            shared = block(shared, c)
+        return u, self._unpatch(self.velocity_final(shared, c)).view_as(z)
+
+    def _embed(self, r: Time, t: Time, cond: Cond) -> Tensor:
+        """The condition of every block (b, width): times, class, guidance."""
+        c: Tensor = self.embed_t(t) + self.embed_r(r)
+        if self.embed_class is not None and self.classes is not None:
+            c = c + self.embed_class(cond.class_index(self.classes, t.shape[0], t.device))
+        if self.takes_guidance:
+            omega, t_min, t_max = cond.guidance_of(t.shape[0], t.device).to(t.dtype).unbind(1)
+            for embed, value in zip(self.embed_guidance, (1 - 1 / omega, t_min, t_max), strict=True):
+                c = c + embed(value)
+        return c
 
     def _unpatch(self, patches: Tensor) -> Tensor:
         """(b, tokens, c·pf·ph·pw) → (b, c, f, h, w)."""
@@ -137,19 +201,21 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for embedding in (self.embed_t, self.embed_r):
-            nn.init.normal_(embedding.hidden.weight, std=0.02)
-            nn.init.normal_(embedding.out.weight, std=0.02)
+        for embedding in self.modules():
+            if isinstance(embedding, TimeEmbedding):
+                nn.init.normal_(embedding.hidden.weight, std=0.02)
+                nn.init.normal_(embedding.out.weight, std=0.02)
         if self.embed_class is not None:
             nn.init.normal_(self.embed_class.weight, std=0.02)
-        modulations = (module.modulation for module in self.modules() if isinstance(module, Block))
-        for linear in (self.modulation, self.out, *modulations):
+        modulations = [module.modulation for module in self.modules() if isinstance(module, Block | Final)]
+        for linear in [*modulations, *(module.out for module in self.modules() if isinstance(module, Final))]:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def __repr__(self) -> str:
         shape, *rest = self.config.items()
-        return f"DiT({shape[1]}, {', '.join(f'{name}={value}' for name, value in rest)})"
+        given = [f"{name}={value}" for name, value in rest if value or name not in ("guidance", "velocity_head")]
+        return f"DiT({shape[1]}, {', '.join(given)})"
 
     @classmethod
     def S(cls, shape: tuple[int, ...], **options: Any) -> DiT:

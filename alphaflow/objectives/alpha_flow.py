@@ -10,7 +10,7 @@ from ..derivatives import total_derivative
 from ..flow import expand, jump
 from ..schedules import Constant, Scheduled, value_at
 from ..types import Model
-from .base import Draw, Objective, Target, check_share
+from .base import Draw, Objective, Target
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -19,22 +19,15 @@ class AlphaFlow(Objective):
 
     Args:
         alpha: α, a number or a schedule (the curriculum: `Sigmoid(end=steps)`).
-        fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples.
-        times, guidance, weighting, clamp: see `Objective`.
+        fm_share, times, guidance, weighting, clamp, teacher, ema_target: see `Objective`.
     """
 
     alpha: Scheduled = Constant(0.5)
-    fm_share: Scheduled = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(self.fm_share)
         if not callable(self.alpha):
             _check_alpha(self.alpha)
-
-    def share(self, step: int) -> float:
-        """``fm_share`` at a step."""
-        return value_at(self.fm_share, step)
 
     def scalars(self, step: int) -> dict[str, float]:
         """α and fm_share at a step."""

@@ -1,6 +1,7 @@
 """What every objective shares: drawing times and noise, guidance, the network's prediction, weighting, the loss.
 
-A family adds one method, `Objective.target`: what the few-step samples (those with r < t) are trained towards.
+A family adds one method, `Objective.target`: what the few-step samples (those with r < t) are trained towards. One
+whose loss is no weighted squared error also overrides `Objective.few_step_loss`.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..flow import expand, interpolate, mean_square, velocity
-from ..guidance import Guidance
+from ..flow import expand, instantaneous, interpolate, mean_square, velocity
+from ..guidance import TrainedGuidance
 from ..printing import Compact
 from ..schedules import Scheduled, value_at
-from ..times import LogitNormal, TimeDistribution, TimePairs
+from ..times import Dyadic, LogitNormal, PairDistribution, Pairing, TimeDistribution, TimePairs
 from ..types import Cond, Loss, Model, PerSample, Sample, Time
 from ..weighting import Adaptive, Weighting
 
@@ -31,6 +33,7 @@ class Draw:
         v: ṽ, the target velocity after guidance (b, …).
         cond: the condition after labels were dropped.
         few: how many samples have r < t: a count, not a mask, so that shapes are the same at every step.
+        generator: the source of what else a family draws.
     """
 
     z: Sample
@@ -39,11 +42,18 @@ class Draw:
     v: Sample
     cond: Cond
     few: int
+    generator: torch.Generator | None = None
 
     def few_step(self) -> Draw:
         """Only the samples with r < t."""
-        n = slice(self.few)
-        return replace(self, z=self.z[n], r=self.r[n], t=self.t[n], v=self.v[n], cond=self.cond[n])
+        return self._part(slice(self.few), self.few)
+
+    def flow(self) -> Draw:
+        """Only the samples with r = t."""
+        return self._part(slice(self.few, None), 0)
+
+    def _part(self, n: slice, few: int) -> Draw:
+        return replace(self, z=self.z[n], r=self.r[n], t=self.t[n], v=self.v[n], cond=self.cond[n], few=few)
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,24 @@ class Target:
 
     Attributes:
         u: the target (n, …), without gradient.
-        alpha: α of each sample (n,), for its weight; 1 in the MeanFlow branch.
+        alpha: α of each sample (n,), for its weight; 1 where a family has none.
     """
 
     u: Sample
     alpha: PerSample
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network predicts for a draw.
+
+    Attributes:
+        u: the mean velocity (b, …), with gradient.
+        auxiliary: a further loss of each sample (b,), with gradient, or None.
+    """
+
+    u: Sample
+    auxiliary: PerSample | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -66,35 +89,85 @@ class Objective(Compact, ABC):
     All randomness comes from ``generator``; nothing that is passed in is changed; x has any trailing shape.
 
     Args:
-        times: where on the path to train: a distribution of times, or `TimePairs` of one.
+        fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples.
+        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `Dyadic`).
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
         clamp: the few-step target's elements are clipped to ±clamp; None for no clipping.
+        teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
+        ema_target: every u⁻ in a target comes from the weights' moving average (θ⁻) instead of the network itself.
     """
 
-    times: TimeDistribution = LogitNormal(-0.4, 1.0)
-    guidance: Guidance | None = None
+    fm_share: Scheduled = 0.5
+    times: TimeDistribution | PairDistribution = LogitNormal(-0.4, 1.0)
+    guidance: TrainedGuidance | None = None
     weighting: Weighting = Adaptive()
     clamp: float | None = None
+    teacher: Model | None = None
+    ema_target: bool = False
+
+    pairing: ClassVar[Pairing] = "sorted"
+    """How a plain distribution of times is paired."""
+    takes_ema_target: ClassVar[bool] = True
+    """Whether u⁻ may be another network than the one in training."""
 
     def __post_init__(self) -> None:
+        if not callable(self.fm_share):
+            _check_share(self.fm_share)
         if self.clamp is not None and self.clamp <= 0:
             raise ValueError(f"clamp must be positive, or None for no clipping, got {self.clamp}")
+        if self.ema_target and not self.takes_ema_target:
+            raise ValueError(f"{type(self).__name__}'s target starts at the network's own output: no ema_target")
+        if self.pairing == "zero" and getattr(self._paired(), "pairing", None) != "zero":
+            raise ValueError(f"{type(self).__name__} needs r = 0: give a plain distribution, not {self.times}")
+
+    @property
+    def network(self) -> nn.Module | None:
+        """A network of the objective's own that is trained beside the model, or None."""
+        return None
+
+    def share(self, step: int) -> float:
+        """``fm_share`` at a step."""
+        return _check_share(value_at(self.fm_share, step))
 
     def scalars(self, step: int) -> dict[str, float]:
         """The scheduled values at a step, for logs."""
         return {"fm_share": self.share(step)}
 
     @abstractmethod
-    def share(self, step: int) -> float:
-        """The share of samples with r = t at a step."""
-
-    @abstractmethod
     def target(self, model: Model, draw: Draw, step: int) -> Target:
-        """The target of the few-step samples, which ``draw`` consists of."""
+        """The target of the few-step samples, which ``draw`` consists of. ``model`` is u⁻."""
+
+    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+        """The loss (n,) of few-step samples: their squared error, weighted."""
+        error = mean_square(u - target.u)
+        return self.weighting(error.detach(), target.alpha) * error
+
+    def flow_loss(self, u: Sample, draw: Draw) -> PerSample:
+        """The loss (n,) of samples with r = t: their squared error, weighted with α = 1."""
+        error = mean_square(u - draw.v)
+        return self.weighting(error.detach(), torch.ones_like(draw.t)) * error
+
+    def predict(self, model: Model, draw: Draw) -> Prediction:
+        """The network's prediction for a draw, with gradient."""
+        return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
+
+    def pairs(self, b: int, step: int, device: torch.device, generator: torch.Generator | None) -> tuple[Time, Time]:
+        """Draws the times (r, t) of b few-step samples: two tensors (b,)."""
+        r, t = self._paired().pairs(b, device, generator)
+        if not isinstance(self._paired(), TimePairs | Dyadic) and bool((r > t).any()):
+            raise ValueError(f"a jump goes from t down to r, but {self.times} drew r > t: swap them")
+        return r, t
 
     def __call__(
-        self, model: Model, x: Sample, cond: Cond | None = None, step: int = 0, generator: torch.Generator | None = None
+        self,
+        model: Model,
+        x: Sample,
+        cond: Cond | None = None,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+        *,
+        ema: Model | None = None,
     ) -> Loss:
         """One batch's loss.
 
@@ -104,55 +177,82 @@ class Objective(Compact, ABC):
             cond: what the model is conditioned on; None for nothing.
             step: the training step, for schedules.
             generator: the source of all randomness, on x's device.
+            ema: the weights' moving average, for ``ema_target``.
 
         Raises:
-            ValueError: x is no floating-point batch, or the model's output has another shape.
+            ValueError: x is no floating-point batch, the model's output has another shape, or ``ema`` is missing.
         """
         if not x.is_floating_point() or x.ndim < 2:
             raise ValueError(f"x must be floating point of shape (b, …), got {x.dtype} {tuple(x.shape)}")
-        draw = self.draw(model, x, Cond() if cond is None else cond, step, generator)
-        u = model(draw.z, draw.r, draw.t, draw.cond)
+        if self.ema_target and ema is None:
+            raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
+        frozen = ema if self.ema_target and ema is not None else model  # u⁻
+        draw = self.draw(frozen, x, Cond() if cond is None else cond, step, generator)
+        prediction = self.predict(model, draw)
+        u, n = prediction.u, draw.few
         if u.shape != x.shape:
             raise ValueError(f"the model must return u with z's shape {tuple(x.shape)}, got {tuple(u.shape)}")
-        goal, alpha = draw.v, torch.ones_like(draw.t)
-        if draw.few:
-            target = self.target(model, draw.few_step(), step)
-            few_step = target.u if self.clamp is None else target.u.clamp(-self.clamp, self.clamp)
-            goal = torch.cat([few_step, draw.v[draw.few :]])
-            alpha = torch.cat([target.alpha, alpha[draw.few :]])
-        error = mean_square(u - goal)
-        per_sample = self.weighting(error.detach(), alpha) * error
-        return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha, error.detach()))
 
-    def draw(self, model: Model, x: Sample, cond: Cond, step: int, generator: torch.Generator | None) -> Draw:
-        """Draws times and noise, drops labels, mixes guidance into the velocity."""
+        goal, alpha, losses = draw.v, torch.ones_like(draw.t), []
+        if n:
+            few = draw.few_step()
+            target = self._clipped(self.target(frozen, few, step))
+            losses.append(self.few_step_loss(u[:n], target, few))
+            goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, alpha[n:]])
+        if n < len(x):
+            losses.append(self.flow_loss(u[n:], draw.flow()))
+        per_sample = torch.cat(losses)
+        if prediction.auxiliary is not None:
+            per_sample = per_sample + prediction.auxiliary
+        return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
+
+    def draw(
+        self,
+        model: Model,
+        x: Sample,
+        cond: Cond,
+        step: int,
+        generator: torch.Generator | None,
+        *,
+        few: int | None = None,
+    ) -> Draw:
+        """Draws times and noise, drops labels, mixes guidance into the velocity. ``few`` overrides fm_share."""
         b = x.shape[0]
-        share = self.share(step)
-        check_share(share)
-        few = b - math.floor(share * b + 1e-9)
-        pairs = self.times if isinstance(self.times, TimePairs) else TimePairs(self.times)
-        r, t = pairs.pairs(few, x.device, generator)
-        same = pairs.sample(b - few, x.device, generator)
+        if few is None:
+            few = b - math.floor(self.share(step) * b + 1e-9)
+        r, t = self.pairs(few, step, x.device, generator)
+        same = self._paired().sample(b - few, x.device, generator)
         r, t = torch.cat([r, same]).to(x.dtype), torch.cat([t, same]).to(x.dtype)
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         z, v = interpolate(x, noise, t), velocity(x, noise)
+        dropped = torch.zeros_like(t, dtype=torch.bool)
         if self.guidance is not None:
-            cond, dropped = self.guidance.drop(cond, t, generator)
+            cond, dropped = self.guidance.drop(cond, r, t, generator)
+        if self.teacher is not None:
+            with torch.no_grad():
+                v = instantaneous(self.teacher, z, t, cond).to(v.dtype)
+        if self.guidance is not None:
             v = self.guidance.velocity(model, z, t, cond, v, dropped)
-        return Draw(z, r, t, v, cond, few)
+        return Draw(z, r, t, v, cond, few, generator)
+
+    def _paired(self) -> PairDistribution:
+        return self.times if isinstance(self.times, PairDistribution) else TimePairs(self.times, self.pairing)
+
+    def _clipped(self, target: Target) -> Target:
+        return target if self.clamp is None else replace(target, u=target.u.clamp(-self.clamp, self.clamp))
 
 
-def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample, error: PerSample) -> dict[str, Tensor]:
+def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:
     """The loss's parts, each (b,): ``mse`` = ‖u − target‖², ``tfm`` = ‖u − ṽ‖², and ``tc``.
 
     α⁻¹·‖u − target‖² has the gradient of tfm + tc, where tc = 2·uᵀ·sg[(u − target)/α − (u − ṽ)]. In the MeanFlow
     branch that is 2(t − r)·uᵀ·du⁻/dt: trajectory flow matching plus trajectory consistency (α-Flow, arXiv 2510.20771).
     """
     consistency = (u - goal) / expand(alpha, u) - (u - v)
-    return {"mse": error, "tfm": mean_square(u - v), "tc": 2 * (u * consistency).flatten(1).mean(1)}
+    return {"mse": mean_square(u - goal), "tfm": mean_square(u - v), "tc": 2 * (u * consistency).flatten(1).mean(1)}
 
 
-def check_share(share: Scheduled) -> None:
-    """Raises ValueError where a plain number is no share."""
-    if not callable(share) and not 0 <= value_at(share, 0) <= 1:
+def _check_share(share: float) -> float:
+    if not 0 <= share <= 1:
         raise ValueError(f"fm_share is a share of the batch in [0, 1], got {share}")
+    return share

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ..schedules import Scheduled
 from ..types import Model
 from .base import Draw, Objective, Target
 
@@ -12,9 +13,7 @@ from .base import Draw, Objective, Target
 class FlowMatching(Objective):
     """r = t for every sample, target ṽ: the network learns the instantaneous velocity."""
 
-    def share(self, step: int) -> float:
-        """Every sample has r = t."""
-        return 1.0
+    fm_share: Scheduled = field(default=1.0, init=False)
 
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """Never asked for: there are no few-step samples."""

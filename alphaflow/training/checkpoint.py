@@ -46,16 +46,44 @@ def load_weights(file: Path, model: nn.Module) -> None:
         UserError: the file is missing, cut short, or of another network.
     """
     try:
-        weights = load_file(file)
+        model.load_state_dict(_read(file))
+    except RuntimeError as error:
+        detail = _line(error).removeprefix("Error(s) in loading state_dict for ")
+        raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
+
+
+def load_matching(file: Path, model: nn.Module) -> list[str]:
+    """Loads the weights that a network shares with a safetensors file, by name: a start for fine-tuning.
+
+    Returns:
+        Names of the network's weights that the file doesn't have; they stay as they are.
+
+    Raises:
+        UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
+    """
+    weights, own = _read(file), model.state_dict()
+    shared = {name: weight for name, weight in weights.items() if name in own}
+    if not shared:
+        raise UserError(
+            f"{file} has no weight in common with this recipe's network; start from a run of a like network"
+        )
+    for name, weight in shared.items():
+        if weight.shape != own[name].shape:
+            raise UserError(
+                f"{file} holds {name} of shape {tuple(weight.shape)}, this recipe's network {tuple(own[name].shape)}; "
+                "give the recipe the parameters of that run"
+            )
+    model.load_state_dict(shared, strict=False)
+    return [name for name in own if name not in shared]
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {_remedy(file)}") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        detail = _line(error).removeprefix("Error(s) in loading state_dict for ")
-        raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
 
 
 def load_state(folder: Path) -> dict[str, Any]:

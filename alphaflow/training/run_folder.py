@@ -17,6 +17,7 @@ import torch
 from .. import __version__
 from ..errors import UserError
 from ..files import remove, replacing, write_json
+from . import checkpoint
 
 _KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}
 
@@ -74,6 +75,30 @@ class RunFolder:
         found = (self.path / "checkpoints").glob("step-*")
         return sorted(place for place in found if re.fullmatch(r"step-\d{8,}", place.name) and place.is_dir())
 
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint.
+
+        Raises:
+            UserError: there is none.
+        """
+        saved = self.checkpoints()
+        if not saved:
+            raise UserError(f"{self.path} has no checkpoint yet; train on with --resume")
+        return saved[-1]
+
+    def checkpoint_of(self, step: int | None) -> Path:
+        """The checkpoint of a step; None for the newest.
+
+        Raises:
+            UserError: there is none.
+        """
+        last = self.last_checkpoint()
+        place = last if step is None else self.checkpoint(step)
+        if place not in self.checkpoints():
+            steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in self.checkpoints())
+            raise UserError(f"{self.path} has no checkpoint of step {step}; it has {steps}")
+        return place
+
     def sweep(self) -> None:
         """Removes what a killed process left half-written."""
         for leftover in self.path.rglob(".*.tmp"):
@@ -124,6 +149,22 @@ class RunFolder:
         record = self.read()["recipe"]
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
         return Origin(text=text, **record)
+
+
+def find_weights(path: Path | str) -> Path:
+    """The weights to start from: a run's last averaged ones, a checkpoint's averaged ones, or a safetensors file.
+
+    Raises:
+        UserError: the path is none of them.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        return path
+    if (path / checkpoint.AVERAGE).is_file():
+        return path / checkpoint.AVERAGE
+    folder = RunFolder(path)
+    folder.read()
+    return folder.last_checkpoint() / checkpoint.AVERAGE
 
 
 def versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,23 +12,19 @@ import torch
 from torch import nn
 
 from ..autoencoders.pixels import Pixels
-from ..data.base import to_bytes
-from ..data.labels import balanced_labels
 from ..describe import NotDescribableError, describe
 from ..errors import UserError
-from ..plots import grid, save_picture
 from ..schedules import value_at
-from ..types import Batch, Cond, Loss
+from ..types import Batch, Loss
 from . import checkpoint
 from .ema import EMA
 from .logging import Display, Meter, MetricsLog
-from .run_folder import Origin, RunFolder
+from .pictures import sample_picture
+from .run_folder import Origin, RunFolder, find_weights
 
 if TYPE_CHECKING:
+    from ..diagnostics.probe import Probe
     from ..recipe import Recipe
-
-GRID_SEED = 2**31 - 1
-"""Of the noise behind sample pictures: the same at every step, apart from training's own randomness."""
 
 
 class Trainer:
@@ -48,6 +44,9 @@ class Trainer:
         display: what shows the progress.
         origin: where the recipe came from, for run.json.
         resume: continue the run in ``out`` from its last checkpoint.
+        start: weights to begin with: a run's folder (its last averaged weights), a checkpoint's folder, or a
+            safetensors file. What the network doesn't share with it keeps its own initialisation.
+        probe: a measurement during training, `Probe`; its values go to metrics.jsonl.
 
     Attributes:
         step: optimiser steps done.
@@ -70,8 +69,10 @@ class Trainer:
         display: Display | None = None,
         origin: Origin | None = None,
         resume: bool = False,
+        start: Path | str | None = None,
+        probe: Probe | None = None,
     ) -> None:
-        self.recipe, self.seed = recipe, seed
+        self.recipe, self.seed, self.probe = recipe, seed, probe
         self.device = find_device(device)
         tenth = max(1, recipe.steps // 10)
         self.checkpoint_every = _positive("checkpoint_every", checkpoint_every, tenth)
@@ -81,10 +82,20 @@ class Trainer:
 
         self.step = 0
         self.model = recipe.model.to(self.device)
+        self.start = start
+        if start is not None and not (resume and out is not None and RunFolder(out).checkpoints()):
+            self._start(find_weights(start))
         self.ema = EMA(self.model, recipe.ema)
-        self.optimizer = _optimizer(recipe, self.model)
+        self.network = getattr(recipe.objective, "network", None)  # the objective's own, trained beside the model
+        if self.network is not None:
+            self.network.to(self.device)
+        teacher = getattr(recipe.objective, "teacher", None)
+        if isinstance(teacher, nn.Module):
+            teacher.to(self.device).eval().requires_grad_(False)
+        self.optimizer = _optimizer(recipe, self._parameters())
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self._batches: Iterator[Batch] | None = None
+        self._batch: Batch | None = None
         self._log: MetricsLog | None = None
 
         self.folder = None if out is None else RunFolder(out)
@@ -99,14 +110,15 @@ class Trainer:
         recipe, step = self.recipe, self.step
         if self._batches is None:
             self._batches = iter(recipe.dataset)
-        batch = next(self._batches).to(self.device)
+        self._batch = batch = next(self._batches).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = value_at(recipe.lr, step)
-        loss = recipe.objective(self.model, batch.x, batch.cond, step, self.generator)
+        averaged = {"ema": self.ema.model} if getattr(recipe.objective, "ema_target", False) else {}
+        loss = recipe.objective(self.model, batch.x, batch.cond, step, self.generator, **averaged)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss.total)
         if recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+            nn.utils.clip_grad_norm_(self._parameters(), recipe.clip)
         self.optimizer.step()
         self.ema.update()
         self.step += 1
@@ -128,8 +140,9 @@ class Trainer:
                 meter.add(loss)
                 display.advance()
                 last = self.step == steps
-                if last or self.step % self.log_every == 0:
-                    self._log_row(meter)
+                probing = self.probe is not None and (last or self.step % self.probe.every == 0)
+                if last or probing or self.step % self.log_every == 0:
+                    self._log_row(meter, self._probed() if probing else {})
                 if last or self.step % self.sample_every == 0:
                     self._picture()
                 if last or self.step % self.checkpoint_every == 0:
@@ -159,6 +172,7 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             "dataset": self.recipe.dataset.state_dict(),
+            "objective": {} if self.network is None else self.network.state_dict(),
         }
         place = self.folder.checkpoint(self.step)
         checkpoint.save(place, self.model, self.ema.model, state)
@@ -171,6 +185,8 @@ class Trainer:
         checkpoint.load_weights(place / checkpoint.AVERAGE, self.ema.model)
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.updates = state["ema_updates"]
+        if self.network is not None:
+            self.network.load_state_dict(state["objective"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         if self.device.type == "cuda" and len(state["cuda_rng"]) == torch.cuda.device_count():
@@ -180,6 +196,16 @@ class Trainer:
         except ValueError as error:
             raise UserError(f"the run in {place.parent.parent} can't go on with this data: {error}") from error
         self.step, self._batches = state["step"], None
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """What is trained: the model's parameters, then the objective's own."""
+        networks = [self.model] if self.network is None else [self.model, self.network]
+        return [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
+
+    def _start(self, weights: Path) -> None:
+        own = checkpoint.load_matching(weights, self.model)
+        named = f"; {own[0]} and {len(own) - 1} more are new" if len(own) > 1 else f"; {own[0]} is new" if own else ""
+        self.display.say(f"starting from {weights}{named}")
 
     def _resume(self, folder: RunFolder) -> None:
         folder.read()
@@ -199,12 +225,19 @@ class Trainer:
         names = list(getattr(recipe.dataset, "class_names", [])) or [str(index) for index in range(classes or 0)]
         data = {"shape": list(recipe.dataset.shape), "classes": classes, "class_names": names}
         parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
-        return {**described, "data": data, "steps": recipe.steps, "seed": self.seed, "parameters": parameters}
+        start = None if self.start is None else str(self.start)
+        run = {"steps": recipe.steps, "seed": self.seed, "parameters": parameters, "start": start}
+        return {**described, "data": data, **run}
 
-    def _log_row(self, meter: Meter) -> None:
+    def _probed(self) -> dict[str, float]:
+        assert self.probe is not None
+        assert self._batch is not None
+        return self.probe(self.model, self.recipe.objective, self._batch, self.step)
+
+    def _log_row(self, meter: Meter, probed: Mapping[str, float]) -> None:
         scalars = getattr(self.recipe.objective, "scalars", None)  # any callable may be an objective
         scheduled: dict[str, float] = {} if scalars is None else scalars(self.step - 1)
-        row = {"step": self.step, **meter.take(), **scheduled, "lr": value_at(self.recipe.lr, self.step - 1)}
+        row = {"step": self.step, **meter.take(), **scheduled, "lr": value_at(self.recipe.lr, self.step - 1), **probed}
         if not math.isfinite(row["loss"]):
             self._diverged(f"the loss is {row['loss']}")
         self.display.row(row)
@@ -219,21 +252,8 @@ class Trainer:
         raise UserError(f"{what} at step {self.step}; train anew with a lower learning rate, or with clip{kept}")
 
     def _picture(self) -> None:
-        """A grid of one-batch samples by the cheapest sampler, a column a class."""
-        if self.folder is None or not self.recipe.samplers or len(self.recipe.dataset.shape) != 3:
-            return
-        classes = self.recipe.dataset.classes
-        columns = min(classes or 8, 16)
-        labels = balanced_labels(columns * 8, columns) if classes else None
-        noise = torch.randn(columns * 8, *self.recipe.dataset.shape, generator=torch.Generator().manual_seed(GRID_SEED))
-        cond = Cond() if labels is None else Cond(labels=labels)
-        sampler = self.recipe.samplers[min(self.recipe.samplers)]
-        generator = torch.Generator(self.device).manual_seed(GRID_SEED)
-        x = sampler(self.ema.model, noise.to(self.device), cond.to(self.device), generator)
-        pixels = (self.recipe.autoencoder or Pixels()).decode(x)
-        if pixels.shape[1] not in (1, 3):  # latents without an autoencoder: nothing to see
-            return
-        save_picture(grid(to_bytes(pixels), columns), self.folder.samples(self.step))
+        if self.folder is not None:
+            sample_picture(self.recipe, self.ema.model, self.device, self.folder.samples(self.step))
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -252,8 +272,7 @@ def find_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if recipe.optimizer is not None:
         return recipe.optimizer(parameters)
     adam = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam

@@ -1,0 +1,60 @@
+"""FACM: flow-anchored consistency models (arXiv 2507.03738)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from ..derivatives import total_derivative
+from ..flow import expand, mean_square
+from ..times import Pairing
+from ..types import Model, PerSample, Sample
+from .base import Draw, Objective, Target
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FACM(Objective):
+    """Flow-anchored consistency: an accelerator at r = 0 and a flow-matching anchor at r = t.
+
+    Accelerator: u_avg = ṽ − t·du⁻/dt, target u⁻ − a·clip(u⁻ − u_avg, −1, 1) with a = 1 − (1 − t)^p, loss e/(e + c)^½
+    (denominator detached) times cos((1 − t)·π/2). Anchor: ‖u − ṽ‖² + 1 − cosine similarity over channels (dimension 1).
+    The paper gives both losses to every sample; here the batch is split by fm_share, half and half by default, which
+    is half of their sum in expectation.
+
+    Args:
+        p: of a.
+        c: of the accelerator's loss.
+        fm_share, times, guidance, clamp, teacher: see `Objective`; ``weighting`` has no part here.
+    """
+
+    p: float = 0.5
+    c: float = 1e-3
+    pairing: ClassVar[Pairing] = "zero"
+    takes_ema_target: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.p <= 0 or self.c <= 0:
+            raise ValueError(f"FACM needs p > 0 and c > 0, got {self.p} and {self.c}")
+
+    def target(self, model: Model, draw: Draw, step: int) -> Target:
+        """u⁻ − a·clip(u⁻ − u_avg, −1, 1)."""
+        t = expand(draw.t, draw.z)
+        u, dudt = total_derivative(model, draw.z, draw.r, draw.t, draw.cond, draw.v)
+        average = draw.v - t * dudt
+        a = 1 - (1 - t) ** self.p
+        return Target(u - a * (u - average).clamp(-1, 1), torch.ones_like(draw.t))
+
+    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+        """cos((1 − t)·π/2)·e/(e + c)^½."""
+        e = mean_square(u - target.u)
+        return torch.cos((1 - draw.t) * (math.pi / 2)) * e / (e.detach() + self.c).sqrt()
+
+    def flow_loss(self, u: Sample, draw: Draw) -> PerSample:
+        """‖u − ṽ‖² + 1 − cos(u, ṽ)."""
+        similarity = F.cosine_similarity(u, draw.v, dim=1).reshape(len(u), -1).mean(1)
+        return mean_square(u - draw.v) + 1 - similarity

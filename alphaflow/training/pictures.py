@@ -1,0 +1,37 @@
+"""Sample pictures while training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..autoencoders.pixels import Pixels
+from ..data.base import to_bytes
+from ..data.labels import balanced_labels
+from ..plots import grid, save_picture
+from ..types import Cond
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+GRID_SEED = 2**31 - 1
+"""Of the noise behind sample pictures: the same at every step, apart from training's own randomness."""
+
+
+def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device, file: Path) -> None:
+    """Writes a grid of one-batch samples by the recipe's cheapest sampler, a column a class; nothing for other data."""
+    if not recipe.samplers or len(recipe.dataset.shape) != 3:
+        return
+    classes = recipe.dataset.classes
+    columns = min(classes or 8, 16)
+    labels = balanced_labels(columns * 8, columns) if classes else None
+    noise = torch.randn(columns * 8, *recipe.dataset.shape, generator=torch.Generator().manual_seed(GRID_SEED))
+    cond = Cond() if labels is None else Cond(labels=labels)
+    sampler = recipe.samplers[min(recipe.samplers)]
+    x = sampler(model, noise.to(device), cond.to(device), torch.Generator(device).manual_seed(GRID_SEED))
+    pixels = (recipe.autoencoder or Pixels()).decode(x)
+    if pixels.shape[1] in (1, 3):  # not latents without an autoencoder: nothing to see
+        save_picture(grid(to_bytes(pixels), columns), file)
