@@ -11,7 +11,6 @@ from .diagnostics.gradients import measure_conflict as measure_conflict
 from .diagnostics.probe import Probe as Probe
 from .errors import UserError as UserError
 from .flow import expand as expand
-from .flow import instantaneous as instantaneous
 from .flow import interpolate as interpolate
 from .flow import jump as jump
 from .flow import velocity as velocity

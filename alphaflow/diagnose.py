@@ -17,9 +17,10 @@ from .diagnostics.probe import PREFIX
 from .errors import UserError
 from .objectives.base import Objective
 from .plots import Bars, Heat, Lines, panels
-from .run import Run
+from .run import recipe_of
 from .training import checkpoint
 from .training.run_folder import RunFolder, versions
+from .training.trainer import find_device
 
 THRESHOLD = -0.4
 """cos(∇L_TFM, ∇L_TC) is below this in over 95 % of MeanFlow training, α-Flow reports (arXiv 2510.20771; DiT-B/2)."""
@@ -100,19 +101,24 @@ def diagnose(
     if batches < 1:
         raise UserError(f"a diagnosis needs at least 1 batch, got {batches}")
     folder = RunFolder(path)
-    run = Run(path, device=device)
+    folder.read()
     places = folder.checkpoints() if steps is None else [folder.checkpoint_of(step) for step in steps]
-    torch.manual_seed(seed)
-    recipe = run.recipe()
-    if not isinstance(recipe.objective, Objective):
-        raise UserError(f"only an af.Objective can be taken apart, not {type(recipe.objective).__name__}")
-    model = recipe.model.to(run.device)
-    data = [batch.to(run.device) for batch in itertools.islice(iter(recipe.dataset), batches)]
+    if not places:
+        folder.last_checkpoint()  # says that there is none
+    where = find_device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the data's order
+        recipe = recipe_of(folder)
+        if not isinstance(recipe.objective, Objective):
+            raise UserError(f"only an af.Objective can be taken apart, not {type(recipe.objective).__name__}")
+        data = [batch.to(where) for batch in itertools.islice(iter(recipe.dataset), batches)]
+    model = recipe.model.to(where)
+    recipe.objective.prepare(where)
     conflicts = {}
     for place in places:
         step = int(place.name.removeprefix("step-"))
         checkpoint.load_weights(place / checkpoint.MODEL, model)
-        generator = torch.Generator(run.device).manual_seed(seed)
+        generator = torch.Generator(where).manual_seed(seed)
         conflicts[step] = measure_conflict(model, recipe.objective, data, step, generator)
         say(f"step {step}: cos(∇TFM, ∇TC) {conflicts[step].cosine['tfm_tc']:+.3f}")
     size = len(data[0].x)

@@ -106,7 +106,8 @@ def evaluate_run(
     for nfe, sampler in zip(nfes, samplers, strict=True):
         samples = run.sample(count, nfe, labels=labels, seed=seed, guidance=guidance)
         images = ImageSet(samples, reference.labels_of(names))
-        rows.append(Measured(str(sampler), nfe, count, measure(reference.images, images, metrics)))
+        scale = f", guidance {guidance.scale:g}" if guidance is not None and run.takes_guidance else ""
+        rows.append(Measured(f"{sampler}{scale}", nfe, count, measure(reference.images, images, metrics)))
     return rows
 
 

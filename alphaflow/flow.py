@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .types import Cond, Model, PerSample, Sample, Time
+from .types import PerSample, Sample, Time
 
 
 def expand(t: PerSample, like: Tensor) -> Tensor:
@@ -31,16 +31,3 @@ def jump(z: Sample, u: Sample, t: Time, r: Time) -> Sample:
 def mean_square(a: Sample) -> PerSample:
     """The mean over a sample's elements of a²: (b, …) → (b,)."""
     return a.square().flatten(1).mean(1)
-
-
-def instantaneous(model: Model, z: Sample, t: Time, cond: Cond) -> Sample:
-    """A network's instantaneous velocity (b, …) at time t.
-
-    u(z, t, t); or the output of the network's velocity head, where it has one (an attribute ``velocity_head`` that is
-    true; it then takes ``velocity=True`` and returns (u, v): improved MeanFlow, arXiv 2512.02012).
-    """
-    if getattr(model, "velocity_head", 0):
-        v: Sample
-        _, v = model(z, t, t, cond, velocity=True)  # type: ignore[call-arg]
-        return v
-    return model(z, t, t, cond)

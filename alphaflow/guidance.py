@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from .flow import expand, instantaneous
+from .flow import expand
 from .printing import Compact
 from .types import Cond, Model, Sample, Time
 
@@ -24,8 +23,9 @@ def _check_interval(interval: Interval) -> None:
 
 
 def inside(t: Time, interval: Interval) -> Tensor:
-    """Where t_min < t < t_max, a mask (b,)."""
-    return (t > interval[0]) & (t < interval[1])
+    """Where t_min < t < t_max, a mask (b,). An interval that reaches 0 or 1 includes that end."""
+    low, high = interval
+    return ((t > low) | (low == 0)) & ((t < high) | (high == 1))
 
 
 class TrainedGuidance(Protocol):
@@ -55,7 +55,7 @@ class Guidance(Compact):
     Args:
         omega: ω.
         kappa: κ.
-        interval: (t_min, t_max); a sample exactly at an end is outside.
+        interval: (t_min, t_max); a sample exactly at an end is outside, but for the ends 0 and 1.
         label_drop: the share of samples inside the interval that lose their condition, before the formula is applied
             (all of its terms then see ∅). With ω = 1, κ = 0 this is plain label dropout, as `CFG` needs it.
         dropped: ``"guided"`` applies the formula to dropped samples too; ``"plain"`` gives them ṽ = v (MeanFlow's
@@ -125,7 +125,8 @@ class Guidance(Compact):
 def _together(model: Model, z: Sample, t: Time, conds: list[Cond]) -> tuple[Tensor, ...]:
     """Instantaneous velocities at (z, t) under several conditions, as one batch."""
     n = len(conds)
-    return instantaneous(model, z.repeat(n, *(1,) * (z.ndim - 1)), t.repeat(n), Cond.cat(conds)).chunk(n)
+    times = t.repeat(n)
+    return model(z.repeat(n, *(1,) * (z.ndim - 1)), times, times, Cond.cat(conds)).chunk(n)
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,6 +146,7 @@ class GuidanceInputs(Compact):
         label_drop: the share of samples that lose their condition.
     """
 
+    inputs: ClassVar[bool] = True
     scales: Interval = (1.0, 8.0)
     starts: Interval = (0.0, 0.5)
     ends: Interval = (0.5, 1.0)
@@ -222,13 +224,21 @@ class CFG(Compact):
         """Whether an evaluation at time t is guided. Both ends count as inside, so that (0, 1) means everywhere."""
         return self.scale != 1 and self.interval[0] <= t <= self.interval[1]
 
-    def wrap(self, model: Model) -> Callable[[Sample, Time, Time, Cond], Sample]:
+    def wrap(self, model: Model) -> Guided:
         """The guided model, to be called where `applies` says so."""
+        return Guided(model, self.scale)
 
-        def guided(z: Sample, r: Time, t: Time, cond: Cond) -> Sample:
-            both = Cond.cat([cond, cond.null()])
-            u = model(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
-            conditional, free = u.chunk(2)
-            return free + self.scale * (conditional - free)
 
-        return guided
+@dataclass(frozen=True)
+class Guided:
+    """A model under classifier-free guidance, as a model: two evaluations in one batch."""
+
+    model: Model
+    scale: float
+
+    def __call__(self, z: Sample, r: Time, t: Time, cond: Cond) -> Sample:
+        """u(∅) + scale·(u(y) − u(∅))."""
+        both = Cond.cat([cond, cond.null()])
+        u = self.model(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
+        conditional, free = u.chunk(2)
+        return free + self.scale * (conditional - free)

@@ -97,7 +97,7 @@ def panels(parts: Sequence[Lines | Heat | Bars], file: Path, columns: int = 3) -
         raise UserError(f"a plot is a .png, .svg or .pdf file, not {file.name}")
     rows = math.ceil(len(parts) / columns)
     figure = Figure(figsize=(5 * columns, 3.8 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, part in zip(axes, parts, strict=False):
         axis.set_title(part.title)
         if isinstance(part, Lines):
@@ -106,7 +106,7 @@ def panels(parts: Sequence[Lines | Heat | Bars], file: Path, columns: int = 3) -
             _heat(axis, part)
         else:
             _bars(axis, part)
-    for axis in list(axes)[len(parts) :]:
+    for axis in axes[len(parts) :]:
         axis.set_axis_off()
     with replacing(file) as beside:
         figure.savefig(beside, format=kind, dpi=120)
@@ -144,4 +144,5 @@ def _bars(axis: Axes, part: Bars) -> None:
     axis.axvline(0, color="grey", linewidth=0.8)
     if part.limits is not None:
         axis.set_xlim(*part.limits)
+    axis.locator_params(axis="x", nbins=5)
     axis.tick_params(axis="y", labelsize="small")

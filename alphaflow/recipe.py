@@ -71,6 +71,12 @@ class Recipe:
             raise UserError(f"the EMA decay must lie in [0, 1), got {self.ema}")
         if not value_at(self.lr, 0) >= 0:
             raise UserError(f"the learning rate must not be negative, got {value_at(self.lr, 0)}")
+        trained = getattr(getattr(self.objective, "guidance", None), "inputs", False)
+        taken = getattr(self.model, "takes_guidance", None)  # a network of the user's own need not say
+        if taken is not None and bool(taken) != trained:
+            raise UserError(
+                "guidance as a network input needs both sides: DiT(guidance=True) and guidance=af.GuidanceInputs()"
+            )
         wrong = [(nfe, sampler.nfe) for nfe, sampler in self.samplers.items() if sampler.nfe != nfe]
         if wrong:
             raise UserError(f"the sampler listed for {wrong[0][0]} evaluations takes {wrong[0][1]}; list it under that")

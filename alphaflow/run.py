@@ -81,12 +81,7 @@ class Run:
 
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
-        origin = self.folder.origin()
-        if not origin.text:
-            raise UserError(f"{self.folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
-        found = load_recipe(origin.text, origin.name, self.folder.recipe, origin.function, origin.folder)
-        hints = {parameter.name: parameter.type for parameter in found.parameters}
-        return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
+        return recipe_of(self.folder)
 
     def sampler(self, nfe: int, guidance: Guide | None = None) -> Sampler:
         """The recipe's sampler for this many network evaluations, or its ODE sampler on an even grid.
@@ -111,8 +106,9 @@ class Run:
                     if derived.nfe == nfe:
                         return derived
         listed = ", ".join(map(str, sorted(self.samplers))) or "none"
-        with_guidance = " with guidance, which costs two evaluations a step" if cfg is not None else ""
-        raise UserError(f"this run has no sampler for {nfe} evaluations{with_guidance}; its recipe lists: {listed}")
+        if cfg is not None:
+            raise UserError(f"guidance costs this run two evaluations a step, so {nfe} won't do; try --nfe {nfe + 1}")
+        raise UserError(f"this run has no sampler for {nfe} evaluations; its recipe lists: {listed}")
 
     @property
     def takes_guidance(self) -> bool:
@@ -182,6 +178,20 @@ class Run:
         self.model = cast(nn.Module, rebuild(record["model"]))
         self.samplers = {int(nfe): cast(Sampler, rebuild(part)) for nfe, part in record["samplers"].items()}
         self.autoencoder = cast(Autoencoder, rebuild(record["autoencoder"]))
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """Runs a run's recipe.py with its arguments.
+
+    Raises:
+        UserError: the run was composed in Python, or the recipe can't be run.
+    """
+    origin = folder.origin()
+    if not origin.text:
+        raise UserError(f"{folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
+    found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, origin.folder)
+    hints = {parameter.name: parameter.type for parameter in found.parameters}
+    return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
 
 
 def _typed(value: Any, hint: Any) -> Any:

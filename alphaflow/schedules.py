@@ -1,6 +1,6 @@
 """Schedules: training step k ↦ value. For α (the curriculum), the share of r = t samples, the learning rate.
 
-Each schedule but `Constant` goes from ``first`` (held before step ``start``) to ``last`` (held after step ``end``);
+Each ramp goes from ``first`` (held before step ``start``) to ``last`` (held after step ``end``);
 the defaults go 1 → 0, as the curriculum of α-Flow does (arXiv 2510.20771). With ``clamp`` = η > 0,
 values below η become 0 and values above 1 − η become 1, so that the cheap limits are reached exactly.
 

@@ -97,11 +97,23 @@ class Cond:
             return torch.full((batch,), classes, device=device)
         return torch.where(self.labels == NO_CLASS, classes, self.labels)
 
-    def guidance_of(self, batch: int, device: torch.device) -> Tensor:
-        """``guidance`` (b, 3); without one, no guidance: ω = 1 in the interval [0, 1]."""
-        if "guidance" in self.tensors:
-            return self.tensors["guidance"]
-        return torch.tensor([[1.0, 0.0, 1.0]], device=device).expand(batch, 3)
+    def guidance_at(self, r: Time, t: Time) -> Tensor:
+        """``guidance`` (b, 3) as a network takes it in: scale ω, t_min, t_max of each sample.
+
+        Without one ω = 1 in the interval [0, 1]. Where r = t only the scale at that instant counts: ω inside the
+        interval and 1 outside, in the interval [0, 1], as networks are trained (`GuidanceInputs`).
+        """
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        if "guidance" not in self.tensors:
+            return torch.stack([one, zero, one], dim=1)
+        omega, t_min, t_max = self.tensors["guidance"].to(t.dtype).unbind(1)
+        instant = r == t
+        omega = torch.where(instant & ((t < t_min) | (t > t_max)), one, omega)
+        return torch.stack([omega, torch.where(instant, zero, t_min), torch.where(instant, one, t_max)], dim=1)
+
+    def without(self, name: str) -> Cond:
+        """The same condition without one of its tensors."""
+        return Cond(**{key: tensor for key, tensor in self.tensors.items() if key != name})
 
     def replace(self, **tensors: Tensor) -> Cond:
         """The same condition with some tensors added or replaced."""

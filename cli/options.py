@@ -46,6 +46,8 @@ def guide(scale: float | None, interval: str) -> Guide | None:
     from alphaflow.run import Guide
 
     if scale is None:
+        if interval != "0,1":
+            raise UserError("--guidance-interval goes with --guidance SCALE")
         return None
     try:
         low, high = (float(part) for part in interval.split(","))

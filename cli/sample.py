@@ -55,6 +55,7 @@ def sample(
     sampler = opened.sampler(nfe, guided)
     labels = _labels(opened.classes, count, classes, balanced, seed)
     named = "" if guidance is None else f"-guidance-{guidance:g}"
+    named += "" if guidance_interval == "0,1" else "-in-" + guidance_interval.replace(",", "-")
     place = out or opened.folder.path / "samples" / f"nfe-{nfe}{named}-seed-{seed}"
     write_samples(
         place,

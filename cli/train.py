@@ -191,13 +191,17 @@ def _option(parameter: Parameter, own: list[inspect.Parameter]) -> inspect.Param
     )
 
 
+def _resolved(path: str | Path | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())
+
+
 def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None) -> None:
     """A run goes on with the arguments it began with."""
     from alphaflow.errors import UserError
 
     record = folder.read()
-    before = {**record["recipe"]["arguments"], "seed": record["seed"], "from": record.get("start")}
-    now = {**json.loads(json.dumps(origin.arguments)), "seed": seed, "from": None if start is None else str(start)}
+    before = {**record["recipe"]["arguments"], "seed": record["seed"], "from": _resolved(record.get("start"))}
+    now = {**json.loads(json.dumps(origin.arguments)), "seed": seed, "from": _resolved(start)}
     if folder.origin().text != origin.text:
         raise UserError(
             f"the recipe {origin.name} is not the one that {folder.path} was started with; "
@@ -210,8 +214,8 @@ def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             option = f"--{name.replace('_', '-')}"
-            was = f"without {option}" if before.get(name) is None else f"with {option} {before[name]}"
+            was, given = ("nothing" if values.get(name) is None else values[name] for values in (before, now))
             raise UserError(
-                f"{folder.path} was started {was}, not {now.get(name, 'without')}; "
+                f"{folder.path} was started with {option} {was}, not {given}; "
                 "resume with the same options, or start another run with --out"
             )

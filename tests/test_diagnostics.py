@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -125,9 +126,11 @@ def test_layer_groups(model: Any, batches: Any) -> None:
 def test_nothing_is_left_behind(model: Any, batches: Any) -> None:
     before = [weight.clone() for weight in model.parameters()]
     model.train()
+    model.outer.eval()  # a part that the user keeps so
     state = torch.get_rng_state()
     af.measure_conflict(model, af.MeanFlow(), batches, generator=torch.Generator().manual_seed(1))
     assert model.training
+    assert not model.outer.training
     assert all(weight.grad is None for weight in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert torch.equal(torch.get_rng_state(), state)
@@ -199,8 +202,12 @@ def test_a_probe_leaves_training_alone(tmp_path: Path) -> None:
     assert resumed[-1]["probe/cos_tfm_tc"] == rows[-1]["probe/cos_tfm_tc"]
 
 
-def test_a_plain_function_cannot_be_probed() -> None:
+def test_a_plain_function_cannot_be_probed(tmp_path: Path) -> None:
     recipe = tiny()
+    plain = dataclasses.replace(recipe, objective=lambda *arguments: recipe.objective(*arguments))  # type: ignore[arg-type]
+    with pytest.raises(af.UserError, match=r"only an af\.Objective can be probed"):
+        af.Trainer(plain, out=tmp_path / "run", probe=af.Probe())
+    assert not (tmp_path / "run").exists()
     with pytest.raises(af.UserError, match=r"only an af\.Objective"):
         af.Probe()(recipe.model, lambda *args: None, next(iter(recipe.dataset)), 0)  # type: ignore[arg-type]
 
@@ -257,6 +264,7 @@ def test_wrong_inputs(cli: Callable[..., Any], small_run: Path, tmp_path: Path) 
         (["sample", small_run, "--guidance", "2"], "never saw a dropped label"),
         (["sample", small_run, "--guidance", "-1"], "a guidance scale is a positive number"),
         (["sample", small_run, "--guidance", "2", "--guidance-interval", "1"], "--guidance-interval takes two times"),
+        (["sample", small_run, "--guidance-interval", "0.1,0.5"], "goes with --guidance SCALE"),
         (["sample", small_run, "--guidance", "2", "--guidance-interval", "0.9,0.1"], "0 <= t_min < t_max <= 1"),
     ]:
         done = cli(*words)

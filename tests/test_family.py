@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import alphaflow as af
+from alphaflow.describe import describe, rebuild
 
 SHAPE = (2, 3)
 CLASSES = 4
@@ -133,7 +134,8 @@ def flow(u: Any, z: Tensor, t: float, v: Tensor) -> Tensor:
 def anchor(u: Any, z: Tensor, t: float, v: Tensor) -> Tensor:
     prediction = u(z, t, t)
     a, b = prediction[0], v[0]  # (channels, length)
-    cosines = [a[:, i] @ b[:, i] / (a[:, i].norm() * b[:, i].norm()) for i in range(a.shape[1])]
+    lengths = [max(a[:, i].norm(), 0.1) * max(b[:, i].norm(), 0.1) for i in range(a.shape[1])]
+    cosines = [a[:, i] @ b[:, i] / lengths[i] for i in range(a.shape[1])]
     return ((prediction - v) ** 2).mean() + 1 - sum(cosines) / len(cosines)  # type: ignore[no-any-return]
 
 
@@ -157,7 +159,7 @@ def test_value_and_gradient_equal_the_reference(name: str, guidance: Any, model:
     made, few_step, rest = FAMILY[name]
     objective = replace(made, guidance=guidance)
     if objective.network is not None:
-        torch.nn.init.normal_(objective.network.double().linear.weight, std=0.3)
+        torch.nn.init.normal_(objective.network.double().weight, std=0.3)
     loss = call(objective, model, batch)
     generator = torch.Generator().manual_seed(7)
     draw = objective.draw(model, *batch, STEP, generator)
@@ -424,11 +426,71 @@ def test_guided_velocity_is_the_cfg_velocity_in_expectation() -> None:
         (lambda: af.GuidanceInputs(scales=(0.5, 2.0)), "1 <= low"),
         (lambda: af.GuidanceInputs(starts=(0.0, 0.7), ends=(0.5, 1.0)), "starts <= ends"),
         (lambda: af.Shortcut(fm_share=1.2), "fm_share"),
+        (lambda: af.MeanFlow(times=af.Uniform), "times is a distribution"),
+        (lambda: af.MeanFlow(guidance=af.CFG(2.0)), "guidance is Guidance"),
+        (lambda: af.AlphaFlow(alpha="x"), "alpha must lie"),
     ],
 )
 def test_wrong_settings(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_anchor_has_a_moderate_gradient_where_new_networks_begin(batch: Any, grad: Any) -> None:
+    """At u = 0 the cosine itself has none that is finite; a DiT begins there."""
+    torch.manual_seed(0)
+    model = af.DiT((4, 8, 8), patch=2, depth=1, width=32, heads=2)
+    loss = af.FACM()(model, torch.randn(16, 4, 8, 8), None, 0, torch.Generator().manual_seed(1))
+    norm = grad(model.final, loss.total).norm()
+    plain = af.FlowMatching(weighting=af.Plain())(
+        model, torch.randn(16, 4, 8, 8), None, 0, torch.Generator().manual_seed(1)
+    )
+    assert norm < 20 * grad(model.final, plain.total).norm()
+
+
+def test_half_precision_samples_train_in_float32(smooth: Any) -> None:
+    """Times in bfloat16 would round t − 1/N to t."""
+    x = torch.randn(8, 6).to(torch.bfloat16)
+    objective = af.ConsistencyTraining(intervals=1280)
+    model = smooth(6, 0).float()
+    half = objective(model, x, None, 0, torch.Generator().manual_seed(1)).total
+    assert half.isfinite()
+    assert torch.equal(half, objective(model, x.float(), None, 0, torch.Generator().manual_seed(1)).total)
+
+
+def test_only_improved_mean_flow_reads_the_velocity_head(smooth: Any, batch: Any) -> None:
+    """Guidance of other objectives takes u⁻(z, t, t), not a head that they don't train."""
+    model = Guided(smooth, velocity_head=True)
+    other = copy.deepcopy(model)
+    torch.nn.init.normal_(other.v.outer.weight)
+    settings = af.guidance_setting(8, 1.0).double()
+    with_settings = (batch[0], batch[1].replace(guidance=settings))
+    objective = af.AlphaFlow(guidance=af.Guidance(omega=1.0, kappa=0.5))
+    assert torch.equal(call(objective, model, with_settings).total, call(objective, other, with_settings).total)
+    improved = af.ImprovedMeanFlow(guidance=af.Guidance(omega=1.0, kappa=0.5))
+    assert not torch.equal(call(improved, model, with_settings).total, call(improved, other, with_settings).total)
+
+
+def test_a_network_sees_the_instants_own_guidance() -> None:
+    """Where r = t only the scale at that instant counts, as in training."""
+    settings = torch.tensor([[3.0, 0.2, 0.6]] * 3)
+    r, t = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.5, 0.5, 0.9])
+    seen = af.Cond(guidance=settings).guidance_at(r, t)
+    assert torch.allclose(seen, torch.tensor([[3.0, 0.2, 0.6], [3.0, 0.0, 1.0], [1.0, 0.0, 1.0]]))
+    assert torch.equal(af.Cond().guidance_at(r, t), torch.tensor([[1.0, 0.0, 1.0]] * 3))
+
+
+def test_a_teacher_is_not_guided_twice(smooth: Any, batch: Any) -> None:
+    """It sees the labels but not the student's guidance settings."""
+    seen: list[Any] = []
+    inner = smooth(math.prod(SHAPE), CLASSES)
+
+    def teacher(z: Tensor, r: Tensor, t: Tensor, cond: af.Cond) -> Tensor:
+        seen.append(cond)
+        return inner(z, r, t, cond)
+
+    call(af.MeanFlow(teacher=teacher, guidance=af.GuidanceInputs()), inner, batch)
+    assert [set(cond.tensors) for cond in seen] == [{"labels"}]
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -457,4 +519,6 @@ def test_r_above_t_is_refused(model: Any, batch: Any) -> None:
 def test_printing_shows_how_to_build_it_again() -> None:
     for objective, _, _ in FAMILY.values():
         assert eval(repr(objective), {name: getattr(af, name) for name in dir(af)}) == objective
+        guided = replace(objective, guidance=af.GuidanceInputs(), times=af.TimePairs(af.Beta(2, 1), pairing="zero"))
+        assert rebuild(describe(guided)) == guided
     assert repr(af.Shortcut(times=af.Dyadic(64))) == "Shortcut(times=Dyadic(steps=64))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -95,8 +96,20 @@ def test_wrong_starts(flow_run: Path, tmp_path: Path) -> None:
     with pytest.raises(af.UserError, match="no weight in common"):
         af.Trainer(recipe(af.MeanFlow()), start=tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"abc")
-    with pytest.raises(af.UserError, match="damaged or cut short"):
+    with pytest.raises(af.UserError, match=r"damaged or cut short.*give another file"):
         af.Trainer(recipe(af.MeanFlow()), start=tmp_path / "cut.safetensors")
+    with pytest.raises(af.UserError, match=r"none\.safetensors is missing; give another file"):
+        af.Trainer(recipe(af.MeanFlow()), start=tmp_path / "none.safetensors")
+    frozen = af.Run(flow_run, device="cpu").model
+    with pytest.raises(af.UserError, match="no weight to train"):
+        af.Trainer(dataclasses.replace(recipe(af.MeanFlow()), model=frozen))
+
+
+def test_guidance_as_an_input_needs_both_sides() -> None:
+    with pytest.raises(af.UserError, match="needs both sides"):
+        recipe(af.MeanFlow(guidance=af.GuidanceInputs()))
+    with pytest.raises(af.UserError, match="needs both sides"):
+        recipe(af.MeanFlow(), guidance=True)
 
 
 def test_a_teacher_is_frozen_and_in_evaluation_mode(flow_run: Path) -> None:
@@ -160,7 +173,6 @@ def test_guidance_as_an_input(guided_run: Path, cli: Cli, tmp_path: Path) -> Non
     done = cli("sample", guided_run, "--guidance", "2.5", "--guidance-interval", "0.1,0.8", "--count", "20")
     assert done.status == 0, done.err
     assert "ODE(steps=1)" in done.out
-    assert (guided_run / "samples" / "nfe-1-guidance-2.5-seed-0.png").is_file()
     run = af.Run(guided_run, device="cpu")
     assert run.takes_guidance
     seen: list[torch.Tensor] = []
@@ -168,6 +180,7 @@ def test_guidance_as_an_input(guided_run: Path, cli: Cli, tmp_path: Path) -> Non
     run.model.forward = lambda z, r, t, cond: (seen.append(cond.guidance), forward(z, r, t, cond))[1]
     samples = run.sample(20, guidance=af.Guide(2.5, (0.1, 0.8)))
     assert torch.equal(seen[0], torch.tensor([[2.5, 0.1, 0.8]]).expand(20, 3))
+    assert (guided_run / "samples" / "nfe-1-guidance-2.5-in-0.1-0.8-seed-0.png").is_file()
     run.model.forward = forward
     assert not torch.equal(samples, run.sample(20))  # ω = 1
     assert torch.equal(run.sample(20), run.sample(20, guidance=af.Guide(1.0)))
@@ -193,7 +206,7 @@ def test_guidance_applied_by_the_sampler(flow_run: Path, cli: Cli) -> None:
     assert (samples.float() - pixels).abs().max() <= 1
     done = cli("sample", flow_run, "--guidance", "2", "--nfe", "1")
     assert done.status == 2
-    assert "no sampler for 1 evaluations with guidance, which costs two evaluations a step" in done.err
+    assert "guidance costs this run two evaluations a step, so 1 won't do; try --nfe 2" in done.err
 
 
 def test_from_on_the_command_line(flow_run: Path, cli: Cli, tmp_path: Path) -> None:
@@ -205,7 +218,7 @@ def test_from_on_the_command_line(flow_run: Path, cli: Cli, tmp_path: Path) -> N
     assert cli(*call, "--resume").status == 0
     done = cli(*call[:-4], "--out", tmp_path / "tuned", "--resume")
     assert done.status == 2
-    assert f"was started with --from {flow_run}" in done.err
+    assert f"was started with --from {flow_run}, not nothing" in done.err
     # the option may stand before the recipe
     done = cli("train", "--from", flow_run, "digits", *options, "--out", tmp_path / "other")
     assert done.status == 0, done.err

@@ -41,8 +41,8 @@ def decompose(
 ) -> Parts:
     """MeanFlow's loss in its parts, with the objective's own times, guidance and teacher.
 
-    Every norm is a mean over elements, and nothing is weighted. Any network can be measured so, whatever it was trained
-    for.
+    Every norm is a mean over elements, and nothing is weighted. u⁻ is the network itself, with ``ema_target`` too. Any
+    network that forward-mode differentiation goes through can be measured so, whatever it was trained for.
 
     Args:
         model: u(z, r, t, cond).
@@ -86,7 +86,7 @@ class TimeBins:
 
     def add(self, r: Time, t: Time, **values: PerSample) -> None:
         """Takes in samples: times (b,) and values (b,)."""
-        rows, columns = ((time.detach().double().cpu() * self.count).long().clamp(0, self.count - 1) for time in (r, t))
+        rows, columns = ((time.detach().cpu().double() * self.count).long().clamp(0, self.count - 1) for time in (r, t))
         index = rows * self.count + columns
 
         def binned(weights: Tensor | None = None) -> Tensor:
@@ -95,7 +95,7 @@ class TimeBins:
         self.samples += binned()
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(self.samples)) + binned(
-                value.detach().double().cpu()
+                value.detach().cpu().double()
             )
 
     def means(self) -> dict[str, list[list[float | None]]]:

@@ -114,7 +114,7 @@ def _dots(gradients: Mapping[str, list[Tensor]], groups: list[str]) -> dict[str,
     """Inner products of every two gradients, by layer group and over ``"all"``."""
     found: dict[str, Dots] = {"all": {}, **{group: {} for group in groups}}
     for a, b in itertools.combinations_with_replacement(LOSSES, 2):
-        products = torch.stack([(x.double() * y).sum() for x, y in zip(gradients[a], gradients[b], strict=True)])
+        products = torch.stack([(x * y).sum() for x, y in zip(gradients[a], gradients[b], strict=True)]).cpu().double()
         for group, product in [*zip(groups, products.tolist(), strict=True), ("all", float(products.sum()))]:
             found[group][a, b] = found[group].get((a, b), 0.0) + product
     return found
@@ -139,9 +139,10 @@ def _sum_norm(dots: Dots) -> float:
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, before in training.items():
+            module.training = before

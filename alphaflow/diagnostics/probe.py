@@ -22,8 +22,9 @@ class Probe(Compact):
     """Measures `Conflict` every so many steps on the batch just trained on: ``Trainer(recipe, probe=Probe())``.
 
     Its values join the row of that step in metrics.jsonl: ``probe/cos_tfm_tc``, ``probe/cos_tc_fm``,
-    ``probe/cos_tfm_fm``, ``probe/norm_tfm``, … and, with more than one draw, ``probe/variance_tfm``, …. Training goes
-    on as if it had not been there: the same weights, bit for bit. A draw costs about as much as six training steps.
+    ``probe/cos_tfm_fm``, ``probe/norm_tfm``, … and, with more than one draw, ``probe/variance_tfm``, … (over times and
+    noise only: the draws share their samples). Training goes on as if it had not been there: the same weights, bit for
+    bit. A draw costs about as much as six training steps.
 
     Args:
         every: steps between measurements; the last step is measured too.

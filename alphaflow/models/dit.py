@@ -184,7 +184,7 @@ class DiT(nn.Module):
         if self.embed_class is not None and self.classes is not None:
             c = c + self.embed_class(cond.class_index(self.classes, t.shape[0], t.device))
         if self.takes_guidance:
-            omega, t_min, t_max = cond.guidance_of(t.shape[0], t.device).to(t.dtype).unbind(1)
+            omega, t_min, t_max = cond.guidance_at(r, t).unbind(1)
             for embed, value in zip(self.embed_guidance, (1 - 1 / omega, t_min, t_max), strict=True):
                 c = c + embed(value)
         return c

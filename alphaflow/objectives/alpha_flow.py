@@ -54,7 +54,7 @@ class AlphaFlow(Objective):
 
 
 def _check_alpha(alpha: float) -> float:
-    if not 0 <= alpha <= 1:
+    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}; a schedule must stay inside too")
     return alpha
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..flow import expand, instantaneous, interpolate, mean_square, velocity
+from ..flow import expand, interpolate, mean_square, velocity
 from ..guidance import TrainedGuidance
 from ..printing import Compact
 from ..schedules import Scheduled, value_at
@@ -25,14 +25,14 @@ from ..weighting import Adaptive, Weighting
 
 @dataclass(frozen=True)
 class Draw:
-    """One training draw. The first ``few`` samples have r < t, the others r = t.
+    """One training draw. The first ``few`` samples have r ≤ t as drawn, the others r = t.
 
     Attributes:
         z: z_t (b, …).
         r, t: times (b,).
         v: ṽ, the target velocity after guidance (b, …).
         cond: the condition after labels were dropped.
-        few: how many samples have r < t: a count, not a mask, so that shapes are the same at every step.
+        few: how many samples are few-step ones: a count, not a mask, so that shapes are the same at every step.
         generator: the source of what else a family draws.
     """
 
@@ -45,7 +45,7 @@ class Draw:
     generator: torch.Generator | None = None
 
     def few_step(self) -> Draw:
-        """Only the samples with r < t."""
+        """Only the few-step samples."""
         return self._part(slice(self.few), self.few)
 
     def flow(self) -> Draw:
@@ -114,6 +114,10 @@ class Objective(Compact, ABC):
     def __post_init__(self) -> None:
         if not callable(self.fm_share):
             _check_share(self.fm_share)
+        if isinstance(self.times, type) or not hasattr(self.times, "sample"):
+            raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
+        if self.guidance is not None and not hasattr(self.guidance, "drop"):
+            raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
         if self.clamp is not None and self.clamp <= 0:
             raise ValueError(f"clamp must be positive, or None for no clipping, got {self.clamp}")
         if self.ema_target and not self.takes_ema_target:
@@ -152,6 +156,18 @@ class Objective(Compact, ABC):
         """The network's prediction for a draw, with gradient."""
         return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
 
+    def flow_model(self, model: Model) -> Model:
+        """What gives the network's instantaneous velocity at (z, t, t): the network itself."""
+        return model
+
+    def prepare(self, device: torch.device) -> None:
+        """Moves the objective's own network and its teacher to a device; the teacher is frozen, in evaluation mode."""
+        if self.network is not None:
+            self.network.to(device)
+        teacher = getattr(self.teacher, "model", self.teacher)  # `CFG.wrap` holds the network
+        if isinstance(teacher, nn.Module):
+            teacher.to(device).eval().requires_grad_(False)
+
     def pairs(self, b: int, step: int, device: torch.device, generator: torch.Generator | None) -> tuple[Time, Time]:
         """Draws the times (r, t) of b few-step samples: two tensors (b,)."""
         r, t = self._paired().pairs(b, device, generator)
@@ -182,8 +198,10 @@ class Objective(Compact, ABC):
         Raises:
             ValueError: x is no floating-point batch, the model's output has another shape, or ``ema`` is missing.
         """
-        if not x.is_floating_point() or x.ndim < 2:
-            raise ValueError(f"x must be floating point of shape (b, …), got {x.dtype} {tuple(x.shape)}")
+        if not x.is_floating_point() or x.ndim < 2 or not len(x):
+            raise ValueError(f"x must be floating point of shape (b, …), b ≥ 1, got {x.dtype} {tuple(x.shape)}")
+        if x.dtype in (torch.float16, torch.bfloat16):  # times would lose their digits
+            x = x.float()
         if self.ema_target and ema is None:
             raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
         frozen = ema if self.ema_target and ema is not None else model  # u⁻
@@ -230,16 +248,17 @@ class Objective(Compact, ABC):
             cond, dropped = self.guidance.drop(cond, r, t, generator)
         if self.teacher is not None:
             with torch.no_grad():
-                v = instantaneous(self.teacher, z, t, cond).to(v.dtype)
+                v = self.teacher(z, t, t, cond.without("guidance")).to(v.dtype)
         if self.guidance is not None:
-            v = self.guidance.velocity(model, z, t, cond, v, dropped)
+            v = self.guidance.velocity(self.flow_model(model), z, t, cond, v, dropped)
         return Draw(z, r, t, v, cond, few, generator)
 
     def _paired(self) -> PairDistribution:
         return self.times if isinstance(self.times, PairDistribution) else TimePairs(self.times, self.pairing)
 
     def _clipped(self, target: Target) -> Target:
-        return target if self.clamp is None else replace(target, u=target.u.clamp(-self.clamp, self.clamp))
+        u = target.u.detach()
+        return replace(target, u=u if self.clamp is None else u.clamp(-self.clamp, self.clamp))
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:

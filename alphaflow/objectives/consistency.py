@@ -84,15 +84,16 @@ class LogWeight(nn.Module):
 
     def __init__(self, frequencies: int = 16) -> None:
         super().__init__()
-        self.rates = torch.pi * torch.arange(1, frequencies + 1, dtype=torch.float32)
-        self.linear = nn.Linear(2 * frequencies, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        rates = torch.pi * torch.arange(1, frequencies + 1, dtype=torch.float32)
+        self.rates: Tensor
+        self.register_buffer("rates", rates, persistent=False)
+        self.weight = nn.Parameter(torch.zeros(2 * frequencies))
+        self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, t: Time) -> PerSample:
         """(b,) → (b,)."""
-        angles = t.to(self.linear.weight.dtype)[:, None] * self.rates.to(t.device)
-        weight: Tensor = self.linear(torch.cat([angles.sin(), angles.cos()], dim=1)).squeeze(1)
+        angles = t.to(self.weight.dtype)[:, None] * self.rates
+        weight: Tensor = torch.cat([angles.sin(), angles.cos()], dim=1) @ self.weight + self.bias
         return weight.to(t.dtype)
 
 
@@ -102,7 +103,8 @@ class ContinuousConsistency(Objective):
 
     The tangent of f(z, t) = z − t·u(z, 0, t) along the path is g = df⁻/dt = ṽ − u⁻ − t·du⁻/dt. Its last part is warmed
     up from 0; g is normalised to g/(‖g‖ + c); u is trained towards u⁻ + g by e^{w(t)}·‖Δ‖² − w(t) with a learned w(t).
-    Norms are root mean squares over elements. sCM's TrigFlow factor cos(t) has no part on this path.
+    Norms, also where c = 0.1 is added, are root mean squares over elements. sCM's TrigFlow factor cos(t) has no part on
+    this path.
 
     Args:
         warmup: steps until the tangent is whole.

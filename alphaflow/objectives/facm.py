@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from ..derivatives import total_derivative
 from ..flow import expand, mean_square
@@ -15,13 +14,17 @@ from ..times import Pairing
 from ..types import Model, PerSample, Sample
 from .base import Draw, Objective, Target
 
+SHORT = 0.1
+"""Shorter vectors count as this long in the cosine: it has no finite gradient at u = 0, where new networks begin."""
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FACM(Objective):
     """Flow-anchored consistency: an accelerator at r = 0 and a flow-matching anchor at r = t.
 
     Accelerator: u_avg = ṽ − t·du⁻/dt, target u⁻ − a·clip(u⁻ − u_avg, −1, 1) with a = 1 − (1 − t)^p, loss e/(e + c)^½
-    (denominator detached) times cos((1 − t)·π/2). Anchor: ‖u − ṽ‖² + 1 − cosine similarity over channels (dimension 1).
+    (denominator detached) times cos((1 − t)·π/2). Anchor: ‖u − ṽ‖² + 1 − cosine similarity over channels (dimension 1;
+    over a single channel it says no more than a sign).
     The paper gives both losses to every sample; here the batch is split by fm_share, half and half by default, which
     is half of their sum in expectation.
 
@@ -56,5 +59,7 @@ class FACM(Objective):
 
     def flow_loss(self, u: Sample, draw: Draw) -> PerSample:
         """‖u − ṽ‖² + 1 − cos(u, ṽ)."""
-        similarity = F.cosine_similarity(u, draw.v, dim=1).reshape(len(u), -1).mean(1)
+        lengths = u.norm(dim=1).clamp(min=SHORT) * draw.v.norm(dim=1).clamp(min=SHORT)
+        cosine = (u * draw.v).sum(dim=1) / lengths
+        similarity: PerSample = cosine.reshape(len(u), -1).mean(1)
         return mean_square(u - draw.v) + 1 - similarity

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from ..derivatives import total_derivative
-from ..flow import expand, instantaneous, mean_square
-from ..types import Model
+from ..flow import expand, mean_square
+from ..types import Cond, Model, Sample, Time
 from .base import Draw, Objective, Prediction, Target
 
 
@@ -31,9 +31,19 @@ class ImprovedMeanFlow(Objective):
         z, r, t, cond = draw.z, draw.r, draw.t, draw.cond
         with torch.no_grad():
             now = cond if self.guidance is None else self.guidance.instant(cond, t)
-            direction = instantaneous(model, z, t, now).to(z.dtype)
+            direction = self.flow_model(model)(z, t, t, now).to(z.dtype)
         _, dudt = total_derivative(model, z, r, t, cond, direction)
         return Target(draw.v - expand(t - r, z) * dudt, torch.ones_like(t))
+
+    def flow_model(self, model: Model) -> Model:
+        """v_θ: the network's velocity head if it has one, else u(z, t, t)."""
+
+        def head(z: Sample, r: Time, t: Time, cond: Cond) -> Sample:
+            v: Sample
+            _, v = model(z, t, t, cond, velocity=True)  # type: ignore[call-arg]
+            return v
+
+        return head if getattr(model, "velocity_head", 0) else model
 
     def predict(self, model: Model, draw: Draw) -> Prediction:
         """u, and the velocity head's own loss where there is one."""

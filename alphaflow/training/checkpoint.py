@@ -52,11 +52,12 @@ def load_weights(file: Path, model: nn.Module) -> None:
         raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
 
 
-def load_matching(file: Path, model: nn.Module) -> list[str]:
+def load_matching(file: Path, model: nn.Module) -> tuple[list[str], list[str]]:
     """Loads the weights that a network shares with a safetensors file, by name: a start for fine-tuning.
 
     Returns:
-        Names of the network's weights that the file doesn't have; they stay as they are.
+        Names of the network's weights that the file doesn't have (they stay as they are), and of the file's that the
+        network doesn't.
 
     Raises:
         UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
@@ -74,7 +75,7 @@ def load_matching(file: Path, model: nn.Module) -> list[str]:
                 "give the recipe the parameters of that run"
             )
     model.load_state_dict(shared, strict=False)
-    return [name for name in own if name not in shared]
+    return [name for name in own if name not in shared], [name for name in weights if name not in shared]
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -103,7 +104,9 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def _remedy(file: Path) -> str:
-    return f"remove the folder {file.parent} to use the checkpoint before it"
+    if file.parent.name.startswith("step-"):
+        return f"remove the folder {file.parent} to use the checkpoint before it"
+    return "give another file"
 
 
 def _line(error: BaseException) -> str:

@@ -158,7 +158,7 @@ def find_weights(path: Path | str) -> Path:
         UserError: the path is none of them.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
         return path
     if (path / checkpoint.AVERAGE).is_file():
         return path / checkpoint.AVERAGE

@@ -14,6 +14,7 @@ from torch import nn
 from ..autoencoders.pixels import Pixels
 from ..describe import NotDescribableError, describe
 from ..errors import UserError
+from ..objectives.base import Objective
 from ..schedules import value_at
 from ..types import Batch, Loss
 from . import checkpoint
@@ -86,12 +87,13 @@ class Trainer:
         if start is not None and not (resume and out is not None and RunFolder(out).checkpoints()):
             self._start(find_weights(start))
         self.ema = EMA(self.model, recipe.ema)
-        self.network = getattr(recipe.objective, "network", None)  # the objective's own, trained beside the model
-        if self.network is not None:
-            self.network.to(self.device)
-        teacher = getattr(recipe.objective, "teacher", None)
-        if isinstance(teacher, nn.Module):
-            teacher.to(self.device).eval().requires_grad_(False)
+        self.network: nn.Module | None = None  # the objective's own, trained beside the model
+        objective: object = recipe.objective  # any callable may be one
+        if isinstance(objective, Objective):
+            objective.prepare(self.device)
+            self.network = objective.network
+        elif probe is not None:
+            raise UserError(f"only an af.Objective can be probed, not {type(objective).__name__}")
         self.optimizer = _optimizer(recipe, self._parameters())
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self._batches: Iterator[Batch] | None = None
@@ -161,7 +163,9 @@ class Trainer:
         """
         if self.folder is None:
             return None
-        broken = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        networks = [self.model] if self.network is None else [self.model, self.network]
+        named = [pair for network in networks for pair in network.named_parameters()]
+        broken = [name for name, weight in named if not weight.isfinite().all()]
         if broken:
             self._diverged(f"the weights {broken[0]} are no longer finite")
         state = {
@@ -203,9 +207,11 @@ class Trainer:
         return [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
 
     def _start(self, weights: Path) -> None:
-        own = checkpoint.load_matching(weights, self.model)
-        named = f"; {own[0]} and {len(own) - 1} more are new" if len(own) > 1 else f"; {own[0]} is new" if own else ""
-        self.display.say(f"starting from {weights}{named}")
+        new, unused = checkpoint.load_matching(weights, self.model)
+        says = [f"starting from {weights}"]
+        says += [f"{len(new)} weights are new, {new[0]} the first"] if new else []
+        says += [f"{len(unused)} of its weights are not used, {unused[0]} the first"] if unused else []
+        self.display.say("; ".join(says))
 
     def _resume(self, folder: RunFolder) -> None:
         folder.read()
@@ -273,6 +279,8 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if not parameters:
+        raise UserError("the network has no weight to train: those of an opened run are frozen; start with --from")
     if recipe.optimizer is not None:
         return recipe.optimizer(parameters)
     adam = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
