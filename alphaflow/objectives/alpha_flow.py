@@ -10,7 +10,8 @@ from ..derivatives import total_derivative
 from ..flow import expand, jump
 from ..schedules import Constant, Scheduled, value_at
 from ..types import Model
-from .base import Draw, Objective, Target
+from .base import Objective
+from .records import Draw, Target
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

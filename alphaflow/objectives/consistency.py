@@ -16,7 +16,8 @@ from ..flow import expand, jump, mean_square
 from ..schedules import Scheduled, value_at
 from ..times import Pairing
 from ..types import Model, PerSample, Sample, Time
-from .base import Draw, Objective, Target
+from .base import Objective
+from .records import Draw, Target
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -12,7 +12,8 @@ from ..derivatives import total_derivative
 from ..flow import expand, mean_square
 from ..times import Pairing
 from ..types import Model, PerSample, Sample
-from .base import Draw, Objective, Target
+from .base import Objective
+from .records import Draw, Target
 
 SHORT = 0.1
 """Shorter vectors count as this long in the cosine: it has no finite gradient at u = 0, where new networks begin."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from ..schedules import Scheduled
 from ..types import Model
-from .base import Draw, Objective, Target
+from .base import Objective
+from .records import Draw, Target
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

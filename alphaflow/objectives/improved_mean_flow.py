@@ -9,7 +9,8 @@ import torch
 from ..derivatives import total_derivative
 from ..flow import expand, mean_square
 from ..types import Cond, Model, Sample, Time
-from .base import Draw, Objective, Prediction, Target
+from .base import Objective
+from .records import Draw, Prediction, Target
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -15,7 +15,8 @@ from ..schedules import Scheduled
 from ..times import Dyadic
 from ..types import Model, PerSample, Sample, Time
 from ..weighting import Plain, Weighting
-from .base import Draw, Objective, Target
+from .base import Objective
+from .records import Draw, Target
 
 
 @torch.no_grad()
