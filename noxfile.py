@@ -34,3 +34,4 @@ def bench(session: nox.Session) -> None:
     """Benchmarks: tables on the screen, JSON in benchmarks/results/."""
     session.install(".")
     session.run("python", "benchmarks/overhead.py", *session.posargs)
+    session.run("python", "benchmarks/loader.py")

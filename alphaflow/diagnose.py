@@ -19,8 +19,8 @@ from .objectives.base import Objective
 from .plots import Bars, Heat, Lines, panels
 from .run import recipe_of
 from .training import checkpoint
+from .training.device import find_device
 from .training.run_folder import RunFolder, versions
-from .training.trainer import find_device
 
 THRESHOLD = -0.4
 """cos(∇L_TFM, ∇L_TC) is below this in over 95 % of MeanFlow training, α-Flow reports (arXiv 2510.20771; DiT-B/2)."""
@@ -111,7 +111,8 @@ def diagnose(
         recipe = recipe_of(folder)
         if not isinstance(recipe.objective, Objective):
             raise UserError(f"only an af.Objective can be taken apart, not {type(recipe.objective).__name__}")
-        data = [batch.to(where) for batch in itertools.islice(iter(recipe.dataset), batches)]
+        draw = torch.Generator(where).manual_seed(seed)
+        data = [batch.to(where).drawn(draw) for batch in itertools.islice(iter(recipe.dataset), batches)]
     model = recipe.model.to(where)
     recipe.objective.prepare(where)
     conflicts = {}

@@ -42,7 +42,8 @@ class Reference:
         if not isinstance(dataset, IndexedDataset) or len(dataset.shape) != 3:
             raise UserError("the run's data can't serve as a reference; give a folder of real images with --reference")
         batches = list(dataset.once())
-        pixels = torch.cat([to_bytes(run.autoencoder.decode(batch.x)) for batch in batches])
+        draw = torch.Generator().manual_seed(0)
+        pixels = torch.cat([to_bytes(run.autoencoder.decode(batch.drawn(draw).x)) for batch in batches])
         found = [batch.cond.labels for batch in batches if batch.cond.labels is not None]
         labels = torch.cat(found) if found else None
         return Reference(ImageSet(pixels, labels), dataset.class_names, "the run's training data")

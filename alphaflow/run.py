@@ -20,8 +20,8 @@ from .guidance import CFG, guidance_setting
 from .recipe import Recipe, load_recipe
 from .samplers import ODE, Sampler
 from .training import checkpoint
+from .training.device import find_device
 from .training.run_folder import RunFolder
-from .training.trainer import find_device
 from .types import Cond, Labels
 
 

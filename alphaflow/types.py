@@ -131,14 +131,29 @@ class Cond:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a dataset yields: samples x (b, …) and their condition."""
+    """What a dataset yields: samples x (b, …) and their condition.
+
+    Attributes:
+        x: the samples; or the means of an autoencoder's posterior, where ``std`` is given.
+        cond: what they are conditioned on.
+        std: the posterior's standard deviations (b, …), or None. `drawn` turns both into samples.
+    """
 
     x: Sample
     cond: Cond = field(default_factory=Cond)
+    std: Sample | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        return Batch(self.x.to(device, non_blocking=True), self.cond.to(device))
+        std = None if self.std is None else self.std.to(device, non_blocking=True)
+        return Batch(self.x.to(device, non_blocking=True), self.cond.to(device), std)
+
+    def drawn(self, generator: torch.Generator | None = None) -> Batch:
+        """Samples mean + std·ε from the posterior; the batch itself where there is none."""
+        if self.std is None:
+            return self
+        noise = torch.randn(self.x.shape, dtype=self.x.dtype, device=self.x.device, generator=generator)
+        return Batch(torch.addcmul(self.x, self.std, noise), self.cond)
 
 
 @dataclass(frozen=True)

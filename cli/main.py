@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import diagnose, evaluate, recipes, sample, train
+from . import diagnose, encode, evaluate, recipes, sample, shards, train
 from .errors import one_line
 
 HELP = """Trains few-step image and video generators: flow matching, MeanFlow, and α-Flow between them.
@@ -27,6 +27,9 @@ def build(arguments: list[str]) -> typer.Typer:
     app.command("sample", no_args_is_help=True)(sample.sample)
     app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
     app.command("diagnose", no_args_is_help=True)(diagnose.diagnose)
+    app.add_typer(encode.app, name="encode")
+    app.command("verify", no_args_is_help=True)(shards.verify)
+    app.command("preview", no_args_is_help=True)(shards.preview)
     return app
 
 

@@ -13,7 +13,7 @@ from alphaflow.recipe import builtin_source
 
 def test_every_recipe_is_short_and_explains_itself() -> None:
     found = af.builtin_recipes()
-    assert set(found) == {"digits", "cifar10"}
+    assert set(found) == {"digits", "cifar10", "imagenet256", "kinetics700"}
     for name, summary in found.items():
         assert 20 < len(summary) <= 120
         source = builtin_source(name)

@@ -50,12 +50,16 @@ class IndexedDataset(ABC):
     Args:
         batch_size: samples a batch.
         seed: of the order; None takes torch's global seed (``torch.manual_seed``), which `alphaflow train` sets.
+        rank, world: of ``world`` readers with one seed, this one takes every world-th sample from its rank on, so that
+            together they see each sample once an epoch.
     """
 
-    def __init__(self, batch_size: int, seed: int | None) -> None:
+    def __init__(self, batch_size: int, seed: int | None, *, rank: int = 0, world: int = 1) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size = batch_size
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be at least 0 and below world, got {rank} of {world}")
+        self.batch_size, self.rank, self.world = batch_size, rank, world
         self.seed = torch.initial_seed() % 2**63 if seed is None else seed
         self._epoch = 0
         self._position = 0
@@ -87,7 +91,7 @@ class IndexedDataset(ABC):
     def __iter__(self) -> Iterator[Batch]:
         """Shuffled batches without end, from where the stream stands."""
         while True:
-            augment = np.random.default_rng((self.seed, self._epoch, self._position))
+            augment = np.random.default_rng((self.seed, self._epoch, self._position, *[self.rank][: self.world > 1]))
             yield self.fetch(self._take(), augment)
 
     def once(self, batch_size: int = 512) -> Iterator[Batch]:
@@ -116,8 +120,11 @@ class IndexedDataset(ABC):
 
     def _take(self) -> Indices:
         """The next batch's indices; moves on."""
+        everyone = self._take_all(self.batch_size * self.world)
+        return everyone if self.world == 1 else everyone[self.rank :: self.world]
+
+    def _take_all(self, missing: int) -> Indices:
         taken: list[Indices] = []
-        missing = self.batch_size
         while missing:
             if self._order is None:
                 self._order = np.random.default_rng((self.seed, self._epoch)).permutation(len(self))

@@ -1,4 +1,4 @@
-"""Datasets of image files."""
+"""Datasets of image files and of clips."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices, to_unit
-from .images import ImageSource, Mode, class_folders
+from .images import ImageSource, Mode, centre_crop, class_folders, walk
+from .video import SUFFIXES, ClipError, read_clip, video_info
 
 
 class ImageFolder(IndexedDataset):
@@ -109,3 +111,79 @@ class ImageFolder(IndexedDataset):
     def __repr__(self) -> str:
         options = f"size={self.size}, mode={self.mode!r}, batch_size={self.batch_size}, flip={self.flip}"
         return f"ImageFolder({str(self.source.path)!r}, {options}, seed={self.seed})"
+
+
+class VideoFolder(IndexedDataset):
+    """Clips in a folder, ``CLASS/NAME.mp4``, decoded when they are needed, as pixels in [-1, 1], (3, f, h, w).
+
+    Each sample of an epoch is one clip of one video, from a random start; `once` takes the middle.
+
+    Args:
+        path: the folder.
+        frames: of a clip.
+        size: every frame is centre-cropped and scaled to this many pixels.
+        fps: frames a second, by time stamps; None for the video's own.
+        batch_size: samples a batch.
+        seed: of order and starts; None takes torch's global seed.
+
+    Raises:
+        UserError: no videos, or one that can't be decoded or is too short.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        frames: int = 17,
+        size: int = 64,
+        fps: float | None = None,
+        batch_size: int = 8,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.path, self.frames, self.size, self.fps = Path(path), frames, size, fps
+        if not self.path.is_dir():
+            raise UserError(f"{path} doesn't exist; give a folder of clips, CLASS/NAME.mp4")
+        self.names = sorted(name for name in walk(self.path) if name.lower().endswith(SUFFIXES))
+        if not self.names:
+            raise UserError(f"{path} holds no clips; expected CLASS/NAME with one of {', '.join(SUFFIXES)}")
+        self._class_names, self._labels = class_folders(self.names)
+        self._pool = ThreadPoolExecutor()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(3, frames, size, size)."""
+        return (3, self.frames, self.size, self.size)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The class folders' names, sorted; empty where there are none."""
+        return self._class_names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> Batch:
+        """A clip of each video at these indices: from a random start if a generator is given, else from the middle."""
+        places = [0.5] * len(indices) if generator is None else generator.random(len(indices)).tolist()
+        clips = list(self._pool.map(self._clip, indices.tolist(), places))
+        labels = torch.tensor([self._labels[index] for index in indices.tolist()]) if self.classes else None
+        return Batch(to_unit(torch.stack(clips)), Cond() if labels is None else Cond(labels=labels))
+
+    def _clip(self, index: int, place: float) -> Tensor:
+        """One clip (3, f, h, w), 8-bit, starting at this share of what room there is."""
+        file = self.path / self.names[index]
+        try:
+            info = video_info(file)
+            rate = self.fps or info.fps
+            length = self.frames / rate if rate else 0.0
+            start = place * max((info.duration or 0.0) - length, 0.0)
+            clip = read_clip(file, self.frames, fps=self.fps, start=start)
+        except ClipError as error:
+            raise UserError(f"can't read the clip {file}: {error}; repair or remove it") from error
+        frames = [np.asarray(centre_crop(Image.fromarray(frame), self.size)) for frame in clip.frames]
+        return torch.from_numpy(np.stack(frames).transpose(3, 0, 1, 2).copy())
+
+    def __repr__(self) -> str:
+        options = f"frames={self.frames}, size={self.size}, fps={self.fps}, batch_size={self.batch_size}"
+        return f"VideoFolder({str(self.path)!r}, {options}, seed={self.seed})"

@@ -22,7 +22,7 @@ from ..errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Mode = Literal["RGB", "L"]
 
-_UNREADABLE = (
+UNREADABLE = (
     UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, RuntimeError,
     struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -47,7 +47,7 @@ class ImageSource:
         self._zip: zipfile.ZipFile | None = None
         self._lock = threading.Lock()
         if self.path.is_dir():
-            found = _walk(self.path)
+            found = walk(self.path)
         elif self.path.is_file():
             found = iter(self._open_zip().namelist())
         else:
@@ -71,7 +71,7 @@ class ImageSource:
         """
         try:
             image = decode(self.read(name), mode)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
             raise UserError(f"can't read the image {self.path / name}: {reason}; repair or remove it") from error
         except Image.DecompressionBombError as error:
@@ -87,7 +87,7 @@ class ImageSource:
         try:
             with Image.open(io.BytesIO(self.read(name))) as image:
                 return image.mode
-        except (*_UNREADABLE, Image.DecompressionBombError):
+        except (*UNREADABLE, Image.DecompressionBombError):
             return "unreadable"  # reported when it is decoded
 
     def _open_zip(self) -> zipfile.ZipFile:
@@ -166,7 +166,8 @@ def _is_image(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
-def _walk(root: Path) -> Iterator[str]:
+def walk(root: Path) -> Iterator[str]:
+    """The files under a folder, as paths inside it with forward slashes; links are followed, each real folder once."""
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -18,6 +18,7 @@ from ..objectives.base import Objective
 from ..schedules import value_at
 from ..types import Batch, Loss
 from . import checkpoint
+from .device import find_device
 from .ema import EMA
 from .logging import Display, Meter, MetricsLog
 from .pictures import sample_picture
@@ -112,7 +113,7 @@ class Trainer:
         recipe, step = self.recipe, self.step
         if self._batches is None:
             self._batches = iter(recipe.dataset)
-        self._batch = batch = next(self._batches).to(self.device)
+        self._batch = batch = next(self._batches).to(self.device).drawn(self.generator)
         for group in self.optimizer.param_groups:
             group["lr"] = value_at(recipe.lr, step)
         averaged = {"ema": self.ema.model} if getattr(recipe.objective, "ema_target", False) else {}
@@ -258,24 +259,12 @@ class Trainer:
         raise UserError(f"{what} at step {self.step}; train anew with a lower learning rate, or with clip{kept}")
 
     def _picture(self) -> None:
-        if self.folder is not None:
+        if self.folder is None:
+            return
+        try:
             sample_picture(self.recipe, self.ema.model, self.device, self.folder.samples(self.step))
-
-
-def find_device(device: str | torch.device) -> torch.device:
-    """The device of this name; ``"auto"`` is a GPU if there is one, else the CPU.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"there is no device {str(device)!r} here; try --device cpu or --device auto") from error
-    return torch.device(device)
+        except UserError as error:  # an autoencoder that can't be loaded here is no reason to stop training
+            self.display.say(f"no picture at step {self.step}: {error}")
 
 
 def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

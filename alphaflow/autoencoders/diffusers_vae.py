@@ -1,0 +1,180 @@
+"""Autoencoders of the diffusers library, from the Hub or a local folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..printing import Compact
+from .base import Normalisation, per_channel
+
+VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "Hunyuan", "Magvit", "Allegro", "Temporal")
+"""Names in the classes of autoencoders that take (b, c, f, h, w)."""
+
+
+@dataclass(frozen=True, repr=False)
+class DiffusersVAE(Compact):
+    """An autoencoder of diffusers: AutoencoderKL, AutoencoderTiny, AutoencoderDC, and those for video.
+
+    The class is the one that the folder's config.json names. Nothing is loaded until it is needed. Scale and shift are
+    the config's: ``latents_mean`` and ``latents_std`` for each channel, else ``scaling_factor`` and ``shift_factor``.
+    An autoencoder of images encodes the frames of a video one by one. Weights are kept in float32 and run in bfloat16
+    on a GPU.
+
+    Args:
+        name: a model on the Hub (``"stabilityai/sd-vae-ft-ema"``) or a local folder.
+        subfolder: the autoencoder's folder inside it, for example ``"vae"`` in a whole pipeline.
+        scale, shift: in place of the config's: a number, or one for each channel.
+        tiling: encode and decode in overlapping tiles, for large pictures and long clips.
+        device: where it runs; ``"auto"`` takes a GPU if there is one.
+
+    Raises:
+        UserError: on first use: diffusers isn't installed, or there is no such model.
+    """
+
+    name: str
+    subfolder: str | None = None
+    scale: float | tuple[float, ...] | None = None
+    shift: float | tuple[float, ...] | None = None
+    tiling: bool = False
+    device: Literal["auto"] | str = "auto"
+
+    @cached_property
+    def vae(self) -> Any:
+        """The loaded network, in evaluation mode."""
+        try:
+            diffusers: Any = importlib.import_module("diffusers")
+        except ImportError as error:
+            raise UserError("this needs diffusers: pip install 'alphaflow[diffusers]'") from error
+        options = {} if self.subfolder is None else {"subfolder": self.subfolder}
+        try:
+            config: Any = diffusers.AutoencoderKL.load_config(self.name, **options)
+            kind = getattr(diffusers, str(config.get("_class_name")), None)
+            if kind is None or not hasattr(kind, "encode"):
+                raise UserError(
+                    f"{self.name} holds a {config.get('_class_name')}, which is no autoencoder of diffusers"
+                )
+            vae = kind.from_pretrained(self.name, low_cpu_mem_usage=False, **options)
+        except (OSError, ValueError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"can't load the autoencoder {self.name!r}: {line}; give a model on the Hub, or a folder with "
+                "config.json and diffusion_pytorch_model.safetensors"
+            ) from error
+        if self.tiling:
+            vae.enable_tiling()
+        device = self.device
+        if device == "auto":
+            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            device = str(found or "cpu")
+        return vae.to(device).eval().requires_grad_(False)
+
+    @cached_property
+    def video(self) -> bool:
+        """Whether it takes videos (b, c, f, h, w) as a whole."""
+        return any(name in type(self.vae).__name__ for name in VIDEO)
+
+    @cached_property
+    def posterior(self) -> bool:
+        """Whether `encode` gives the posterior's moments."""
+        return "KL" in type(self.vae).__name__ and "Cosmos" not in type(self.vae).__name__
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """Shift and scale of each channel, from the arguments or the config."""
+        config = self.vae.config
+        channels = self.channels
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        factor, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
+        buffers = dict(self.vae.named_buffers())
+        if "latents_mean" in buffers and "latents_std" in buffers:  # LTX
+            mean, std = buffers["latents_mean"].tolist(), buffers["latents_std"].tolist()
+        if mean is not None and std is not None:
+            mean, std = _first(mean, channels), _first(std, channels)
+            found = Normalisation(tuple(mean), tuple(factor / s for s in std))
+        else:
+            found = Normalisation((float(shift),) * channels, (float(factor),) * channels)
+        return Normalisation(
+            found.shift if self.shift is None else per_channel(self.shift, channels, 0.0),
+            found.scale if self.scale is None else per_channel(self.scale, channels, 1.0),
+        )
+
+    @cached_property
+    def channels(self) -> int:
+        """Of the latents."""
+        config = self.vae.config
+        return int(config.get("latent_channels") or config.get("z_dim"))
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels in [-1, 1] (b, 3, h, w) or (b, 3, f, h, w) → moments (b, 2c, …) or latents (b, c, …), float32."""
+        frames = _Frames(pixels, one_by_one=not self.video)
+        with self._precision():
+            out = self.vae.encode(frames.batch.to(self.vae.device))
+        return frames.restore(_moments(out).float()).to(pixels.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (b, c, …) → pixels in [-1, 1], float32."""
+        frames = _Frames(self.normalisation.inverse(latents.float()), one_by_one=not self.video)
+        with self._precision():
+            out = self.vae.decode(frames.batch.to(self.vae.device))
+        return frames.restore(out.sample.float()).clamp(-1, 1).to(latents.device)
+
+    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
+        """The latents' shape for square pixels of this size, found by encoding black ones."""
+        shape = (1, 3, size, size) if frames is None else (1, 3, frames, size, size)
+        encoded = self.encode(torch.zeros(shape))
+        return (self.channels, *encoded.shape[2:])
+
+    def _precision(self) -> Any:
+        kind = self.vae.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda")
+
+
+class _Frames:
+    """Pixels or latents as an autoencoder takes them: images, videos, or a video's frames as images."""
+
+    def __init__(self, x: Tensor, one_by_one: bool) -> None:
+        self.split = one_by_one and x.ndim == 5
+        self.single = not one_by_one and x.ndim == 4
+        self.frames = x.shape[2] if x.ndim == 5 else 1
+        if self.split:
+            x = x.transpose(1, 2).flatten(0, 1)  # (b·f, c, h, w)
+        self.batch = x.unsqueeze(2) if self.single else x
+
+    def restore(self, out: Tensor) -> Tensor:
+        """What came out, in the form of what went in."""
+        if self.split:
+            return out.view(-1, self.frames, *out.shape[1:]).transpose(1, 2)
+        return out.squeeze(2) if self.single else out
+
+
+def _moments(out: Any) -> Tensor:
+    """The posterior's mean and standard deviation stacked, or the latents of an autoencoder without one."""
+    posterior = getattr(out, "latent_dist", None)
+    if posterior is not None and hasattr(posterior, "std"):
+        return torch.cat([posterior.mean, posterior.std], dim=1)
+    for name in ("latents", "latent", "latent_dist"):
+        found = getattr(out, name, None)
+        if isinstance(found, Tensor):
+            return found
+        if found is not None and hasattr(found, "mode"):
+            mode: Tensor = found.mode()
+            return mode
+    raise UserError(f"this autoencoder's output, {type(out).__name__}, is not known")
+
+
+def _first(values: Sequence[float], channels: int) -> list[float]:
+    """One number a channel; Cosmos lists them for each latent frame too, (c, f) flattened: the first frame's."""
+    if len(values) % channels:
+        raise UserError(f"the autoencoder's config gives {len(values)} numbers for {channels} channels")
+    each = len(values) // channels
+    return [float(values[channel * each]) for channel in range(channels)]

@@ -1,0 +1,225 @@
+"""`alphaflow encode images|videos`: latent shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Debug, Device
+
+if TYPE_CHECKING:
+    from alphaflow.data_tools.about import Options
+    from alphaflow.data_tools.decode import Recipe
+    from alphaflow.data_tools.encode import Progress
+    from alphaflow.data_tools.sources import Source
+
+app = typer.Typer(help="Encode pictures or clips into latent shards.", no_args_is_help=True)
+
+
+class Crop(StrEnum):
+    """How pixels become a square."""
+
+    ADM = "adm"
+    CENTRE = "centre"
+    RESIZE = "resize"
+
+
+Out = Annotated[Path, typer.Argument(help="The folder of shards, new or to be gone on with.")]
+AutoencoderName = Annotated[
+    str,
+    typer.Option(help="pixels; a diffusers autoencoder on the Hub or in a folder; or module:name, an object of yours."),
+]
+Subfolder = Annotated[str | None, typer.Option(help="The autoencoder's folder inside a pipeline, for example vae.")]
+Tiling = Annotated[bool, typer.Option("--tiling", help="Encode in overlapping tiles: large pictures, long clips.")]
+Size = Annotated[int, typer.Option(help="Pixels along each side.", min=1)]
+CropName = Annotated[
+    Crop, typer.Option(help="adm: box-halve, bicubic, centre square; centre: Lanczos, centre square; resize: squash.")
+]
+Split = Annotated[str, typer.Option(help="The shards' first name.")]
+ShardOf = Annotated[
+    str | None, typer.Option("--shard", help="I/N: this job makes every N-th shard from I on. torchrun sets it too.")
+]
+PerShard = Annotated[int, typer.Option(help="Samples a shard.", min=1)]
+BatchSize = Annotated[int, typer.Option(help="Of the autoencoder.", min=1)]
+Workers = Annotated[
+    int | None, typer.Option(help="Decoding processes; 0 decodes here.", min=0, show_default="processors − 1")
+]
+MaxRejects = Annotated[float, typer.Option(help="The share of files that may be unreadable.", min=0, max=1)]
+Measured = Annotated[
+    bool, typer.Option("--measure", help="Measure shift and scale on the first shard; not the autoencoder's own.")
+]
+
+
+@app.command(no_args_is_help=True)
+def images(
+    src: Annotated[Path, typer.Argument(help="CLASS/NAME.jpg in a folder or a zip; or WebDataset tars of pictures.")],
+    out: Out,
+    *,
+    autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
+    subfolder: Subfolder = None,
+    tiling: Tiling = False,
+    size: Size = 256,
+    crop: CropName = Crop.ADM,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Also a mirrored copy of each picture.")] = False,
+    split: Split = "train",
+    shard: ShardOf = None,
+    samples_per_shard: PerShard = 1000,
+    batch_size: BatchSize = 32,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0.01,
+    measured: Measured = False,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Encode pictures. Run it again after any interruption: it goes on where it stopped."""
+    from alphaflow.data_tools.decode import ImageRecipe
+    from alphaflow.data_tools.sources import image_source
+
+    recipe = ImageRecipe(size, crop.value, 2 if mirror else 1)
+    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measured)
+    _encode(image_source(src), out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+
+
+@app.command(no_args_is_help=True)
+def videos(
+    src: Annotated[Path, typer.Argument(help="CLASS/NAME.mp4 in a folder; or a CSV in Kinetics-700's format.")],
+    out: Out,
+    *,
+    clips_folder: Annotated[Path | None, typer.Option(help="Where the clips of a CSV lie.")] = None,
+    frames: Annotated[int, typer.Option(help="Of a clip.", min=1)] = 17,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second, by time stamps.", show_default="as stored")
+    ] = None,
+    clips: Annotated[int, typer.Option(help="Clips a video, evenly spaced.", min=1)] = 1,
+    autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
+    subfolder: Subfolder = None,
+    tiling: Tiling = False,
+    size: Size = 256,
+    crop: CropName = Crop.ADM,
+    split: Split = "train",
+    shard: ShardOf = None,
+    samples_per_shard: PerShard = 100,
+    batch_size: BatchSize = 1,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0.01,
+    measured: Measured = False,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Encode clips. Run it again after any interruption: it goes on where it stopped."""
+    from alphaflow.data_tools.decode import ClipRecipe
+    from alphaflow.data_tools.sources import video_source
+
+    from alphaflow.errors import UserError
+
+    if fps is not None and fps <= 0:
+        raise UserError(f"--fps must be positive, got {fps:g}")
+    recipe = ClipRecipe(size, frames, fps, crop.value, clips)
+    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measured)
+    source = video_source(src, clips_folder, split)
+    _encode(source, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+
+
+def _options(
+    split: str, shard: str | None, per_shard: int, batch: int, workers: int | None, rejects: float, measured: bool
+) -> Options:
+    from alphaflow.data_tools.about import Options
+
+    from alphaflow.errors import UserError
+
+    index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if shard is not None:
+        try:
+            index, count = (int(part) for part in shard.split("/"))
+        except ValueError as error:
+            raise UserError(f"--shard takes I/N, for example 0/8, got {shard!r}") from error
+    processes = max((os.cpu_count() or 2) - 1, 1) if workers is None else workers
+    return Options(split, per_shard, batch, processes, index, count, rejects, measured)
+
+
+def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str) -> Any:
+    """The autoencoder of this name."""
+    import importlib
+
+    from alphaflow.autoencoders.diffusers_vae import DiffusersVAE
+    from alphaflow.autoencoders.pixels import Pixels
+    from alphaflow.errors import UserError
+
+    if name == "pixels":
+        return Pixels()
+    module, colon, attribute = name.partition(":")
+    if colon and "/" not in name:
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"the autoencoder {name} can't be imported: {error}") from error
+        return found() if isinstance(found, type) else found
+    local = os.environ.get("LOCAL_RANK")
+    place = f"cuda:{local}" if device == "auto" and local is not None and _has_cuda() else device
+    vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=place)
+    _ = vae.vae  # what is wrong with it is said before anything is begun
+    return vae
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _encode(source: Source, out: Path, autoencoder: Any, recipe: Recipe, options: Options) -> None:
+    from alphaflow.data_tools.encode import encode
+
+    from alphaflow.data.shards import DATASET
+
+    with _Watch() as watch:
+        progress = encode(source, out, autoencoder, recipe, options, watch)
+    rate = progress.encoded / max(progress.seconds, 1e-9)
+    print(f"{progress.encoded} encoded, {progress.rejected} rejected in {progress.seconds:.1f} s ({rate:.1f}/s)")
+    if progress.rejected or source.rejects:
+        print(f"rejects and their reasons: {out / 'rejects.jsonl'}")
+    finished = json.loads((out / DATASET).read_text(encoding="utf-8"))["finished"]
+    print(f"next: alphaflow verify {out}" if finished else f"{out} waits for the other jobs' shards")
+
+
+class _Watch:
+    """A bar on a terminal; elsewhere a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._last = 0.0
+
+    def __enter__(self) -> _Watch:
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("[bold]encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"))
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        seconds = max(progress.seconds, 1e-9)
+        rate = progress.encoded / seconds
+        shares = f"decode wait {progress.decoding / seconds:.0%}, encode {progress.encoding / seconds:.0%}"
+        figures = f"{rate:.1f}/s  {shares}" + (f"  {progress.rejected} rejected" if progress.rejected else "")
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task("", total=progress.total, figures=figures)
+            self._bar.update(self._task, completed=progress.done, figures=figures)
+        elif seconds - self._last >= 10:
+            self._last = seconds
+            left = (progress.total - progress.done) / max(rate, 1e-9)
+            print(f"{progress.done}/{progress.total}  {figures}  {left:.0f} s left", flush=True)

@@ -1,0 +1,69 @@
+"""`alphaflow verify` and `alphaflow preview`: checking shards, and looking at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .encode import open_autoencoder
+from .options import Debug, Device
+
+
+def verify(
+    shards: Annotated[Path, typer.Argument(help="A folder of shards.")],
+    debug: Debug = False,
+) -> None:
+    """Check a folder of shards: hashes, counts, every sample, the classes. Status 1 if anything is wrong."""
+    from alphaflow.data_tools.verify import verify as check
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from alphaflow.data.shards import Description
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("verifying")
+        report = check(shards, lambda done, total: bar.update(task, completed=done, total=total))
+    description = Description(shards)
+    for problem in report.problems[:50]:
+        print(f"  {problem}")
+    counts = report.class_counts
+    if counts:
+        table = Table("classes", "samples", "fewest", "most", box=None)
+        low, high = counts.index(min(counts)), counts.index(max(counts))
+        names = description.class_names
+        table.add_row(
+            str(len(counts)), str(sum(counts)), f"{counts[low]} ({names[low]})", f"{counts[high]} ({names[high]})"
+        )
+        Console().print(table)
+    rejects = description.record["rejects"]
+    verdict = f"{len(report.problems)} problems" if report.problems else "all whole"
+    print(f"{report.samples} samples in {report.shards} shards: {verdict}; {rejects} rejected when encoding")
+    if report.problems:
+        raise SystemExit(1)
+
+
+def preview(
+    shards: Annotated[Path, typer.Argument(help="A folder of shards.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="A .png; for clips also an .mp4.", show_default="SHARDS/preview.png")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Random samples.", min=1)] = 36,
+    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
+    autoencoder: Annotated[str | None, typer.Option(help="To decode with.", show_default="the one used")] = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Look at random samples, decoded: a grid as PNG (clips: frames as columns), or clips as MP4."""
+    from alphaflow.data_tools.verify import preview as decode
+    from alphaflow.data_tools.writing import write_preview
+
+    given = None if autoencoder is None else open_autoencoder(autoencoder, None, False, device)
+    pixels, names = decode(shards, count, seed, given)
+    file = shards / "preview.png" if out is None else out
+    write_preview(pixels, file)
+    classes = f"; classes of the first row: {', '.join(names[:6])}" if names else ""
+    print(f"{len(pixels)} samples in {file}{classes}")

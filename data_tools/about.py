@@ -1,0 +1,148 @@
+"""What a folder of shards says of itself: the plan it was begun with, and what dataset.json holds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alphaflow.autoencoders.base import Autoencoder, Normalisation, has_posterior
+from alphaflow.describe import NotDescribableError, describe
+from alphaflow.errors import UserError
+
+from . import shards
+from .decode import Recipe
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to encode.
+
+    Attributes:
+        split: the shards' first name, ``train-000000.tar``.
+        samples_per_shard: the unit that is made again after a kill.
+        batch_size: of the autoencoder.
+        workers: decoding processes; 0 decodes in this one.
+        shard, shards: this job makes every shards-th shard, from ``shard`` on.
+        max_rejects: the share of samples that may be left out.
+        measured: measure shift and scale on the first shard instead of taking the autoencoder's.
+    """
+
+    split: str = "train"
+    samples_per_shard: int = 1000
+    batch_size: int = 32
+    workers: int = 1
+    shard: int = 0
+    shards: int = 1
+    max_rejects: float = 0.01
+    measured: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.samples_per_shard, self.batch_size) < 1 or self.workers < 0:
+            raise UserError("samples per shard and batch size must be at least 1, workers at least 0")
+        if not 0 <= self.shard < self.shards:
+            raise UserError(f"--shard I/N needs 0 <= I < N, got {self.shard}/{self.shards}")
+        if not 0 <= self.max_rejects <= 1:
+            raise UserError(f"max-rejects is a share between 0 and 1, got {self.max_rejects}")
+        if not self.split or "/" in self.split:
+            raise UserError(f"the split is a plain name, got {self.split!r}")
+
+
+def plan_of(source: Source, autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[str, Any]:
+    """What must be the same when encoding goes on."""
+    return {
+        "source": source.digest(),
+        "recipe": {"kind": type(recipe).__name__, **asdict(recipe)},
+        "autoencoder": identity(autoencoder),
+        "split": options.split,
+        "samples_per_shard": options.samples_per_shard,
+        "batch_size": options.batch_size,
+        "measured": options.measured,
+    }
+
+
+def identity(autoencoder: Autoencoder) -> dict[str, Any]:
+    """An autoencoder's description and the SHA-256 of its weights, where it has any."""
+    network = getattr(autoencoder, "vae", autoencoder)
+    digest = None
+    if isinstance(network, torch.nn.Module):
+        found = hashlib.sha256()
+        for name, weight in network.state_dict().items():
+            found.update(name.encode())
+            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest = found.hexdigest()
+    return {"class": type(autoencoder).__name__, "network": type(network).__name__, "weights": digest}
+
+
+def about(out: Path, source: Source, autoencoder: Autoencoder, options: Options) -> dict[str, Any]:
+    """What dataset.json says of the samples."""
+    parts = [part for _, part in sorted(shards.finished_parts(out).items()) if part.offsets]
+    if not parts:
+        raise UserError(f"every file of {source.path} was rejected; see {out / shards.PARTS}")
+    first = parts[0]
+    stored = _first_array(out, first)
+    posterior = has_posterior(autoencoder)
+    channels = stored.shape[0] // 2 if posterior else stored.shape[0]
+    own = getattr(autoencoder, "normalisation", None)
+    if options.measured or (own is None and type(autoencoder).__name__ != "Pixels"):
+        normalisation, measured = measure(out, first, channels, posterior), True
+    else:
+        normalisation, measured = own or Normalisation((0.0,) * channels, (1.0,) * channels), False
+    try:
+        described = describe(autoencoder)
+        if "device" in described:
+            described["device"] = "auto"  # of whoever decodes
+    except NotDescribableError:
+        described = None
+    return {
+        "autoencoder": described,
+        "versions": _versions(),
+        "shape": [channels, *stored.shape[1:]],
+        "stored_shape": list(stored.shape),
+        "posterior": posterior,
+        "shift": list(normalisation.shift),
+        "scale": list(normalisation.scale),
+        "measured": measured,
+        "classes": len(source.class_names) or None,
+        "class_names": source.class_names,
+    }
+
+
+def _first_array(out: Path, part: shards.Part) -> np.ndarray[Any, Any]:
+    with (out / part.file).open("rb") as stream:
+        stream.seek(part.offsets[0] - 128)
+        array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
+def measure(out: Path, part: shards.Part, channels: int, posterior: bool) -> Normalisation:
+    """Mean and 1 ÷ standard deviation of each channel's latents over a shard; the posterior's variance included."""
+    total = square = count = np.zeros(channels)
+    shape = _first_array(out, part).shape
+    data = (out / part.file).read_bytes()
+    for offset in part.offsets:
+        array = np.frombuffer(data, np.float16, int(np.prod(shape)), offset).reshape(shape).astype(np.float64)
+        mean, std = (array[:channels], array[channels:]) if posterior else (array, np.zeros_like(array))
+        axes = tuple(range(1, array.ndim))
+        total = total + mean.sum(axes)
+        square = square + (mean**2 + std**2).sum(axes)
+        count = count + mean[0].size
+    average = total / count
+    deviation = np.sqrt(np.maximum(square / count - average**2, 1e-12))
+    return Normalisation(tuple(average.tolist()), tuple((1 / deviation).tolist()))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("alphaflow", "torch", "diffusers", "numpy", "pillow", "av"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

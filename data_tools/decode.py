@@ -1,0 +1,247 @@
+"""Decoding in worker processes. Nothing here imports torch: a worker starts quickly and stays small."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from alphaflow.data.images import UNREADABLE, centre_crop, decode
+from alphaflow.data.video import ClipError, read_clip, video_info
+
+from .sources import Entry
+
+Crop = Literal["adm", "centre", "resize"]
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How a picture becomes a sample.
+
+    Attributes:
+        size: pixels along each side.
+        crop: ``"adm"``: box-halve, bicubic, centre square (DiT, MeanFlow); ``"centre"``: Lanczos, centre square;
+            ``"resize"``: bicubic to a square, whatever its aspect.
+        variants: 2 with mirrored copies, else 1.
+    """
+
+    size: int
+    crop: Crop = "adm"
+    variants: int = 1
+
+    def __call__(self, entry: Entry, variant: int) -> tuple[Pixels, dict[str, Any]]:
+        """(h, w, 3), 8-bit, and what is recorded of it."""
+        image = _cropped(decode(_bytes(entry)), self.size, self.crop)
+        pixels = np.asarray(image)
+        if variant:
+            pixels = pixels[:, ::-1]
+        return np.ascontiguousarray(pixels), {"source": entry.name, "crop": self.crop, "mirrored": bool(variant)}
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """How a video becomes samples.
+
+    Attributes:
+        size, crop: of each frame, as in `ImageRecipe`.
+        frames: of a clip.
+        fps: frames a second, or None for the video's own.
+        variants: clips a video, evenly spaced.
+    """
+
+    size: int
+    frames: int
+    fps: float | None = None
+    crop: Crop = "adm"
+    variants: int = 1
+
+    def __call__(self, entry: Entry, variant: int) -> tuple[Pixels, dict[str, Any]]:
+        """(f, h, w, 3), 8-bit, and what is recorded of it."""
+        info = video_info(entry.file)
+        first, last = entry.segment or (0.0, info.duration)
+        rate = self.fps or info.fps
+        length = self.frames / rate if rate else 0.0
+        room = max((last or 0.0) - first - length, 0.0)
+        start = first + (room * (variant + 0.5) / self.variants if self.variants > 1 else room / 2)
+        end = None if entry.segment is None else last
+        try:
+            clip = read_clip(entry.file, self.frames, fps=self.fps, start=start, end=end)
+        except ClipError:  # the average rate promised more frames than there are from here on
+            if start == first:
+                raise
+            clip = read_clip(entry.file, self.frames, fps=self.fps, start=first, end=end)
+        frames = [np.asarray(_cropped(Image.fromarray(frame), self.size, self.crop)) for frame in clip.frames]
+        times = [round(float(time), 6) for time in clip.times]
+        record = {"source": entry.name, "crop": self.crop, "frames": self.frames, "fps": rate, "times": times}
+        return np.stack(frames), record
+
+
+Recipe = ImageRecipe | ClipRecipe
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A decoded sample, or why there is none.
+
+    Attributes:
+        index: its place among all samples.
+        pixels: (h, w, 3) or (f, h, w, 3), 8-bit; None if it was rejected.
+        record: what is kept of it, or ``{"source": …, "reason": …}``.
+    """
+
+    index: int
+    pixels: Pixels | None
+    record: dict[str, Any]
+
+
+def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample:
+    """Decodes a sample; what is wrong with the file becomes a reason."""
+    try:
+        pixels, record = recipe(entry, variant)
+    except Image.DecompressionBombError:
+        return _rejected(index, entry, "too large to decode safely")
+    except UnidentifiedImageError:
+        return _rejected(index, entry, "not a picture")
+    except (ClipError, *UNREADABLE) as error:
+        return _rejected(index, entry, " ".join(str(error).split())[:200] or type(error).__name__)
+    except MemoryError:
+        return _rejected(index, entry, "too large for this machine's memory")
+    return Sample(index, pixels, record)
+
+
+def _rejected(index: int, entry: Entry, reason: str) -> Sample:
+    return Sample(index, None, {"source": entry.name, "reason": reason})
+
+
+Task = tuple[int, Entry, int]
+"""A sample's index, its entry, its variant."""
+
+
+def _decode_chunk(recipe: Recipe, chunk: list[Task]) -> list[Sample]:
+    return [decode_one(recipe, *task) for task in chunk]
+
+
+class Decoder:
+    """Decodes samples in worker processes, ahead of who asks, in order.
+
+    A file that kills its worker (a decoder's crash) is found by decoding what was under way one at a time; it is
+    rejected, and the rest goes on.
+
+    Args:
+        recipe: how a file becomes a sample.
+        workers: processes; 0 decodes in this one.
+        chunk: samples handed to a worker at once.
+    """
+
+    def __init__(self, recipe: Recipe, workers: int, chunk: int = 8) -> None:
+        self.recipe, self.workers, self.chunk = recipe, workers, chunk
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __call__(self, tasks: Iterable[Task]) -> Iterator[Sample]:
+        """Samples in the order of their tasks."""
+        if not self.workers:
+            yield from (decode_one(self.recipe, *task) for task in tasks)
+            return
+        source = iter(tasks)
+        chunks = iter(lambda: list(itertools.islice(source, self.chunk)), [])
+        waiting: deque[tuple[list[Task], Future[list[Sample]]]] = deque()
+        for chunk in itertools.islice(chunks, 4 * self.workers + 2):
+            waiting.append((chunk, self._submit(chunk)))
+        while waiting:
+            chunk, future = waiting.popleft()
+            try:
+                samples = future.result()
+            except BrokenProcessPool:
+                under_way = [chunk, *(other for other, _ in waiting)]
+                waiting.clear()
+                self._pool = None
+                samples = [sample for other in under_way for sample in self._one_by_one(other)]
+            for following in itertools.islice(chunks, 4 * self.workers + 2 - len(waiting)):
+                waiting.append((following, self._submit(following)))
+            yield from samples
+
+    def _one_by_one(self, chunk: list[Task]) -> Iterator[Sample]:
+        for task in chunk:
+            try:
+                yield self._submit([task]).result()[0]
+            except BrokenProcessPool:
+                self._pool = None
+                yield _rejected(task[0], task[1], "its decoder crashed")
+
+    def _submit(self, chunk: list[Task]) -> Future[list[Sample]]:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_quiet)
+        return self._pool.submit(_decode_chunk, self.recipe, chunk)
+
+
+def _quiet() -> None:
+    """A worker leaves Ctrl-C to the main process, ends with it, and leaves FFmpeg's complaints to our reasons."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        import av.logging
+
+        av.logging.set_level(av.logging.PANIC)
+    except ImportError:
+        pass
+
+
+def _follow(parent: int) -> None:
+    """Ends this process once its parent is gone: a killed main process can't tell its workers."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+@lru_cache(maxsize=4)
+def _zip(file: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(file)
+
+
+def _bytes(entry: Entry) -> bytes:
+    if entry.member is not None:
+        archive = _zip(entry.file)
+        return archive.read(archive.infolist()[entry.member])
+    with open(entry.file, "rb") as file:  # noqa: PTH123
+        if entry.place is None:
+            return file.read()
+        offset, size = entry.place
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) != size:
+        raise EOFError("the tar is cut short here")
+    return data
+
+
+def _cropped(image: Image.Image, size: int, crop: Crop) -> Image.Image:
+    if crop == "adm":
+        return centre_crop(image, size)
+    if crop == "resize":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))

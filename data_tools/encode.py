@@ -1,0 +1,184 @@
+"""Pictures and clips into latent shards: decoded in worker processes while the autoencoder works."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphaflow.autoencoders.base import Autoencoder
+from alphaflow.data.base import to_unit
+from alphaflow.errors import UserError
+
+from . import shards
+from .about import Options, about, plan_of
+from .decode import Decoder, Recipe, Sample, Task
+from .sources import Source
+
+
+@dataclass
+class Progress:
+    """Where encoding stands.
+
+    Attributes:
+        total: samples of this job, those done before included.
+        done: encoded or rejected, by earlier runs too.
+        encoded, rejected: by this run.
+        seconds: of this run; ``decoding``: spent waiting for decoded samples; ``encoding``: in the autoencoder.
+    """
+
+    total: int
+    done: int = 0
+    encoded: int = 0
+    rejected: int = 0
+    decoding: float = 0.0
+    encoding: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Since this run began."""
+        return time.perf_counter() - self.started
+
+
+class Watcher(Protocol):
+    """Is told how encoding goes."""
+
+    def __call__(self, progress: Progress) -> None:
+        """After every batch."""
+        ...
+
+
+def encode(
+    source: Source,
+    out: Path,
+    autoencoder: Autoencoder,
+    recipe: Recipe,
+    options: Options,
+    watch: Watcher = lambda progress: None,
+) -> Progress:
+    """Encodes a source into a folder of shards, or goes on where an earlier run stopped.
+
+    The plan is fixed by the source and the options: sample i is entry i ÷ variants, shard n has the samples from
+    n·samples_per_shard on. A shard is made whole or not at all, and is the same whenever it is made, so any number of
+    jobs and kills ends in the same files. The last job to finish writes the index.
+
+    Raises:
+        UserError: other settings than the folder was begun with, or too many rejects. What is done stays.
+    """
+    total = len(source.entries) * recipe.variants
+    count = -(-total // options.samples_per_shard)
+    plan = plan_of(source, autoencoder, recipe, options)
+    shards.begin(out, plan)
+    mine = {n: _samples(n, total, options) for n in range(options.shard, count, options.shards)}
+    done = {n: part for n, part in shards.finished_parts(out).items() if n in mine}
+    todo = [n for n in mine if n not in done]
+    shards.sweep(out, options.split, set(todo))
+    progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
+    known = sum(len(part.rejects) for part in done.values()) + len(source.rejects)
+    allowed = options.max_rejects * (progress.total + len(source.rejects))
+    _check_rejects(known, allowed, out, source.rejects[0].name if source.rejects else "")
+
+    def task(index: int) -> Task:
+        entry, variant = divmod(index, recipe.variants)
+        return index, source.entries[entry], variant
+
+    def label(index: int) -> int | None:
+        return source.entries[index // recipe.variants].label
+
+    with Decoder(recipe, options.workers) as decoder:
+        stream = decoder(task(index) for n in todo for index in mine[n])
+        for n in todo:
+            with shards.writing(out, options.split, n) as writer:
+                encoder = _Encoder(autoencoder, label, writer, options.batch_size, progress, watch)
+                for _ in mine[n]:
+                    encoder.add(_timed(stream, progress))
+                    _check_rejects(known + progress.rejected, allowed, out, encoder.last_reject)
+                encoder.flush()
+    if len(shards.finished_parts(out)) == count:
+        shards.finish(out, plan, about(out, source, autoencoder, options), source.rejects)
+    return progress
+
+
+def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:
+    before = time.perf_counter()
+    sample = next(stream)
+    progress.decoding += time.perf_counter() - before
+    return sample
+
+
+class _Encoder:
+    """Batches decoded samples through the autoencoder into a shard."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        labels: Callable[[int], int | None],
+        writer: shards.ShardWriter,
+        batch_size: int,
+        progress: Progress,
+        watch: Watcher,
+    ) -> None:
+        self.autoencoder, self.labels, self.writer = autoencoder, labels, writer
+        self.batch_size, self.progress, self.watch = batch_size, progress, watch
+        self.waiting: list[Sample] = []
+        self.last_reject = ""
+
+    def add(self, sample: Sample) -> None:
+        if sample.pixels is None:
+            self._reject(sample, sample.record["reason"])
+            return
+        self.waiting.append(sample)
+        if len(self.waiting) == self.batch_size:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.waiting:
+            return
+        before = time.perf_counter()
+        pixels = np.stack([sample.pixels for sample in self.waiting if sample.pixels is not None])
+        latents = encode_pixels(self.autoencoder, torch.from_numpy(pixels))
+        self.progress.encoding += time.perf_counter() - before
+        for sample, latent in zip(self.waiting, latents, strict=True):
+            if not np.isfinite(latent).all():
+                self._reject(sample, "the autoencoder's output is not finite in half precision")
+                continue
+            self.writer.add(sample.index, latent, self.labels(sample.index), sample.record)
+            self.progress.encoded += 1
+            self.progress.done += 1
+        self.waiting = []
+        self.watch(self.progress)
+
+    def _reject(self, sample: Sample, reason: str) -> None:
+        self.last_reject = str(sample.record["source"])
+        self.writer.reject(self.last_reject, reason)
+        self.progress.rejected += 1
+        self.progress.done += 1
+
+
+def encode_pixels(autoencoder: Autoencoder, pixels: Tensor) -> np.ndarray[Any, np.dtype[np.float16]]:
+    """8-bit pixels (b, h, w, 3) or (b, f, h, w, 3) → what `encode` gives, as float16."""
+    channels_first = pixels.movedim(-1, 1)
+    with torch.inference_mode():
+        encoded = autoencoder.encode(to_unit(channels_first))
+    array: np.ndarray[Any, np.dtype[np.float16]] = encoded.to(torch.float16).cpu().numpy()
+    return array
+
+
+def _samples(number: int, total: int, options: Options) -> range:
+    start = number * options.samples_per_shard
+    return range(start, min(start + options.samples_per_shard, total))
+
+
+def _check_rejects(count: int, allowed: float, out: Path, last: str) -> None:
+    if count > allowed:
+        raise UserError(
+            f"{count} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: {last}. "
+            f"What is done stays in {out}; see {out / shards.PARTS}, repair them, or allow more"
+        )

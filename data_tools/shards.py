@@ -1,0 +1,187 @@
+"""Writing shards: tars that any WebDataset reader reads, whole or not there; what is done survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from alphaflow.data.shards import DATASET, INDEX, INDEX_DTYPE
+from alphaflow.errors import UserError
+from alphaflow.files import remove, replacing, write_json
+
+from .sources import Reject
+
+PARTS = "parts"
+"""The folder of what each finished shard records of itself."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished shard.
+
+    Attributes:
+        file: its name.
+        number: its place among all.
+        bytes, sha256: of the file.
+        offsets: where each sample's array begins in the file.
+        labels: of each sample, −1 for none.
+        rejects: what had to be left out.
+    """
+
+    file: str
+    number: int
+    bytes: int
+    sha256: str
+    offsets: list[int]
+    labels: list[int]
+    rejects: list[Reject]
+
+
+class ShardWriter:
+    """Writes one shard's samples in order; see `writing`."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        import webdataset
+
+        self._stream = _Hashing(stream)
+        # nothing that differs from run to run: no times, no user
+        self._tar = webdataset.TarWriter(self._stream, user="", group="", mtime=0, encoder=False, compress=False)
+        self.offsets: list[int] = []
+        self.labels: list[int] = []
+        self.rejects: list[Reject] = []
+
+    def add(self, index: int, latent: np.ndarray[Any, Any], label: int | None, record: dict[str, Any]) -> None:
+        """Adds a sample: KEY.cls, KEY.json, KEY.latent.npy, the key being its index in nine digits."""
+        array = io.BytesIO()
+        np.lib.format.write_array(array, np.ascontiguousarray(latent), version=(1, 0), allow_pickle=False)
+        data = array.getvalue()
+        sample: dict[str, Any] = {"__key__": f"{index:09d}", "latent.npy": data, "json": json.dumps(record).encode()}
+        if label is not None:
+            sample["cls"] = str(label).encode()
+        self._tar.write(sample)
+        padded = (len(data) + 511) // 512 * 512  # the array is the last of the sample's members
+        self.offsets.append(self._tar.tarstream.offset - padded + len(data) - latent.nbytes)
+        self.labels.append(-1 if label is None else label)
+
+    def reject(self, name: str, reason: str) -> None:
+        """Records a sample that is left out."""
+        self.rejects.append(Reject(name, reason))
+
+    def close(self) -> tuple[int, str]:
+        """Ends the tar; returns its bytes and SHA-256."""
+        self._tar.close()
+        return self._stream.count, self._stream.hash.hexdigest()
+
+
+class _Hashing:
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.hash, self.count = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.count += len(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def close(self) -> None:
+        self.stream.flush()
+
+
+@contextmanager
+def writing(out: Path, split: str, number: int) -> Iterator[ShardWriter]:
+    """Writes shard ``number``: first the tar, renamed into place when it is whole, then its part."""
+    file = out / f"{split}-{number:06d}.tar"
+    with replacing(file) as beside, beside.open("wb") as stream:
+        writer = ShardWriter(cast(BinaryIO, stream))
+        yield writer
+        size, digest = writer.close()
+        stream.flush()
+        os.fsync(stream.fileno())
+    part = Part(file.name, number, size, digest, writer.offsets, writer.labels, writer.rejects)
+    write_json(_part_file(out, number), asdict(part))
+
+
+def finished_parts(out: Path) -> dict[int, Part]:
+    """The shards that are done, by number: those whose part is there, and whose file is as long as it says."""
+    found = {}
+    for file in sorted((out / PARTS).glob("*.json")):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            record["rejects"] = [Reject(**reject) for reject in record["rejects"]]
+            part = Part(**record)
+            if (out / part.file).stat().st_size == part.bytes:
+                found[part.number] = part
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # not there, or not whole: the shard is made again
+    return found
+
+
+def sweep(out: Path, split: str, numbers: set[int]) -> None:
+    """Removes what a killed process left half-written of these shards; other jobs' files stay."""
+    for leftover in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
+        match = re.match(rf"\.(?:{re.escape(split)}-)?(\d{{6}})\.", leftover.name)
+        if match and int(match.group(1)) in numbers:
+            remove(leftover)
+
+
+def begin(out: Path, plan: dict[str, Any]) -> None:
+    """Makes the folder and its dataset.json, or checks that what is there was begun in the same way.
+
+    Raises:
+        UserError: the folder holds something else, or was begun with other settings.
+    """
+    if (out / DATASET).is_file():
+        try:
+            before = json.loads((out / DATASET).read_text(encoding="utf-8"))["plan"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
+        for name in sorted(before.keys() | plan.keys()):
+            if before.get(name) != plan.get(name):
+                was, now = (str(value.get(name))[:80] for value in (before, plan))
+                raise UserError(
+                    f"{out} was begun with another {name.replace('_', ' ')} ({was}, now {now}); "
+                    "give the same, or choose another folder"
+                )
+        return
+    taken = out.exists() and (not out.is_dir() or any(not place.name.startswith(".") for place in out.iterdir()))
+    if taken and not (out / DATASET).is_file():  # another job may have begun it just now
+        raise UserError(f"{out} exists and holds no shards of ours; choose another folder")
+    write_json(out / DATASET, {"format": 1, "finished": False, "plan": plan})
+
+
+def finish(out: Path, plan: dict[str, Any], about: dict[str, Any], known_rejects: list[Reject]) -> None:
+    """Writes the index, rejects.jsonl, and last dataset.json, once every shard is done."""
+    parts = [part for _, part in sorted(finished_parts(out).items())]
+    rows = [
+        (part.number, offset, label) for part in parts for offset, label in zip(part.offsets, part.labels, strict=True)
+    ]
+    index = np.array(rows, dtype=INDEX_DTYPE)
+    with replacing(out / INDEX) as beside, beside.open("wb") as stream:
+        np.save(stream, index, allow_pickle=False)
+    rejects = [*known_rejects, *(reject for part in parts for reject in part.rejects)]
+    with replacing(out / "rejects.jsonl") as beside:
+        lines = (json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects)
+        beside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    names = about["class_names"]
+    counts = np.bincount(index["label"], minlength=len(names)).tolist() if names else []
+    shards = [
+        {"file": part.file, "samples": len(part.offsets), "bytes": part.bytes, "sha256": part.sha256} for part in parts
+    ]
+    record = {**about, "samples": len(index), "rejects": len(rejects), "class_counts": counts, "shards": shards}
+    write_json(out / DATASET, {"format": 1, "finished": True, **record, "plan": plan})
+
+
+def _part_file(out: Path, number: int) -> Path:
+    return out / PARTS / f"{number:06d}.json"

@@ -1,0 +1,153 @@
+"""Checking and looking at a folder of shards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphaflow.data.base import to_bytes
+from alphaflow.data.shards import INDEX, Description, LatentShards
+from alphaflow.errors import UserError
+
+
+@dataclass
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        samples: that are whole.
+        shards: that were read.
+        problems: one line each; empty if all is well.
+        class_counts: by label, as found in the shards.
+    """
+
+    samples: int = 0
+    shards: int = 0
+    problems: list[str] = field(default_factory=list)
+    class_counts: list[int] = field(default_factory=list)
+
+
+def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total: None) -> Report:
+    """Reads every shard whole: hashes, counts, keys once each, arrays that decode and are finite, index, classes.
+
+    Args:
+        folder: of shards.
+        watch: takes shards done and all.
+
+    Raises:
+        UserError: it is no finished folder of shards.
+    """
+    description = Description(folder)
+    try:
+        index = np.load(folder / INDEX, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / INDEX} can't be read ({error}); run the same `alphaflow encode` again") from error
+    report = Report(class_counts=[0] * len(description.class_names))
+    seen: set[str] = set()
+    for number, shard in enumerate(description.shards):
+        _verify_shard(folder, number, shard, description, index, seen, report)
+        watch(number + 1, len(description.shards))
+    stated = description.record
+    if report.samples != stated["samples"] or len(index) != stated["samples"]:
+        report.problems.append(f"{report.samples} whole samples, {len(index)} in the index, {stated['samples']} stated")
+    if report.class_counts != stated["class_counts"]:
+        report.problems.append("the classes' counts differ from dataset.json's")
+    return report
+
+
+def _verify_shard(
+    folder: Path,
+    number: int,
+    shard: dict[str, Any],
+    description: Description,
+    index: np.ndarray[Any, Any],
+    seen: set[str],
+    report: Report,
+) -> None:
+    file, name = folder / shard["file"], shard["file"]
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        report.problems.append(f"{name}: {error.strerror}")
+        return
+    report.shards += 1
+    if len(data) != shard["bytes"] or hashlib.sha256(data).hexdigest() != shard["sha256"]:
+        report.problems.append(f"{name}: not the bytes that were written (length or SHA-256)")
+    rows = {int(offset): int(label) for offset, label in index[index["shard"] == number][["offset", "label"]].tolist()}
+    count, label, record = 0, -1, ""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for member in archive:
+                key, _, kind = member.name.partition(".")
+                stream = archive.extractfile(member)
+                content = b"" if stream is None else stream.read()
+                if kind == "cls":
+                    label = int(content)
+                elif kind == "json":
+                    record = str(json.loads(content)["source"])
+                elif kind == "latent.npy":
+                    problem = _verify_array(content, description)
+                    offset = member.offset_data + len(content) - int(np.prod(description.stored)) * 2
+                    if key in seen:
+                        problem = "its key was there before"
+                    elif rows.get(offset) != label:
+                        problem = "the index doesn't have it at its place with its label"
+                    seen.add(key)
+                    count += 1
+                    if problem:
+                        report.problems.append(f"{name}: {key} ({record}): {problem}")
+                    else:
+                        report.samples += 1
+                        if report.class_counts and 0 <= label < len(report.class_counts):
+                            report.class_counts[label] += 1
+                    label, record = -1, ""
+    except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+        report.problems.append(f"{name}: damaged after {count} samples ({error})")
+    if count != shard["samples"]:
+        report.problems.append(f"{name}: {count} samples instead of {shard['samples']}")
+
+
+def _verify_array(content: bytes, description: Description) -> str:
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if array.dtype != np.float16 or array.shape != description.stored:
+        return f"an array {array.dtype} {array.shape} instead of float16 {description.stored}"
+    if not np.isfinite(array.astype(np.float32)).all():
+        return "values that are not finite"
+    if description.posterior and (array[array.shape[0] // 2 :] < 0).any():
+        return "negative standard deviations"
+    return ""
+
+
+def preview(folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = None) -> tuple[Tensor, list[str]]:
+    """Random samples, decoded: 8-bit pixels (n, 3, h, w) or (n, 3, f, h, w), and their classes' names.
+
+    Args:
+        folder: of shards.
+        count: how many.
+        seed: of the choice and of drawn latents.
+        autoencoder: to decode with; None for the one that the shards name.
+
+    Raises:
+        UserError: no shards, or an autoencoder that is the user's own was not given.
+    """
+    shards = LatentShards(folder, batch_size=1, seed=seed, draw=True)
+    decoder = autoencoder or shards.autoencoder
+    if decoder is None:
+        raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])
+    batch = shards.fetch(chosen, np.random.default_rng(seed))
+    with torch.inference_mode():
+        pixels = [to_bytes(decoder.decode(latent)) for latent in torch.split(batch.x, 8)]
+    labels = batch.cond.labels
+    names = [] if labels is None else [shards.class_names[int(label)] for label in labels]
+    return torch.cat(pixels), names

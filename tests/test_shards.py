@@ -1,0 +1,253 @@
+"""Reading shards: every sample once an epoch, exact resume, damaged shards, streams, and training on moments."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from alphaflow.data_tools.about import Options
+from alphaflow.data_tools.decode import ImageRecipe
+from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.sources import Entry, Source
+
+import alphaflow as af
+from alphaflow.training.logging import Display
+
+
+class Numbered(ImageRecipe):
+    """Sample i is an image of brightness i: no file is read."""
+
+    def __call__(self, entry: Entry, variant: int) -> Any:
+        return np.full((4, 4, 3), int(entry.name), np.uint8), {"source": entry.name}
+
+
+class Moments:
+    """Mean = pixels, deviation = a half: a posterior that is easy to check."""
+
+    posterior = True
+    normalisation = af.Normalisation((0.5,) * 3, (2.0,) * 3)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([pixels, torch.full_like(pixels, 0.5)], dim=1)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.normalisation.inverse(latents).clamp(-1, 1)
+
+    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
+        return (3, size, size)
+
+
+N = 53
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "train"
+    entries = [Entry(str(i), i % 5, "") for i in range(N)]
+    options = Options(samples_per_shard=10, batch_size=4, workers=0)
+    encode(Source(Path("numbers"), entries, list("abcde")), out, Moments(), Numbered(4), options)
+    return out
+
+
+def numbers(batch: af.Batch) -> list[int]:
+    """Which samples a batch holds, from their means."""
+    pixels = (batch.x[:, 0, 0, 0] / 2 + 0.5 + 1) * 127.5
+    return [int(value) for value in pixels.round()]
+
+
+def test_every_sample_once_an_epoch(folder: Path) -> None:
+    shards = af.LatentShards(folder, batch_size=10, seed=1)
+    assert (len(shards), shards.shape, shards.classes) == (N, (3, 4, 4), 5)
+    stream = iter(shards)
+    seen = [number for _ in range(53) for number in numbers(next(stream))]
+    epochs = [seen[start : start + N] for start in range(0, 10 * N, N)]
+    assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+    batch = next(stream)
+    assert batch.cond.labels is not None
+    assert [n % 5 for n in numbers(batch)] == batch.cond.labels.tolist()
+    assert batch.std is not None
+    assert (batch.std == 1.0).all()  # a half, times the scale
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_an_epoch(world: int, folder: Path) -> None:
+    """Together, step for step, they see what one reader of a batch as large as all of theirs sees."""
+    readers = [iter(af.LatentShards(folder, batch_size=6, seed=4, rank=rank, world=world)) for rank in range(world)]
+    whole = iter(af.LatentShards(folder, batch_size=6 * world, seed=4))
+    seen: list[int] = []
+    for _ in range(N):
+        parts = [number for reader in readers for number in numbers(next(reader))]
+        assert sorted(parts) == sorted(numbers(next(whole)))
+        seen += parts
+    assert all(seen.count(i) in (len(seen) // N, len(seen) // N + 1) for i in range(N))
+
+
+def test_the_very_next_sample_after_a_resume(folder: Path) -> None:
+    shards = af.LatentShards(folder, batch_size=7, seed=2, draw=True)
+    stream = iter(shards)
+    for _ in range(11):
+        next(stream)
+    state = json.loads(json.dumps(shards.state_dict()))
+    expected = [next(stream).x for _ in range(5)]
+    again = af.LatentShards(folder, batch_size=7, seed=99, draw=True)
+    again.load_state_dict(state)
+    resumed = iter(again)
+    for x in expected:  # the same samples, and the same latents drawn of them
+        assert torch.equal(next(resumed).x, x)
+
+
+def test_drawn_latents_are_the_posterior(folder: Path) -> None:
+    shards = af.LatentShards(folder, batch_size=N, seed=3, draw=True)
+    mean = af.LatentShards(folder).all()
+    draws = torch.stack([shards.fetch(np.arange(N), np.random.default_rng(i)).x for i in range(400)])
+    assert (draws.mean(0) - mean.x).abs().max() < 0.3
+    assert draws.std(0).mean().item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_damaged_shards(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    file = place / "train-000002.tar"
+    file.write_bytes(file.read_bytes()[:3000])
+    (place / "train-000004.tar").unlink()
+    with pytest.raises(af.UserError, match=r"train-000002\.tar has 3000 bytes instead of"):
+        af.LatentShards(place)
+    left = af.LatentShards(place, batch_size=33, seed=1, damaged="skip")
+    assert len(left) == 33
+    assert sorted(numbers(next(iter(left)))) == [*range(20), *range(30, 40), 50, 51, 52]
+    with pytest.raises(af.UserError, match=r"holds no dataset\.json"):
+        af.LatentShards(tmp_path)
+    with pytest.raises(af.UserError, match="is no folder of shards"):
+        af.LatentShards(tmp_path / "none")
+    (place / "dataset.json").write_text("{")
+    with pytest.raises(af.UserError, match="is damaged"):
+        af.LatentShards(place)
+
+
+def test_streams_see_every_sample(folder: Path) -> None:
+    """By paths, a pipe, and braces: all samples of an epoch, another order in the next, the same by seed."""
+    files = sorted(str(file) for file in folder.glob("*.tar"))
+    for urls in (files, f"{folder}/train-{{000000..000005}}.tar", [f"pipe:cat '{file}'" for file in files]):
+        stream = iter(af.RemoteShards(urls, folder / "dataset.json", batch_size=N, buffer=20, seed=1))
+        first, second = next(stream), next(stream)
+        assert sorted(numbers(first)) == sorted(numbers(second)) == list(range(N))
+        assert numbers(first) != numbers(second)
+        again = next(iter(af.RemoteShards(urls, folder / "dataset.json", batch_size=N, buffer=20, seed=1)))
+        assert numbers(again) == numbers(first)
+        assert first.std is not None
+        assert [n % 5 for n in numbers(first)] == first.cond.labels.tolist()  # type: ignore[union-attr]
+
+
+def test_over_http(folder: Path) -> None:
+    import functools
+    import http.server
+    import threading
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        urls = f"http://127.0.0.1:{server.server_address[1]}/train-{{000000..000005}}.tar"
+        batch = next(iter(af.RemoteShards(urls, folder / "dataset.json", batch_size=N, seed=1)))
+        assert sorted(numbers(batch)) == list(range(N))
+    finally:
+        server.shutdown()
+
+
+def test_training_draws_on_its_own_generator(folder: Path, tmp_path: Path) -> None:
+    """The Trainer draws latents itself: bit for bit again after a resume; pictures are decoded by the shards' VAE."""
+
+    def recipe() -> af.Recipe:
+        torch.manual_seed(0)
+        latents = af.LatentShards(folder, batch_size=8, seed=1)
+        model = af.DiT(latents.shape, patch=2, depth=1, width=16, heads=2, classes=latents.classes)
+        settings: dict[str, Any] = {"samplers": {1: af.ODE(1)}, "steps": 6, "lr": 1e-2, "autoencoder": Moments()}
+        return af.Recipe(model=model, objective=af.MeanFlow(), dataset=latents, **settings)
+
+    straight = af.Trainer(recipe(), out=tmp_path / "straight", checkpoint_every=3)
+    straight.fit()
+    stopped = af.Trainer(recipe(), out=tmp_path / "stopped", checkpoint_every=3)
+    for _ in range(3):
+        stopped.train_step()
+    stopped.save()
+    resumed = af.Trainer(recipe(), out=tmp_path / "stopped", resume=True)
+    resumed.fit()
+    digest = [
+        hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters())).hexdigest()
+        for trainer in (straight, resumed)
+    ]
+    assert digest[0] == digest[1]
+    assert (tmp_path / "straight" / "samples" / "step-00000006.png").is_file()
+
+
+@pytest.mark.parametrize("method", ["fm", "meanflow", "alphaflow"])
+@pytest.mark.parametrize("size", ["b2", "l2", "xl2"])
+@pytest.mark.parametrize("cfg", [False, True])
+def test_the_published_imagenet_runs(
+    method: str, size: str, cfg: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings of METHODS: fm_share, curriculum, guidance, clamp, steps, samplers. The networks aren't built."""
+    for name in ("B", "L", "XL"):
+        monkeypatch.setattr(af.DiT, name, classmethod(lambda cls, *args, **options: torch.nn.Linear(1, 1)))
+    made = af.find_recipe("imagenet256")(method=method, size=size, cfg=cfg, data=folder.parent)
+    objective: Any = made.objective
+    assert made.steps == (1_200_000 if cfg else 400_000)
+    assert (made.lr, made.betas, made.ema) == (1e-4, (0.9, 0.95), 0.9999)
+    large = size != "b2"
+    if cfg:
+        end = {"b2": 1.0, "l2": 0.8, "xl2": 0.75}[size]
+        assert objective.guidance.interval == (0.0, end)
+        assert objective.guidance.scale == pytest.approx(2.5 if large else 2.0)
+        assert objective.guidance.label_drop == 0.1
+    else:
+        assert objective.guidance is None
+    shares = {"fm": 1.0, "meanflow": 0.5 if cfg else 0.75, "alphaflow": 0.25 if cfg and not large else 0.5}
+    assert objective.share(0) == shares[method]
+    if method == "alphaflow":
+        assert objective.alpha(0) == 1
+        assert objective.alpha(made.steps) == 0
+        middle = made.steps * 2 // 3 if large else made.steps // 2
+        assert objective.alpha(middle) == pytest.approx(0.5, abs=0.01)
+    clamped = (method == "meanflow" and cfg) or (method == "alphaflow" and large)
+    assert objective.clamp == (4.0 if clamped else None)
+
+
+def test_an_autoencoder_that_is_missing_does_not_stop_training(folder: Path, tmp_path: Path) -> None:
+    latents = af.LatentShards(folder, batch_size=8, seed=1)
+    model = af.DiT(latents.shape, patch=2, depth=1, width=16, heads=2, classes=latents.classes)
+    settings: dict[str, Any] = {"samplers": {1: af.ODE(1)}, "steps": 2}
+    vae = af.DiffusersVAE(str(tmp_path / "no-such-folder"))
+    recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=latents, autoencoder=vae, **settings)
+    said: list[str] = []
+
+    class Listening(Display):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    trainer = af.Trainer(recipe, out=tmp_path / "run", display=Listening())
+    trainer.fit()
+    assert trainer.step == 2
+    assert "no picture at step 2: can't load the autoencoder" in said[-1]
+
+
+def test_kinetics(tmp_path: Path) -> None:
+    class Clips(Numbered):
+        def __call__(self, entry: Entry, variant: int) -> Any:
+            return np.zeros((3, 8, 8, 3), np.uint8), {"source": entry.name}
+
+    entries = [Entry(str(i), i % 2, "") for i in range(8)]
+    source = Source(Path("clips"), entries, ["a", "b"])
+    encode(source, tmp_path / "train", af.Pixels(), Clips(8), Options(workers=0, batch_size=4))
+    made = af.find_recipe("kinetics700")(data=tmp_path, steps=2, batch_size=2, width=64)
+    trainer = af.Trainer(made)
+    assert trainer.train_step().total.isfinite()
