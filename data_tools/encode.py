@@ -83,7 +83,7 @@ def encode(
     progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
     known = sum(len(part.rejects) for part in done.values()) + len(source.rejects)
     allowed = options.max_rejects * (progress.total + len(source.rejects))
-    _check_rejects(known, allowed, out, source.rejects[0].name if source.rejects else "")
+    _check_rejects(known, allowed, out, source.rejects[-1].name if source.rejects else "")
 
     def task(index: int) -> Task:
         entry, variant = divmod(index, recipe.variants)
@@ -156,8 +156,9 @@ class _Encoder:
         self.watch(self.progress)
 
     def _reject(self, sample: Sample, reason: str) -> None:
-        self.last_reject = str(sample.record["source"])
-        self.writer.reject(self.last_reject, reason)
+        source = str(sample.record["source"])
+        self.last_reject = f"{source} ({reason})"
+        self.writer.reject(source, reason)
         self.progress.rejected += 1
         self.progress.done += 1
 
@@ -180,5 +181,5 @@ def _check_rejects(count: int, allowed: float, out: Path, last: str) -> None:
     if count > allowed:
         raise UserError(
             f"{count} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: {last}. "
-            f"What is done stays in {out}; see {out / shards.PARTS}, repair them, or allow more"
+            f"What is done stays in {out}; repair them, or allow more"
         )

@@ -77,6 +77,10 @@ class ShardWriter:
         """Records a sample that is left out."""
         self.rejects.append(Reject(name, reason))
 
+    def abandon(self) -> None:
+        """Writes no more: the shard is thrown away."""
+        self._stream.abandoned = True
+
     def close(self) -> tuple[int, str]:
         """Ends the tar; returns its bytes and SHA-256."""
         self._tar.close()
@@ -86,8 +90,11 @@ class ShardWriter:
 class _Hashing:
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.hash, self.count = stream, hashlib.sha256(), 0
+        self.abandoned = False
 
     def write(self, data: bytes) -> int:
+        if self.abandoned:  # tarfile writes its end even as it is thrown away
+            return len(data)
         self.hash.update(data)
         self.count += len(data)
         return self.stream.write(data)
@@ -105,10 +112,14 @@ def writing(out: Path, split: str, number: int) -> Iterator[ShardWriter]:
     file = out / f"{split}-{number:06d}.tar"
     with replacing(file) as beside, beside.open("wb") as stream:
         writer = ShardWriter(cast(BinaryIO, stream))
-        yield writer
-        size, digest = writer.close()
-        stream.flush()
-        os.fsync(stream.fileno())
+        try:
+            yield writer
+            size, digest = writer.close()
+            stream.flush()
+            os.fsync(stream.fileno())
+        except BaseException:
+            writer.abandon()
+            raise
     part = Part(file.name, number, size, digest, writer.offsets, writer.labels, writer.rejects)
     write_json(_part_file(out, number), asdict(part))
 
