@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tarfile
@@ -23,7 +23,7 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import Entry, image_source
+from alphaflow.data_tools.sources import image_source
 from alphaflow.data_tools.verify import preview, verify
 from PIL import Image
 
@@ -260,19 +260,26 @@ def test_zips_and_tars(tmp_path: Path) -> None:
     assert verify(tmp_path / "tar").class_counts == [4, 4, 4]
 
 
-class Crash(ImageRecipe):
-    """Kills its process on one file, as a broken decoder would."""
+CRASH = """
+import os, signal
+from alphaflow.data_tools.decode import ImageRecipe
 
-    def __call__(self, entry: Entry, variant: int) -> Any:
+class Crash(ImageRecipe):
+    def __call__(self, entry, variant):
         if "005" in entry.name:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(entry, variant)
+"""
+"""A recipe that kills its process on one file, as a broken decoder would; in a module that workers can import."""
 
 
-def test_a_file_that_kills_its_worker_is_rejected(tmp_path: Path) -> None:
+def test_a_file_that_kills_its_worker_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = image_source(pictures(tmp_path / "source")).entries
     tasks = [(i, entry, 0) for i, entry in enumerate(entries)]
-    with Decoder(Crash(16), workers=2, chunk=2) as decoder:
+    (tmp_path / "crashing.py").write_text(CRASH)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = importlib.import_module("crashing").Crash(16)
+    with Decoder(recipe, workers=2, chunk=2) as decoder:
         samples = list(decoder(iter(tasks)))
     assert [sample.index for sample in samples] == list(range(12))
     crashed = [sample for sample in samples if sample.pixels is None]

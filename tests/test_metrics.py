@@ -105,3 +105,10 @@ def test_wrong_sets() -> None:
         measure(images, images, ["agreement"])
     with pytest.raises(af.UserError, match="at least 10 sample images, got 3"):
         measure(images, ImageSet(images.pixels[:3]), ["pixel-fd"])
+
+
+def test_pixel_fd_is_for_small_images() -> None:
+    large = af.ImageSet(torch.zeros(20, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(af.UserError, match=r"small images.*--metrics pr,agreement"):
+        af.measure(large, large, ["pixel-fd"])
+    assert set(af.measure(large, large, ["pr"])) == {"precision", "recall"}

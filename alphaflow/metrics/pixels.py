@@ -24,6 +24,9 @@ METRICS = {
 MIN_IMAGES = 10
 """Fewer images than this are not measured."""
 
+MAX_VALUES = 4096
+"""Pixels × channels up to which the pixel Fréchet distance is measured: its covariances have that many rows."""
+
 MAX_NEIGHBOURS = 10_000
 """Precision and recall compare at most this many images of a set: a random choice, seed 0."""
 
@@ -75,6 +78,11 @@ def measure(reference: ImageSet, samples: ImageSet, metrics: Sequence[str]) -> d
         if len(images) < MIN_IMAGES:
             raise UserError(f"metrics need at least {MIN_IMAGES} {name} images, got {len(images)}")
     real, fake = reference.features(), samples.features()
+    if "pixel-fd" in metrics and real.shape[1] > MAX_VALUES:
+        raise UserError(
+            f"pixel-fd is for small images, of at most {MAX_VALUES} values; these have {real.shape[1]}: "
+            "leave it out, for example --metrics pr,agreement"
+        )
     values: dict[str, float] = {}
     if "pixel-fd" in metrics:
         values["pixel-fd"] = frechet_distance(Moments.of(real), Moments.of(fake))
