@@ -145,7 +145,7 @@ class Trainer:
                 last = self.step == steps
                 probing = self.probe is not None and (last or self.step % self.probe.every == 0)
                 if last or probing or self.step % self.log_every == 0:
-                    self._log_row(meter, self._probed() if probing else {})
+                    self._log_row(meter, self._probed() if probing else None)
                 if last or self.step % self.sample_every == 0:
                     self._picture()
                 if last or self.step % self.checkpoint_every == 0:
@@ -241,10 +241,11 @@ class Trainer:
         assert self._batch is not None
         return self.probe(self.model, self.recipe.objective, self._batch, self.step)
 
-    def _log_row(self, meter: Meter, probed: Mapping[str, float]) -> None:
+    def _log_row(self, meter: Meter, probed: Mapping[str, float] | None = None) -> None:
         scalars = getattr(self.recipe.objective, "scalars", None)  # any callable may be an objective
         scheduled: dict[str, float] = {} if scalars is None else scalars(self.step - 1)
-        row = {"step": self.step, **meter.take(), **scheduled, "lr": value_at(self.recipe.lr, self.step - 1), **probed}
+        row = {"step": self.step, **meter.take(), **scheduled, "lr": value_at(self.recipe.lr, self.step - 1)}
+        row |= probed or {}
         if not math.isfinite(row["loss"]):
             self._diverged(f"the loss is {row['loss']}")
         self.display.row(row)
