@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ def replacing(path: Path) -> Iterator[Path]:
     What is written may be a file or a folder. A folder that stands in the place is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     remove(beside)
     try:
         yield beside
@@ -35,8 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # a file's name that isn't UTF-8
+        data = json.dumps(value, indent=2).encode()
     with replacing(path) as beside:
-        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_bytes(data + b"\n")
 
 
 def remove(path: Path) -> None:

@@ -133,10 +133,12 @@ def _options(
 
     from alphaflow.errors import UserError
 
-    index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    index, count = rank, world
     if shard is not None:
         try:
-            index, count = (int(part) for part in shard.split("/"))
+            job, jobs = (int(part) for part in shard.split("/"))
+            index, count = job * world + rank, jobs * world
         except ValueError as error:
             raise UserError(f"--shard takes I/N, for example 0/8, got {shard!r}") from error
     processes = max((os.cpu_count() or 2) - 1, 1) if workers is None else workers
@@ -150,6 +152,7 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
     from alphaflow.autoencoders.diffusers_vae import DiffusersVAE
     from alphaflow.autoencoders.pixels import Pixels
     from alphaflow.errors import UserError
+    from alphaflow.training.device import find_device
 
     if name == "pixels":
         return Pixels()
@@ -160,9 +163,14 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"the autoencoder {name} can't be imported: {error}") from error
-        return found() if isinstance(found, type) else found
+        made = found() if isinstance(found, type) else found
+        if not callable(getattr(made, "encode", None)) or not callable(getattr(made, "decode", None)):
+            raise UserError(f"the autoencoder {name} needs the methods encode and decode")
+        return made
     local = os.environ.get("LOCAL_RANK")
     place = f"cuda:{local}" if device == "auto" and local is not None and _has_cuda() else device
+    if place != "auto":
+        find_device(place)
     vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=place)
     _ = vae.vae  # what is wrong with it is said before anything is begun
     return vae
@@ -183,7 +191,7 @@ def _encode(source: Source, out: Path, autoencoder: Any, recipe: Recipe, options
         progress = encode(source, out, autoencoder, recipe, options, watch)
     rate = progress.encoded / max(progress.seconds, 1e-9)
     print(f"{progress.encoded} encoded, {progress.rejected} rejected in {progress.seconds:.1f} s ({rate:.1f}/s)")
-    if progress.rejected or source.rejects:
+    if (progress.rejected or source.rejects) and (out / "rejects.jsonl").is_file():
         print(f"rejects and their reasons: {out / 'rejects.jsonl'}")
     finished = json.loads((out / DATASET).read_text(encoding="utf-8"))["finished"]
     print(f"next: alphaflow verify {out}" if finished else f"{out} waits for the other jobs' shards")

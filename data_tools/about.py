@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphaflow.autoencoders.base import Autoencoder, Normalisation, has_posterior
+from alphaflow.autoencoders.base import Autoencoder, Normalisation, has_posterior, per_channel
 from alphaflow.describe import NotDescribableError, describe
 from alphaflow.errors import UserError
 
@@ -68,16 +68,23 @@ def plan_of(source: Source, autoencoder: Autoencoder, recipe: Recipe, options: O
 
 
 def identity(autoencoder: Autoencoder) -> dict[str, Any]:
-    """An autoencoder's description and the SHA-256 of its weights, where it has any."""
-    network = getattr(autoencoder, "vae", autoencoder)
-    digest = None
-    if isinstance(network, torch.nn.Module):
-        found = hashlib.sha256()
-        for name, weight in network.state_dict().items():
-            found.update(name.encode())
-            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        digest = found.hexdigest()
-    return {"class": type(autoencoder).__name__, "network": type(network).__name__, "weights": digest}
+    """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on."""
+    named = [field.name for field in fields(autoencoder)] if is_dataclass(autoencoder) else []
+    settings = {name: repr(getattr(autoencoder, name)) for name in named if name not in ("device", "inner")}
+    network = getattr(autoencoder, "vae", None)
+    modules = [network, autoencoder, *vars(autoencoder).values()]
+    found, device = hashlib.sha256(), "cpu"
+    for module in modules:
+        if isinstance(module, torch.nn.Module):
+            for name, weight in module.state_dict().items():
+                device = weight.device.type
+                found.update(name.encode())
+                found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            break
+    inner = getattr(autoencoder, "inner", None)
+    nested = {} if inner is None else {"inner": identity(inner)}
+    kind = type(autoencoder).__name__
+    return {"class": kind, "settings": settings, "weights": found.hexdigest(), "device": device, **nested}
 
 
 def about(out: Path, source: Source, autoencoder: Autoencoder, options: Options) -> dict[str, Any]:
@@ -91,9 +98,11 @@ def about(out: Path, source: Source, autoencoder: Autoencoder, options: Options)
     channels = stored.shape[0] // 2 if posterior else stored.shape[0]
     own = getattr(autoencoder, "normalisation", None)
     if options.measured or (own is None and type(autoencoder).__name__ != "Pixels"):
-        normalisation, measured = measure(out, first, channels, posterior), True
+        normalisation, measured = measure(out, parts, channels, posterior), True
     else:
-        normalisation, measured = own or Normalisation((0.0,) * channels, (1.0,) * channels), False
+        shift, scale = (own.shift, own.scale) if isinstance(own, Normalisation) else own or ((0.0,), (1.0,))
+        numbers = [per_channel(v if len(v) > 1 else v[0], channels, 0.0) for v in (tuple(shift), tuple(scale))]
+        normalisation, measured = Normalisation(*numbers), False
     try:
         described = describe(autoencoder)
         if "device" in described:
@@ -121,18 +130,26 @@ def _first_array(out: Path, part: shards.Part) -> np.ndarray[Any, Any]:
     return array
 
 
-def measure(out: Path, part: shards.Part, channels: int, posterior: bool) -> Normalisation:
-    """Mean and 1 ÷ standard deviation of each channel's latents over a shard; the posterior's variance included."""
+MEASURED = 2048
+"""Samples that shift and scale are measured on, spread over all shards."""
+
+
+def measure(out: Path, parts: list[shards.Part], channels: int, posterior: bool) -> Normalisation:
+    """Mean and 1 ÷ standard deviation of each channel's latents; the posterior's variance included."""
     total = square = count = np.zeros(channels)
-    shape = _first_array(out, part).shape
-    data = (out / part.file).read_bytes()
-    for offset in part.offsets:
-        array = np.frombuffer(data, np.float16, int(np.prod(shape)), offset).reshape(shape).astype(np.float64)
-        mean, std = (array[:channels], array[channels:]) if posterior else (array, np.zeros_like(array))
-        axes = tuple(range(1, array.ndim))
-        total = total + mean.sum(axes)
-        square = square + (mean**2 + std**2).sum(axes)
-        count = count + mean[0].size
+    shape = _first_array(out, parts[0]).shape
+    every = max(sum(len(part.offsets) for part in parts) // MEASURED, 1)
+    for part in parts:
+        with (out / part.file).open("rb") as stream:
+            for offset in part.offsets[::every]:
+                stream.seek(offset)
+                data = stream.read(2 * int(np.prod(shape)))
+                array = np.frombuffer(data, np.float16).reshape(shape).astype(np.float64)
+                mean, std = (array[:channels], array[channels:]) if posterior else (array, np.zeros_like(array))
+                axes = tuple(range(1, array.ndim))
+                total = total + mean.sum(axes)
+                square = square + (mean**2 + std**2).sum(axes)
+                count = count + mean[0].size
     average = total / count
     deviation = np.sqrt(np.maximum(square / count - average**2, 1e-12))
     return Normalisation(tuple(average.tolist()), tuple((1 / deviation).tolist()))

@@ -121,6 +121,8 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
         return _rejected(index, entry, " ".join(str(error).split())[:200] or type(error).__name__)
     except MemoryError:
         return _rejected(index, entry, "too large for this machine's memory")
+    except Exception as error:  # a decoder's own fault, on a file that it can't take
+        return _rejected(index, entry, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
     return Sample(index, pixels, record)
 
 
@@ -149,7 +151,8 @@ class Decoder:
     """
 
     def __init__(self, recipe: Recipe, workers: int, chunk: int = 8) -> None:
-        self.recipe, self.workers, self.chunk = recipe, workers, chunk
+        self.recipe, self.workers = recipe, workers
+        self.chunk = 1 if isinstance(recipe, ClipRecipe) else chunk  # clips are large
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Decoder:
@@ -191,15 +194,21 @@ class Decoder:
                 yield _rejected(task[0], task[1], "its decoder crashed")
 
     def _submit(self, chunk: list[Task]) -> Future[list[Sample]]:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_quiet)
-        return self._pool.submit(_decode_chunk, self.recipe, chunk)
+        for _ in range(2):
+            if self._pool is None:
+                context, parent = get_context("spawn"), (os.getpid(),)
+                self._pool = ProcessPoolExecutor(self.workers, context, initializer=_quiet, initargs=parent)
+            try:
+                return self._pool.submit(_decode_chunk, self.recipe, chunk)
+            except BrokenProcessPool:  # a worker died meanwhile; what waits finds out for itself
+                self._pool = None
+        raise AssertionError("a new pool of workers is broken")
 
 
-def _quiet() -> None:
+def _quiet(parent: int) -> None:
     """A worker leaves Ctrl-C to the main process, ends with it, and leaves FFmpeg's complaints to our reasons."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         import av.logging

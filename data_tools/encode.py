@@ -81,9 +81,9 @@ def encode(
     todo = [n for n in mine if n not in done]
     shards.sweep(out, options.split, set(todo))
     progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
-    known = sum(len(part.rejects) for part in done.values()) + len(source.rejects)
-    allowed = options.max_rejects * (progress.total + len(source.rejects))
-    _check_rejects(known, allowed, out, source.rejects[-1].name if source.rejects else "")
+    _check_rejects(len(source.rejects), options.max_rejects * (total + len(source.rejects)), out, _last(source))
+    known, allowed = sum(len(part.rejects) for part in done.values()), options.max_rejects * progress.total
+    _check_rejects(known, allowed, out, "")
 
     def task(index: int) -> Task:
         entry, variant = divmod(index, recipe.variants)
@@ -101,9 +101,14 @@ def encode(
                     encoder.add(_timed(stream, progress))
                     _check_rejects(known + progress.rejected, allowed, out, encoder.last_reject)
                 encoder.flush()
+                _check_rejects(known + progress.rejected, allowed, out, encoder.last_reject)
     if len(shards.finished_parts(out)) == count:
         shards.finish(out, plan, about(out, source, autoencoder, options), source.rejects)
     return progress
+
+
+def _last(source: Source) -> str:
+    return f"{source.rejects[-1].name} ({source.rejects[-1].reason})" if source.rejects else ""
 
 
 def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:

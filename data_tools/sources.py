@@ -111,8 +111,8 @@ def video_source(path: Path, clips: Path | None = None, split: str | None = None
     """The clips under a folder, ``CLASS/NAME.mp4``; or those of a CSV in Kinetics-700's format, with their folder.
 
     The CSV's columns are label, youtube_id, time_start, time_end, split. A row's clip is searched in ``clips`` as
-    ID_SSSSSS_EEEEEE (cut already, six digits each), else as ID (the whole video, of which the segment is taken), each
-    also in a folder named like the label.
+    ID_SSSSSS_EEEEEE (cut already, six digits each), else as ID (the whole video, of which the segment is taken), in
+    that folder or any folder inside it.
 
     Raises:
         UserError: nothing there, or a CSV without these columns.
@@ -137,7 +137,7 @@ def _csv_source(path: Path, folder: Path | None, split: str | None) -> Source:
         raise UserError(f"{path} doesn't exist; give the CSV of a Kinetics split")
     if folder is None or not folder.is_dir():
         raise UserError("a CSV lists clips by name: give the folder that they lie in with --clips-folder")
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
         if missing:

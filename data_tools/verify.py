@@ -141,7 +141,7 @@ def preview(folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = Non
         UserError: no shards, or an autoencoder that is the user's own was not given.
     """
     shards = LatentShards(folder, batch_size=1, seed=seed, draw=True)
-    decoder = autoencoder or shards.autoencoder
+    decoder = shards.autoencoder if autoencoder is None else shards.description.measured(autoencoder)
     if decoder is None:
         raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])

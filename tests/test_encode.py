@@ -23,7 +23,7 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import image_source
+from alphaflow.data_tools.sources import Reject, Source, image_source
 from alphaflow.data_tools.verify import preview, verify
 from PIL import Image
 
@@ -221,6 +221,21 @@ def test_too_many_rejects_stop_it_and_what_is_done_stays(tmp_path: Path) -> None
     assert verify(tmp_path / "out").problems == []
 
 
+def test_names_that_are_no_utf8_and_rejects_of_the_source(tmp_path: Path) -> None:
+    """Listed by their bytes; and what the source rejects is judged against all of it, whatever the job."""
+    source = pictures(tmp_path / "source", count=20)
+    (tmp_path / "source" / "class 0 é" / os.fsdecode(b"\xff\xfe.png")).write_bytes(b"x")
+    assert small(source, tmp_path / "out", samples_per_shard=50).rejected == 1
+    assert verify(tmp_path / "out").samples == 20
+    listed = image_source(source)
+    whole = [entry for entry in listed.entries if entry.name.isprintable()]
+    again = Source(listed.path, whole, listed.class_names, [Reject(f"{i}", "double") for i in range(3)])
+    for shard in range(8):
+        options = Options(samples_per_shard=3, batch_size=2, workers=0, max_rejects=0.15, shard=shard, shards=8)
+        encode(again, tmp_path / "jobs", af.Pixels(), ImageRecipe(16), options)
+    assert json.loads((tmp_path / "jobs" / "dataset.json").read_text())["rejects"] == 3
+
+
 def test_zips_and_tars(tmp_path: Path) -> None:
     """A zip gives what its folder gives; a WebDataset tar has classes by .cls; unsafe and double names are rejected."""
     source = pictures(tmp_path / "source")
@@ -285,6 +300,16 @@ def test_a_file_that_kills_its_worker_is_rejected(tmp_path: Path, monkeypatch: p
     crashed = [sample for sample in samples if sample.pixels is None]
     assert [sample.record["reason"] for sample in crashed] == ["its decoder crashed"]
     assert "005" in crashed[0].record["source"]
+    many = [
+        (i, entry, 0) for i, entry in enumerate(entries[:5] * 10 + entries[5:])
+    ]  # it dies while nobody waits for it
+    found = []
+    with Decoder(recipe, workers=1, chunk=2) as decoder:
+        for sample in decoder(iter(many)):
+            found.append(sample)
+            time.sleep(0.05)
+    assert [sample.index for sample in found] == list(range(len(many)))
+    assert sum(sample.pixels is None for sample in found) == 1
 
 
 def workers() -> int:

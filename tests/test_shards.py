@@ -111,6 +111,54 @@ def test_drawn_latents_are_the_posterior(folder: Path) -> None:
     assert draws.std(0).mean().item() == pytest.approx(1.0, abs=0.01)
 
 
+def test_measured_shift_and_scale_decode_to_the_same_pixels(tmp_path: Path) -> None:
+    """An autoencoder with a normalisation of its own, measured anew: decode undoes what was measured, and only that."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(1)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **blocks).save_pretrained(tmp_path / "vae")
+    vae = af.DiffusersVAE(str(tmp_path / "vae"), device="cpu")
+    entries = [Entry(str(4 * i), None, "") for i in range(40)]
+    options = Options(samples_per_shard=10, batch_size=4, workers=0, measured=True)
+    encode(Source(Path("numbers"), entries, []), tmp_path / "out", vae, Numbered(4), options)
+    shards = af.LatentShards(tmp_path / "out", batch_size=40)
+    batch = shards.all()
+    assert batch.std is not None
+    draws = torch.cat([batch.drawn(torch.Generator().manual_seed(i)).x for i in range(30)])
+    assert (draws.std((0, 2, 3)) - 1).abs().max() < 0.05
+    assert shards.autoencoder is not None
+    raw = vae.encode(torch.full((1, 3, 4, 4), 4 * 7 / 127.5 - 1))[:, :4]
+    expected = vae.decode(vae.normalisation.forward(raw))
+    assert torch.allclose(shards.autoencoder.decode(batch.x[7:8]), expected, atol=5e-3)
+
+
+class Plain:
+    """An own autoencoder without a normalisation, whose latents are far from unit variance."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return 10 * pixels + 3
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return (latents - 3) / 10
+
+    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
+        return (3, size, size)
+
+
+def test_a_preview_with_an_own_autoencoder(tmp_path: Path) -> None:
+    from alphaflow.data_tools.verify import preview
+
+    entries = [Entry(str(4 * i), None, "") for i in range(40)]
+    options = Options(samples_per_shard=10, batch_size=4, workers=0)
+    encode(Source(Path("numbers"), entries, []), tmp_path / "out", Plain(), Numbered(4), options)
+    pixels, _ = preview(tmp_path / "out", count=40, autoencoder=Plain())
+    assert (pixels[:, 0, 0, 0].int() - 4 * torch.arange(40)).abs().max() <= 1
+    pair = Plain()
+    pair.normalisation = ((3.0,) * 3, (0.1,) * 3)  # type: ignore[attr-defined]
+    encode(Source(Path("numbers"), entries, []), tmp_path / "pair", pair, Numbered(4), options)
+    assert af.LatentShards(tmp_path / "pair").description.normalisation.scale == (0.1,) * 3
+
+
 def test_damaged_shards(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "copy"
     shutil.copytree(folder, place)

@@ -73,6 +73,29 @@ def test_variable_rates_are_resampled_by_time(fps: float, start: float, tmp_path
     assert np.allclose(clip.times, [UNEVEN[i] for i in expected])
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.avi", "a.ts"])
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_every_start_in_every_container(name: str, b_frames: int, tmp_path: Path) -> None:
+    """Frames from any time stamp on, and by time, are those of a decode from the beginning."""
+    file = tmp_path / name
+    with av.open(str(file), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.gop_size, stream.max_b_frames, stream.bit_rate = 10, b_frames, 4_000_000
+        for k in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * k + 5, np.uint8), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    times = frame_times(file)
+    whole = brightness(read_clip(file, len(times)).frames)
+    for first in range(0, len(times) - 3, 2):
+        assert brightness(read_clip(file, 3, start=times[first]).frames) == whole[first : first + 3]
+        by_time = read_clip(file, 3, fps=10, start=times[first] + 0.01)
+        assert brightness(by_time.frames) == whole[first : first + 3]
+
+
 def test_segments_end_where_they_say(tmp_path: Path) -> None:
     write_video(tmp_path / "even.mp4", EVEN)
     assert brightness(read_clip(tmp_path / "even.mp4", 5, start=1.0, end=1.5).frames) == [10, 11, 12, 13, 14]

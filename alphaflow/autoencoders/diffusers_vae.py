@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..printing import Compact
 from .base import Normalisation, per_channel
 
-VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "Hunyuan", "Magvit", "Allegro", "Temporal")
+VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "HunyuanVideo", "Magvit", "Allegro", "QwenImage")
 """Names in the classes of autoencoders that take (b, c, f, h, w)."""
 
 
@@ -57,7 +57,7 @@ class DiffusersVAE(Compact):
         try:
             config: Any = diffusers.AutoencoderKL.load_config(self.name, **options)
             kind = getattr(diffusers, str(config.get("_class_name")), None)
-            if kind is None or not hasattr(kind, "encode"):
+            if kind is None or not hasattr(kind, "encode") or "TemporalDecoder" in kind.__name__:
                 raise UserError(
                     f"{self.name} holds a {config.get('_class_name')}, which is no autoencoder of diffusers"
                 )
@@ -117,22 +117,27 @@ class DiffusersVAE(Compact):
         """Pixels in [-1, 1] (b, 3, h, w) or (b, 3, f, h, w) → moments (b, 2c, …) or latents (b, c, …), float32."""
         frames = _Frames(pixels, one_by_one=not self.video)
         with self._precision():
-            out = self.vae.encode(frames.batch.to(self.vae.device))
-        return frames.restore(_moments(out).float()).to(pixels.device)
+            parts = [_moments(self.vae.encode(part.to(self.vae.device))).float() for part in self._parts(frames.batch)]
+        return frames.restore(torch.cat(parts)).to(pixels.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents (b, c, …) → pixels in [-1, 1], float32."""
         frames = _Frames(self.normalisation.inverse(latents.float()), one_by_one=not self.video)
         with self._precision():
-            out = self.vae.decode(frames.batch.to(self.vae.device))
-        return frames.restore(out.sample.float()).clamp(-1, 1).to(latents.device)
+            parts = [self.vae.decode(part.to(self.vae.device)).sample.float() for part in self._parts(frames.batch)]
+        return frames.restore(torch.cat(parts)).clamp(-1, 1).to(latents.device)
 
     def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
         """The latents' shape for square pixels of this size, found by encoding black ones."""
         shape = (1, 3, size, size) if frames is None else (1, 3, frames, size, size)
         encoded = self.encode(torch.zeros(shape))
         return (self.channels, *encoded.shape[2:])
+
+    @staticmethod
+    def _parts(batch: Tensor) -> tuple[Tensor, ...]:
+        """What is run at once: 16 pictures, one clip."""
+        return torch.split(batch, 16 if batch.ndim == 4 else 1)
 
     def _precision(self) -> Any:
         kind = self.vae.device.type

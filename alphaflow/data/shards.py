@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.base import Autoencoder, Normalisation, Normalised
+from ..autoencoders.diffusers_vae import DiffusersVAE
 from ..describe import rebuild
 from ..errors import UserError
 from ..types import Batch, Cond
@@ -61,9 +63,16 @@ class Description:
         if described is None:
             return None
         built: Autoencoder = rebuild(described)
-        if self.record["measured"]:
-            return Normalised(built, self.normalisation.shift, self.normalisation.scale)
-        return built
+        return self.measured(built)
+
+    def measured(self, autoencoder: Autoencoder) -> Autoencoder:
+        """An autoencoder that decodes with the shift and scale that were measured, if they were."""
+        if not self.record["measured"]:
+            return autoencoder
+        shift, scale = self.normalisation.shift, self.normalisation.scale
+        if isinstance(autoencoder, DiffusersVAE):
+            return replace(autoencoder, shift=shift, scale=scale)
+        return autoencoder if hasattr(autoencoder, "normalisation") else Normalised(autoencoder, shift, scale)
 
     def batch(self, stored: Tensor, labels: Tensor | None) -> Batch:
         """Stored arrays (b, …), float32, as a batch of unit variance: latents, or means with deviations.
@@ -263,7 +272,7 @@ class RemoteShards:
         stream = webdataset.WebDataset(
             urls, shardshuffle=False, nodesplitter=webdataset.split_by_node, empty_check=False
         )
-        return iter(stream.compose(webdataset.split_by_worker).shuffle(self.buffer, rng=order))
+        return iter(stream.compose(webdataset.split_by_worker).shuffle(self.buffer, initial=self.buffer, rng=order))
 
     def _batch(self, samples: list[tuple[np.ndarray[Any, Any], int]]) -> Batch:
         stored = torch.from_numpy(np.stack([array for array, _ in samples])).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,7 +88,8 @@ def read_clip(
 
     With ``fps`` frame k is the one on screen at ``start`` + k/fps: the last whose time stamp is not after it, so that
     variable rates are resampled by time. Without it, frames are taken one after another from the first at or after
-    ``start``. Seeking goes to the key frame before and decodes from there. Rotation stored in the file is applied.
+    ``start``. In MP4, MOV, MKV and WebM files decoding begins at a key frame before; other formats, whose time stamps
+    a seek may shift, are decoded from their beginning. Rotation stored in the file is applied.
 
     Args:
         file: the video.
@@ -103,8 +105,7 @@ def read_clip(
         raise ValueError(f"a clip needs frames >= 1, fps > 0 and start >= 0, got {frames}, {fps} and {start}")
     with _open(file) as container:
         stream = _video_stream(container, file)
-        _seek(container, stream, start)
-        source = _decoded(container, stream, file)
+        source = _from_before(container, stream, file, start)
         limit = None if end is None else end - 1e-6
         picked = _by_time(source, frames, fps, start, limit) if fps else _in_turn(source, frames, start, limit)
         shown = [(time, _upright(frame)) for time, frame in picked]
@@ -168,19 +169,32 @@ def _video_stream(container: Any, file: Path | str) -> Any:
     if not container.streams.video:
         raise ClipError("no video stream")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ClipError("no decoder for this codec")
     stream.thread_type = "SLICE"  # frame threads reorder errors; workers are processes
     return stream
 
 
-def _seek(container: Any, stream: Any, start: float) -> None:
-    if start <= 0:
-        return
+SEEKABLE = ("mp4", "mov", "matroska", "webm")
+
+
+def _from_before(container: Any, stream: Any, file: Path | str, start: float) -> Iterator[Timed]:
+    """Frames from one at or before ``start`` on: where a seek lands after it, it is tried again from further back."""
     base = stream.time_base or Fraction(1, 1_000_000)
-    origin = stream.start_time or 0
-    try:
-        container.seek(int(start / base) + origin, backward=True, any_frame=False, stream=stream)
-    except OSError:  # formats that can't seek are decoded from the start
+    back = 0.0
+    while start - back > 0 and any(name in container.format.name for name in SEEKABLE):
+        container.seek(int((start - back) / base) + (stream.start_time or 0), backward=True, stream=stream)
+        source = _decoded(container, stream, file)
+        try:
+            first = next(source, None)
+        except ClipError:  # not a place to begin
+            first = None
+        if first is not None and first[0] <= start + 1e-6:
+            return itertools.chain([first], source)
+        back = max(2 * back, 1.0)
+    if start > 0:
         container.seek(0)
+    return _decoded(container, stream, file)
 
 
 def _decoded(container: Any, stream: Any, file: Path | str) -> Iterator[Timed]:
