@@ -69,7 +69,7 @@ def plan_of(source: Source, autoencoder: Autoencoder, recipe: Recipe, options: O
 
 def identity(autoencoder: Autoencoder) -> dict[str, Any]:
     """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on."""
-    named = [field.name for field in fields(autoencoder)] if is_dataclass(autoencoder) else []
+    named: list[str] = [field.name for field in fields(autoencoder)] if is_dataclass(autoencoder) else []
     settings = {name: repr(getattr(autoencoder, name)) for name in named if name not in ("device", "inner")}
     network = getattr(autoencoder, "vae", None)
     modules = [network, autoencoder, *vars(autoencoder).values()]
