@@ -16,6 +16,9 @@ from .errors import UserError
 from .metrics.pixels import MIN_IMAGES, ImageSet, check_metrics, measure
 from .run import Guide, Run
 
+MAX_REFERENCE = 100_000
+"""Training samples up to which a run's own data are the reference."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -42,6 +45,11 @@ class Reference:
         if not isinstance(dataset, IndexedDataset) or len(dataset.shape) != 3:
             raise UserError("the run's data can't serve as a reference; give a folder of real images with --reference")
         batches = list(dataset.once())
+        if len(dataset) > MAX_REFERENCE:
+            raise UserError(
+                f"the run's {len(dataset)} training samples are too many to hold in memory; "
+                "give a folder of real images with --reference"
+            )
         draw = torch.Generator().manual_seed(0)
         pixels = torch.cat([to_bytes(run.autoencoder.decode(batch.drawn(draw).x)) for batch in batches])
         found = [batch.cond.labels for batch in batches if batch.cond.labels is not None]

@@ -41,8 +41,10 @@ def write_json(path: Path, value: Any) -> None:
         data = text.encode()
     except UnicodeEncodeError:  # a file's name that isn't UTF-8
         data = json.dumps(value, indent=2).encode()
-    with replacing(path) as beside:
-        beside.write_bytes(data + b"\n")
+    with replacing(path) as beside, beside.open("wb") as stream:
+        stream.write(data + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def remove(path: Path) -> None:

@@ -141,8 +141,14 @@ def _options(
             index, count = job * world + rank, jobs * world
         except ValueError as error:
             raise UserError(f"--shard takes I/N, for example 0/8, got {shard!r}") from error
-    processes = max((os.cpu_count() or 2) - 1, 1) if workers is None else workers
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    processes = max(_processors() // local - 1, 1) if workers is None else workers
     return Options(split, per_shard, batch, processes, index, count, rejects, measured)
+
+
+def _processors() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
 def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str) -> Any:

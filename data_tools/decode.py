@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -118,6 +119,8 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
     except UnidentifiedImageError:
         return _rejected(index, entry, "not a picture")
     except (ClipError, *UNREADABLE) as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise
         return _rejected(index, entry, " ".join(str(error).split())[:200] or type(error).__name__)
     except MemoryError:
         return _rejected(index, entry, "too large for this machine's memory")
@@ -129,6 +132,9 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
 def _rejected(index: int, entry: Entry, reason: str) -> Sample:
     return Sample(index, None, {"source": entry.name, "reason": reason})
 
+
+PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.ETIMEDOUT}
+"""Faults of the machine, not of the file: they end the job, which can be run again."""
 
 Task = tuple[int, Entry, int]
 """A sample's index, its entry, its variant."""

@@ -244,13 +244,17 @@ class RemoteShards:
         waiting: list[tuple[np.ndarray[Any, Any], int]] = []
         generator = torch.Generator().manual_seed(self.seed)
         while True:
+            seen = False
             for sample in self._epoch_stream():
+                seen = True
                 array = np.load(_Bytes(sample["latent.npy"]), allow_pickle=False)
                 waiting.append((array, int(sample.get("cls", b"-1"))))
                 if len(waiting) == self.batch_size:
                     batch = self._batch(waiting)
                     waiting = []
                     yield batch.drawn(generator) if self.draw and batch.std is not None else batch
+            if not seen:
+                raise UserError(f"no sample came from {self.urls}; are there fewer shards than readers?")
             self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:

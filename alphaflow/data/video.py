@@ -142,7 +142,7 @@ def _by_time(source: Iterator[Timed], frames: int, fps: float, start: float, end
             found.append(shown)
         if len(found) == frames:
             return found
-        gap = time - shown[0] if shown is not None else gap
+        gap = time - shown[0] if shown is not None else float((frame.duration or 0) * (frame.time_base or 0))
         if shown is None and time > start + 1e-6 and not found:
             start_frame = (time, frame)  # the first frame comes late: it stands for what is before it
             while len(found) < frames and start + len(found) / fps < time - 1e-6:
