@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from .errors import UserError
 from .flow import expand
 from .printing import Compact
 from .types import Cond, Model, Sample, Time
@@ -16,10 +17,11 @@ from .types import Cond, Model, Sample, Time
 Interval = tuple[float, float]
 
 
-def _check_interval(interval: Interval) -> None:
+def check_interval(interval: Interval) -> None:
+    """Raises UserError, a ValueError, unless 0 ≤ t_min < t_max ≤ 1."""
     low, high = interval
     if not 0 <= low < high <= 1:
-        raise ValueError(f"a guidance interval needs 0 <= t_min < t_max <= 1, got {interval}")
+        raise UserError(f"a guidance interval needs 0 <= t_min < t_max <= 1, got {low},{high}")
 
 
 def inside(t: Time, interval: Interval) -> Tensor:
@@ -69,7 +71,7 @@ class Guidance(Compact):
     dropped: Literal["guided", "plain"] = "guided"
 
     def __post_init__(self) -> None:
-        _check_interval(self.interval)
+        check_interval(self.interval)
         if not 0 <= self.label_drop <= 1:
             raise ValueError(f"label_drop is a share of samples in [0, 1], got {self.label_drop}")
         if self.dropped not in ("guided", "plain"):
@@ -198,7 +200,7 @@ def _settings(omega: Tensor) -> Tensor:
 
 def guidance_setting(b: int, scale: float, interval: Interval = (0.0, 1.0)) -> Tensor:
     """``cond.guidance`` (b, 3) to sample b samples with, for networks that were trained with `GuidanceInputs`."""
-    _check_interval(interval)
+    check_interval(interval)
     return torch.tensor([[scale, *interval]], dtype=torch.float32).repeat(b, 1)
 
 
@@ -218,7 +220,7 @@ class CFG(Compact):
     interval: Interval = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        _check_interval(self.interval)
+        check_interval(self.interval)
 
     def applies(self, t: float) -> bool:
         """Whether an evaluation at time t is guided. Both ends count as inside, so that (0, 1) means everywhere."""

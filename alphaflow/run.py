@@ -16,7 +16,7 @@ from .data.base import to_bytes
 from .data.labels import balanced_labels
 from .describe import rebuild
 from .errors import UserError
-from .guidance import CFG, guidance_setting
+from .guidance import CFG, check_interval, guidance_setting
 from .recipe import Recipe, load_recipe
 from .samplers import ODE, Sampler
 from .training import checkpoint
@@ -35,9 +35,7 @@ class Guide:
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
             raise UserError(f"a guidance scale is a positive number, 1 for none, got {self.scale}")
-        low, high = self.interval
-        if not 0 <= low < high <= 1:
-            raise UserError(f"a guidance interval needs 0 <= t_min < t_max <= 1, got {low},{high}")
+        check_interval(self.interval)
 
 
 class Run:

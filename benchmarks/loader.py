@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from alphaflow.data_tools.shards import begin, finish, writing
+from alphaflow.data_tools.shards import begin, finish, finished_parts, writing
 from rich.console import Console
 from rich.table import Table
 
@@ -53,7 +53,8 @@ def write(place: Path, count: int) -> None:
         "shift": [0.0] * 4, "scale": [0.18215] * 4, "measured": False, "classes": 10,
         "class_names": [str(i) for i in range(10)],
     }  # fmt: skip
-    finish(place / "shards", plan, about, [])
+    parts = [part for _, part in sorted(finished_parts(place / "shards").items())]
+    finish(place / "shards", plan, about, parts, [])
 
 
 def one_by_one(count: int, load: Callable[[int], np.ndarray[Any, Any]]) -> Iterator[int]:

@@ -52,7 +52,7 @@ Workers = Annotated[
 ]
 MaxRejects = Annotated[float, typer.Option(help="The share of files that may be unreadable.", min=0, max=1)]
 Measured = Annotated[
-    bool, typer.Option("--measure", help="Measure shift and scale on the first shard; not the autoencoder's own.")
+    bool, typer.Option("--measure", help="Measure shift and scale on the samples; not the autoencoder's own.")
 ]
 
 

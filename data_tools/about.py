@@ -31,7 +31,7 @@ class Options:
         workers: decoding processes; 0 decodes in this one.
         shard, shards: this job makes every shards-th shard, from ``shard`` on.
         max_rejects: the share of samples that may be left out.
-        measured: measure shift and scale on the first shard instead of taking the autoencoder's.
+        measured: measure shift and scale, on samples of all shards, instead of taking the autoencoder's.
     """
 
     split: str = "train"
@@ -87,18 +87,19 @@ def identity(autoencoder: Autoencoder) -> dict[str, Any]:
     return {"class": kind, "settings": settings, "weights": found.hexdigest(), "device": device, **nested}
 
 
-def about(out: Path, source: Source, autoencoder: Autoencoder, options: Options) -> dict[str, Any]:
-    """What dataset.json says of the samples."""
-    parts = [part for _, part in sorted(shards.finished_parts(out).items()) if part.offsets]
-    if not parts:
+def about(
+    out: Path, parts: list[shards.Part], source: Source, autoencoder: Autoencoder, options: Options
+) -> dict[str, Any]:
+    """What dataset.json says of the samples, from the parts of all shards."""
+    first = next((part for part in parts if part.offsets), None)
+    if first is None:
         raise UserError(f"every file of {source.path} was rejected; see {out / shards.PARTS}")
-    first = parts[0]
     stored = _first_array(out, first)
     posterior = has_posterior(autoencoder)
     channels = stored.shape[0] // 2 if posterior else stored.shape[0]
     own = getattr(autoencoder, "normalisation", None)
     if options.measured or (own is None and type(autoencoder).__name__ != "Pixels"):
-        normalisation, measured = measure(out, parts, channels, posterior), True
+        normalisation, measured = measure(out, parts, stored.shape, posterior), True
     else:
         shift, scale = (own.shift, own.scale) if isinstance(own, Normalisation) else own or ((0.0,), (1.0,))
         numbers = [per_channel(v if len(v) > 1 else v[0], channels, 0.0) for v in (tuple(shift), tuple(scale))]
@@ -134,10 +135,17 @@ MEASURED = 2048
 """Samples that shift and scale are measured on, spread over all shards."""
 
 
-def measure(out: Path, parts: list[shards.Part], channels: int, posterior: bool) -> Normalisation:
-    """Mean and 1 ÷ standard deviation of each channel's latents; the posterior's variance included."""
+def measure(out: Path, parts: list[shards.Part], shape: tuple[int, ...], posterior: bool) -> Normalisation:
+    """Mean and 1 ÷ standard deviation of each channel's latents; the posterior's variance included.
+
+    Args:
+        out: the folder of shards.
+        parts: of all shards.
+        shape: of a stored array.
+        posterior: whether it holds means and deviations.
+    """
+    channels = shape[0] // 2 if posterior else shape[0]
     total = square = count = np.zeros(channels)
-    shape = _first_array(out, parts[0]).shape
     every = max(sum(len(part.offsets) for part in parts) // MEASURED, 1)
     for part in parts:
         with (out / part.file).open("rb") as stream:

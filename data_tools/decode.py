@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alphaflow.data.images import UNREADABLE, centre_crop, decode
+from alphaflow.data.images import UNREADABLE, centre_crop, centre_square, decode
 from alphaflow.data.video import ClipError, read_clip, video_info
 
 from .sources import Entry
@@ -256,7 +256,4 @@ def _cropped(image: Image.Image, size: int, crop: Crop) -> Image.Image:
         return centre_crop(image, size)
     if crop == "resize":
         return image.resize((size, size), Image.Resampling.BICUBIC)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return centre_square(image, size, Image.Resampling.LANCZOS)

@@ -83,7 +83,11 @@ def encode(
     progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
     _check_rejects(len(source.rejects), options.max_rejects * (total + len(source.rejects)), out, _last(source))
     known, allowed = sum(len(part.rejects) for part in done.values()), options.max_rejects * progress.total
-    _check_rejects(known, allowed, out, "")
+
+    def rejected(last: str) -> None:
+        _check_rejects(known + progress.rejected, allowed, out, last)
+
+    rejected("")
 
     def task(index: int) -> Task:
         entry, variant = divmod(index, recipe.variants)
@@ -96,14 +100,14 @@ def encode(
         stream = decoder(task(index) for n in todo for index in mine[n])
         for n in todo:
             with shards.writing(out, options.split, n) as writer:
-                encoder = _Encoder(autoencoder, label, writer, options.batch_size, progress, watch)
+                encoder = _Encoder(autoencoder, label, writer, options.batch_size, progress, watch, rejected)
                 for _ in mine[n]:
                     encoder.add(_timed(stream, progress))
-                    _check_rejects(known + progress.rejected, allowed, out, encoder.last_reject)
                 encoder.flush()
-                _check_rejects(known + progress.rejected, allowed, out, encoder.last_reject)
-    if len(shards.finished_parts(out)) == count:
-        shards.finish(out, plan, about(out, source, autoencoder, options), source.rejects)
+    finished = shards.finished_parts(out)
+    if len(finished) == count:
+        parts = [finished[n] for n in range(count)]
+        shards.finish(out, plan, about(out, parts, source, autoencoder, options), parts, source.rejects)
     return progress
 
 
@@ -129,11 +133,12 @@ class _Encoder:
         batch_size: int,
         progress: Progress,
         watch: Watcher,
+        rejected: Callable[[str], None],
     ) -> None:
+        self.rejected = rejected
         self.autoencoder, self.labels, self.writer = autoencoder, labels, writer
         self.batch_size, self.progress, self.watch = batch_size, progress, watch
         self.waiting: list[Sample] = []
-        self.last_reject = ""
 
     def add(self, sample: Sample) -> None:
         if sample.pixels is None:
@@ -162,10 +167,10 @@ class _Encoder:
 
     def _reject(self, sample: Sample, reason: str) -> None:
         source = str(sample.record["source"])
-        self.last_reject = f"{source} ({reason})"
         self.writer.reject(source, reason)
         self.progress.rejected += 1
         self.progress.done += 1
+        self.rejected(f"{source} ({reason})")
 
 
 def encode_pixels(autoencoder: Autoencoder, pixels: Tensor) -> np.ndarray[Any, np.dtype[np.float16]]:

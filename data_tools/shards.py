@@ -172,9 +172,10 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
     write_json(out / DATASET, {"format": 1, "finished": False, "plan": plan})
 
 
-def finish(out: Path, plan: dict[str, Any], about: dict[str, Any], known_rejects: list[Reject]) -> None:
-    """Writes the index, rejects.jsonl, and last dataset.json, once every shard is done."""
-    parts = [part for _, part in sorted(finished_parts(out).items())]
+def finish(
+    out: Path, plan: dict[str, Any], about: dict[str, Any], parts: list[Part], known_rejects: list[Reject]
+) -> None:
+    """Writes the index, rejects.jsonl, and last dataset.json, once every shard is done: its parts, in order."""
     rows = [
         (part.number, offset, label) for part in parts for offset, label in zip(part.offsets, part.labels, strict=True)
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -164,7 +166,7 @@ class LatentShards(IndexedDataset):
             stored[place] = self._map(shard)[offset : offset + size].view(np.float16)
         labels = torch.from_numpy(rows["label"].astype(np.int64)) if self.class_names else None
         batch = self.description.batch(torch.from_numpy(stored).float().view(-1, *self.description.stored), labels)
-        if not self.draw or batch.std is None:
+        if not self.draw:
             return batch
         seed = int((generator or np.random.default_rng(self.seed)).integers(2**63))
         return batch.drawn(torch.Generator().manual_seed(seed))
@@ -247,12 +249,12 @@ class RemoteShards:
             seen = False
             for sample in self._epoch_stream():
                 seen = True
-                array = np.load(_Bytes(sample["latent.npy"]), allow_pickle=False)
+                array = np.load(io.BytesIO(sample["latent.npy"]), allow_pickle=False)
                 waiting.append((array, int(sample.get("cls", b"-1"))))
                 if len(waiting) == self.batch_size:
                     batch = self._batch(waiting)
                     waiting = []
-                    yield batch.drawn(generator) if self.draw and batch.std is not None else batch
+                    yield batch.drawn(generator) if self.draw else batch
             if not seen:
                 raise UserError(f"no sample came from {self.urls}; are there fewer shards than readers?")
             self.epoch += 1
@@ -266,8 +268,6 @@ class RemoteShards:
         self.seed, self.epoch = state["seed"], state["epoch"]
 
     def _epoch_stream(self) -> Iterator[dict[str, Any]]:
-        import random
-
         import webdataset
 
         urls = list(webdataset.shardlists.expand_urls(self.urls)) if isinstance(self.urls, str) else list(self.urls)
@@ -282,9 +282,3 @@ class RemoteShards:
         stored = torch.from_numpy(np.stack([array for array, _ in samples])).float()
         labels = torch.tensor([label for _, label in samples]) if self.class_names else None
         return self.description.batch(stored, labels)
-
-
-def _Bytes(data: bytes) -> Any:
-    import io
-
-    return io.BytesIO(data)
