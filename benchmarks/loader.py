@@ -53,7 +53,7 @@ def write(place: Path, count: int) -> None:
         "shift": [0.0] * 4, "scale": [0.18215] * 4, "measured": False, "classes": 10,
         "class_names": [str(i) for i in range(10)],
     }  # fmt: skip
-    parts = [part for _, part in sorted(finished_parts(place / "shards").items())]
+    parts = list(finished_parts(place / "shards").values())
     finish(place / "shards", plan, about, parts, [])
 
 

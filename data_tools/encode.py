@@ -93,20 +93,16 @@ def encode(
         entry, variant = divmod(index, recipe.variants)
         return index, source.entries[entry], variant
 
-    def label(index: int) -> int | None:
-        return source.entries[index // recipe.variants].label
-
     with Decoder(recipe, options.workers) as decoder:
         stream = decoder(task(index) for n in todo for index in mine[n])
         for n in todo:
             with shards.writing(out, options.split, n) as writer:
-                encoder = _Encoder(autoencoder, label, writer, options.batch_size, progress, watch, rejected)
+                encoder = _Encoder(autoencoder, task, writer, options.batch_size, progress, watch, rejected)
                 for _ in mine[n]:
                     encoder.add(_timed(stream, progress))
                 encoder.flush()
-    finished = shards.finished_parts(out)
-    if len(finished) == count:
-        parts = [finished[n] for n in range(count)]
+    parts = list(shards.finished_parts(out).values())  # in order
+    if len(parts) == count:
         shards.finish(out, plan, about(out, parts, source, autoencoder, options), parts, source.rejects)
     return progress
 
@@ -128,7 +124,7 @@ class _Encoder:
     def __init__(
         self,
         autoencoder: Autoencoder,
-        labels: Callable[[int], int | None],
+        task: Callable[[int], Task],
         writer: shards.ShardWriter,
         batch_size: int,
         progress: Progress,
@@ -136,7 +132,7 @@ class _Encoder:
         rejected: Callable[[str], None],
     ) -> None:
         self.rejected = rejected
-        self.autoencoder, self.labels, self.writer = autoencoder, labels, writer
+        self.autoencoder, self.task, self.writer = autoencoder, task, writer
         self.batch_size, self.progress, self.watch = batch_size, progress, watch
         self.waiting: list[Sample] = []
 
@@ -159,7 +155,8 @@ class _Encoder:
             if not np.isfinite(latent).all():
                 self._reject(sample, "the autoencoder's output is not finite in half precision")
                 continue
-            self.writer.add(sample.index, latent, self.labels(sample.index), sample.record)
+            _, entry, _ = self.task(sample.index)
+            self.writer.add(sample.index, latent, entry.label, sample.record)
             self.progress.encoded += 1
             self.progress.done += 1
         self.waiting = []

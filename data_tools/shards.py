@@ -125,7 +125,7 @@ def writing(out: Path, split: str, number: int) -> Iterator[ShardWriter]:
 
 
 def finished_parts(out: Path) -> dict[int, Part]:
-    """The shards that are done, by number: those whose part is there, and whose file is as long as it says."""
+    """The shards that are done, by number and in order: whose part is there, and whose file is as long as it says."""
     found = {}
     for file in sorted((out / PARTS).glob("*.json")):
         try:
