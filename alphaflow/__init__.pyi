@@ -10,7 +10,7 @@ from .data.folders import ImageFolder as ImageFolder
 from .data.folders import VideoFolder as VideoFolder
 from .data.labels import balanced_labels as balanced_labels
 from .data.shards import LatentShards as LatentShards
-from .data.shards import RemoteShards as RemoteShards
+from .data.streams import RemoteShards as RemoteShards
 from .data.video import Clip as Clip
 from .data.video import ClipError as ClipError
 from .data.video import read_clip as read_clip

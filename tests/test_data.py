@@ -42,7 +42,7 @@ def test_digits_facts() -> None:
 
 def test_an_epoch_has_every_sample_once() -> None:
     digits = af.Digits(batch_size=100, seed=3)
-    taken = np.concatenate([digits._take() for _ in range(36)])[: 2 * 1797]
+    taken = np.concatenate([digits._take(digits.batch_size) for _ in range(36)])[: 2 * 1797]
     for epoch in (taken[:1797], taken[1797:]):
         assert sorted(epoch) == list(range(1797))
     assert not np.array_equal(taken[:1797], taken[1797:])

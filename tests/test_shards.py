@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -179,6 +180,54 @@ def test_damaged_shards(folder: Path, tmp_path: Path) -> None:
         af.LatentShards(place)
 
 
+def test_damaged_bits(folder: Path, tmp_path: Path) -> None:
+    """Values that are no numbers are found as they are read, others by the files' hashes; both name the shard."""
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    shards = af.LatentShards(place, batch_size=N, seed=1)
+    _, offset, _ = shards._index[23].tolist()
+    file = place / "train-000002.tar"
+    data = bytearray(file.read_bytes())
+    data[offset + 11] ^= 0x01
+    file.write_bytes(data)
+    assert len(next(iter(af.LatentShards(place, batch_size=N, seed=1))).x) == N  # another number: not seen
+    with pytest.raises(af.UserError, match=r"train-000002\.tar is damaged: its SHA-256 is another"):
+        af.LatentShards(place, hashes=True)
+    data[offset + 10 : offset + 12] = b"\xff\xff"
+    file.write_bytes(data)
+    with pytest.raises(af.UserError, match=rf"train-000002\.tar is damaged: its sample at byte {offset} is not finite"):
+        next(iter(af.LatentShards(place, batch_size=N, seed=1)))
+    left = af.LatentShards(place, batch_size=43, seed=1, hashes=True, damaged="skip")
+    assert sorted(numbers(next(iter(left)))) == [*range(20), *range(30, 53)]
+
+
+def test_a_damaged_stream(folder: Path, tmp_path: Path) -> None:
+    """A shard cut short, a shard that isn't there, a sample that is no number: named, or skipped and noted."""
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    _, offset, _ = af.LatentShards(place)._index[23].tolist()
+    whole = (place / "train-000002.tar").read_bytes()
+    (place / "train-000002.tar").write_bytes(whole[:offset] + b"\xff\xff" + whole[offset + 2 :])
+    (place / "train-000004.tar").write_bytes((place / "train-000004.tar").read_bytes()[:9000])
+    (place / "train-000005.tar").unlink()
+    for files, reason in (
+        (["2"], r"sample 000000023 of .*train-000002\.tar can't be read: not finite"),
+        (["4"], r"the shard .*train-000004\.tar can't be read"),
+        (["5"], r"the shard .*train-000005\.tar can't be read: No such file"),
+    ):
+        urls = [str(place / f"train-00000{number}.tar") for number in files]
+        with pytest.raises(af.UserError, match=reason):
+            next(iter(af.RemoteShards(urls, place / "dataset.json", batch_size=10, seed=1)))
+    urls = [str(place / f"train-00000{number}.tar") for number in range(6)]
+    stream = af.RemoteShards(urls, place / "dataset.json", batch_size=39, seed=1, damaged="skip")
+    batches = iter(stream)
+    seen = {*numbers(next(batches)), *numbers(next(batches))}  # an epoch, 39 and what the cut shard still gave, or more
+    assert set(range(40)) - {23} <= seen <= set(range(50)) - {23}
+    assert {"train-000002.tar", "train-000004.tar", "train-000005.tar"} == {
+        part.split("/")[-1] for line in stream.skipped for part in line.split() if ".tar" in part
+    }
+
+
 def test_streams_see_every_sample(folder: Path) -> None:
     """By paths, a pipe, and braces: all samples of an epoch, another order in the next, the same by seed."""
     files = sorted(str(file) for file in folder.glob("*.tar"))
@@ -299,3 +348,27 @@ def test_kinetics(tmp_path: Path) -> None:
     made = af.find_recipe("kinetics700")(data=tmp_path, steps=2, batch_size=2, width=64)
     trainer = af.Trainer(made)
     assert trainer.train_step().total.isfinite()
+
+
+class Leading(torch.utils.data.IterableDataset[af.Batch]):
+    """The first batches of an endless dataset."""
+
+    def __init__(self, data: af.LatentShards | af.ImageFolder | af.RemoteShards, count: int) -> None:
+        self.data, self.count = data, count
+
+    def __iter__(self) -> Any:
+        return itertools.islice(iter(self.data), self.count)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_of_a_data_loader_share_an_epoch(context: str, folder: Path) -> None:
+    """Two ranks with two workers each, 13 samples a batch: 52 of 53 samples, none twice."""
+    seen: list[int] = []
+    for rank in range(2):
+        shards = af.LatentShards(folder, batch_size=13, seed=5, rank=rank, world=2)
+        loader = torch.utils.data.DataLoader(
+            Leading(shards, 1), batch_size=None, num_workers=2, multiprocessing_context=context
+        )
+        seen += [number for batch in loader for number in numbers(batch)]
+    assert len(seen) == 52
+    assert len(set(seen)) == 52

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ..types import Batch
 
@@ -41,11 +42,15 @@ class Dataset(Protocol):
         ...
 
 
-class IndexedDataset(ABC):
+class IndexedDataset(IterableDataset[Batch], ABC):
     """A dataset of known length that can fetch any samples: exact shuffle, exact resume.
 
     Each epoch is a fresh permutation of all samples, drawn from (seed, epoch). A batch may span two epochs, so that
     every batch is full.
+
+    It is an iterable dataset of whole batches for torch's DataLoader too: ``DataLoader(data, batch_size=None,
+    num_workers=4)``. Each worker then takes its part of this reader's samples by itself, and together they see each
+    once an epoch. Where the stream stands is known to the workers only, so ``state_dict`` doesn't move with them.
 
     Args:
         batch_size: samples a batch.
@@ -90,9 +95,12 @@ class IndexedDataset(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         """Shuffled batches without end, from where the stream stands."""
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        rank, world = self.rank * workers + number, self.world * workers
         while True:
-            augment = np.random.default_rng((self.seed, self._epoch, self._position, *[self.rank][: self.world > 1]))
-            yield self.fetch(self._take(), augment)
+            augment = np.random.default_rng((self.seed, self._epoch, self._position, *[rank][: world > 1]))
+            yield self.fetch(self._take(self.batch_size * world)[rank::world], augment)
 
     def once(self, batch_size: int = 512) -> Iterator[Batch]:
         """Every sample once, in order, without augmentation; the stream's position stays."""
@@ -118,12 +126,8 @@ class IndexedDataset(ABC):
         self.seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
         self._order = None
 
-    def _take(self) -> Indices:
-        """The next batch's indices; moves on."""
-        everyone = self._take_all(self.batch_size * self.world)
-        return everyone if self.world == 1 else everyone[self.rank :: self.world]
-
-    def _take_all(self, missing: int) -> Indices:
+    def _take(self, missing: int) -> Indices:
+        """The next so many indices; moves on."""
         taken: list[Indices] = []
         while missing:
             if self._order is None:

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices, to_unit
 from .images import ImageSource, Mode, centre_crop, class_folders, walk
+from .processes import PerProcess
 from .video import SUFFIXES, ClipError, read_clip, video_info
 
 
@@ -57,7 +58,7 @@ class ImageFolder(IndexedDataset):
         self.size, self.mode, self.flip = size, mode or self.source.mode(), flip
         self._class_names, labels = class_folders(self.source.names)
         self._labels = torch.tensor(labels, dtype=torch.long)
-        self._pool = ThreadPoolExecutor()
+        self._pool = PerProcess(ThreadPoolExecutor)
         self._pixels: Tensor | None = None
         self._first = self._decode(0)
         if len(self) * self._first.numel() <= memory:
@@ -104,7 +105,7 @@ class ImageFolder(IndexedDataset):
     def _stack(self, indices: Sequence[int] | range) -> Tensor:
         """Images (n, c, h, w), 8-bit, decoded in threads."""
         out = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
-        for row, pixels in enumerate(self._pool.map(self._decode, indices)):
+        for row, pixels in enumerate(self._pool().map(self._decode, indices)):
             out[row] = pixels
         return out
 
@@ -148,7 +149,7 @@ class VideoFolder(IndexedDataset):
         if not self.names:
             raise UserError(f"{path} holds no clips; expected CLASS/NAME with one of {', '.join(SUFFIXES)}")
         self._class_names, self._labels = class_folders(self.names)
-        self._pool = ThreadPoolExecutor()
+        self._pool = PerProcess(ThreadPoolExecutor)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -166,7 +167,7 @@ class VideoFolder(IndexedDataset):
     def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> Batch:
         """A clip of each video at these indices: from a random start if a generator is given, else from the middle."""
         places = [0.5] * len(indices) if generator is None else generator.random(len(indices)).tolist()
-        clips = list(self._pool.map(self._clip, indices.tolist(), places))
+        clips = list(self._pool().map(self._clip, indices.tolist(), places))
         labels = torch.tensor([self._labels[index] for index in indices.tolist()]) if self.classes else None
         return Batch(to_unit(torch.stack(clips)), Cond() if labels is None else Cond(labels=labels))
 

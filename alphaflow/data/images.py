@@ -10,6 +10,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from .processes import PerProcess
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Mode = Literal["RGB", "L"]
@@ -44,12 +46,12 @@ class ImageSource:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._zip: zipfile.ZipFile | None = None
-        self._lock = threading.Lock()
-        if self.path.is_dir():
+        self._zip = None if self.path.is_dir() else PerProcess(partial(_open_zip, self.path))
+        self._lock = PerProcess(threading.Lock)
+        if self._zip is None:
             found = walk(self.path)
         elif self.path.is_file():
-            found = iter(self._open_zip().namelist())
+            found = iter(self._zip().namelist())
         else:
             raise UserError(f"{self.path} doesn't exist; give a folder or a zip of images, CLASS/NAME.jpg or .png")
         self.names = sorted(name for name in found if _is_image(name))
@@ -60,8 +62,8 @@ class ImageSource:
         """A file's bytes."""
         if self._zip is None:
             return (self.path / name).read_bytes()
-        with self._lock:
-            return self._zip.read(name)
+        with self._lock():
+            return self._zip().read(name)
 
     def image(self, name: str, mode: Mode, size: int | None = None) -> np.ndarray:
         """A decoded image, (h, w, 3) or (h, w) for mode ``"L"``, 8-bit; centre-cropped to ``size`` if given.
@@ -89,13 +91,6 @@ class ImageSource:
                 return image.mode
         except (*UNREADABLE, Image.DecompressionBombError):
             return "unreadable"  # reported when it is decoded
-
-    def _open_zip(self) -> zipfile.ZipFile:
-        try:
-            self._zip = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{self.path} is no folder and no readable zip ({error}); give one of both") from error
-        return self._zip
 
 
 def class_folders(names: list[str]) -> tuple[list[str], list[int]]:
@@ -165,6 +160,13 @@ def centre_square(image: Image.Image, size: int, filter: Image.Resampling) -> Im
     return image.crop((left, top, left + size, top + size))
 
 
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is no folder and no readable zip ({error}); give one of both") from error
+
+
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = path.name.startswith(".") or "__MACOSX" in path.parts
@@ -172,9 +174,17 @@ def _is_image(name: str) -> bool:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """The files under a folder, as paths inside it with forward slashes; links are followed, each real folder once."""
+    """The files under a folder, as paths inside it with forward slashes; links are followed, each real folder once.
+
+    Raises:
+        UserError: a folder can't be read: its files would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"can't read the folder {error.filename}: {error.strerror}; make it readable, or move it away")
+
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()

@@ -1,11 +1,10 @@
-"""Latent shards: reading what `alphaflow encode` wrote, by random access or as a stream."""
+"""Latent shards: reading what `alphaflow encode` wrote, by random access."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,9 @@ from .base import IndexedDataset, Indices
 DATASET, INDEX = "dataset.json", "index.npy"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("label", "<i4")])
 """A sample's shard, where its array begins in it, and its label (−1 for none)."""
+
+CACHED = 2**20
+"""Bytes of samples that are read and widened at once."""
 
 
 class Description:
@@ -76,19 +78,18 @@ class Description:
             return replace(autoencoder, shift=shift, scale=scale)
         return autoencoder if hasattr(autoencoder, "normalisation") else Normalised(autoencoder, shift, scale)
 
-    def batch(self, stored: Tensor, labels: Tensor | None) -> Batch:
-        """Stored arrays (b, …), float32, as a batch of unit variance: latents, or means with deviations.
+    def normalise_(self, stored: Tensor) -> Tensor:
+        """Brings stored arrays (b, …), float32, to unit variance, in place: (mean − shift)·scale, std·scale."""
+        view, parts = (1, -1, *(1,) * (stored.ndim - 2)), 2 if self.posterior else 1
+        if any(self.normalisation.shift):
+            stored.narrow(1, 0, self.shape[0]).sub_(torch.tensor(self.normalisation.shift).view(view))
+        return stored.mul_(torch.tensor(self.normalisation.scale * parts).view(view))
 
-        ``stored`` is changed in place: this is the inner loop of reading.
-        """
+    def batch(self, stored: Tensor, labels: Tensor | None) -> Batch:
+        """Normalised arrays (b, …) as a batch: latents, or means with deviations."""
         cond = Cond() if labels is None else Cond(labels=labels)
-        view = (1, -1, *(1,) * (stored.ndim - 2))
-        shift, scale = (torch.tensor(v).view(view) for v in (self.normalisation.shift, self.normalisation.scale))
         mean, std = stored.chunk(2, dim=1) if self.posterior else (stored, None)
-        if shift.any():
-            mean.sub_(shift)
-        mean.mul_(scale)
-        return Batch(mean, cond, None if std is None else std.mul_(scale))
+        return Batch(mean, cond, std)
 
 
 class LatentShards(IndexedDataset):
@@ -104,10 +105,13 @@ class LatentShards(IndexedDataset):
         seed: of the order and of drawn latents; None takes torch's global seed.
         draw: yield latents instead of moments.
         damaged: ``"raise"`` stops at a shard that can't be read, ``"skip"`` leaves its samples out.
+        hashes: also compare every file's SHA-256 as it is opened, about 1 GB/s; else only the files' sizes, and, as
+            samples are read, that they are finite.
         rank, world: this process takes every world-th sample of each epoch, so that each is seen once by one.
 
     Raises:
-        UserError: no finished shards there, or (``"raise"``) one is missing or has another length than recorded.
+        UserError: no finished shards there, or (``"raise"``) one is missing or not as it was written; while reading, a
+            sample that is not finite, by its shard's name.
     """
 
     def __init__(
@@ -118,13 +122,14 @@ class LatentShards(IndexedDataset):
         seed: int | None = None,
         draw: bool = False,
         damaged: str = "raise",
+        hashes: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         super().__init__(batch_size, seed, rank=rank, world=world)
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
-        self.path, self.draw, self.damaged = Path(path), draw, damaged
+        self.path, self.draw, self.damaged, self.hashes = Path(path), draw, damaged, hashes
         self.description = Description(path)
         self._index = np.load(self.path / INDEX, allow_pickle=False, mmap_mode=None)
         self._maps: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
@@ -161,124 +166,74 @@ class LatentShards(IndexedDataset):
     def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> Batch:
         """The samples at these indices."""
         rows = self._index[indices]
-        stored, size = np.empty((len(rows), self._values), dtype=np.float16), 2 * self._values
-        for place, (shard, offset, _) in enumerate(rows.tolist()):
-            stored[place] = self._map(shard)[offset : offset + size].view(np.float16)
+        stored, finite = self._read(rows)
+        if not finite:
+            self._raise_not_finite(rows, stored)
         labels = torch.from_numpy(rows["label"].astype(np.int64)) if self.class_names else None
-        batch = self.description.batch(torch.from_numpy(stored).float().view(-1, *self.description.stored), labels)
+        batch = self.description.batch(stored, labels)
         if not self.draw:
             return batch
         seed = int((generator or np.random.default_rng(self.seed)).integers(2**63))
         return batch.drawn(torch.Generator().manual_seed(seed))
+
+    def _read(self, rows: np.ndarray[Any, Any]) -> tuple[Tensor, bool]:
+        """Samples (b, …), float32 and normalised, and whether all are finite.
+
+        In groups that stay in the processor's cache while they are gathered, widened, scaled and summed: 1.3 times as
+        fast as the whole batch at once.
+        """
+        size = 2 * self._values
+        places = list(zip(rows["shard"].tolist(), rows["offset"].tolist(), strict=True))
+        group = max(CACHED // size, 1)
+        gathered = np.empty((min(group, len(places)), self._values), dtype=np.float16)
+        out, total = torch.empty((len(places), *self.description.stored)), torch.zeros(())
+        for start in range(0, len(places), group):
+            part = places[start : start + group]
+            for row, (shard, offset) in enumerate(part):
+                gathered[row] = self._map(shard)[offset : offset + size].view(np.float16)
+            widened = out[start : start + group]
+            widened.copy_(torch.from_numpy(gathered[: len(part)]).view_as(widened))
+            total += self.description.normalise_(widened).sum()  # an infinity or a NaN anywhere stays in it
+        return out, bool(total.isfinite())
+
+    def _raise_not_finite(self, rows: np.ndarray[Any, Any], stored: Tensor) -> None:
+        """Says which shard holds the first value that is no number."""
+        row = int(torch.nonzero(~stored.flatten(1).isfinite().all(1))[0])
+        shard, offset, _ = rows[row].tolist()
+        file = self.path / self.description.shards[shard]["file"]
+        raise UserError(
+            f"the shard {file} is damaged: its sample at byte {offset} is not finite; encode it again (remove it and "
+            'run the same command), or leave damaged shards out with hashes=True, damaged="skip"'
+        )
 
     def _map(self, shard: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """A shard's bytes, mapped. By torch, which keeps no file open: there may be more shards than open files."""
         found = self._maps.get(shard)
         if found is None:
             about = self.description.shards[shard]
-            mapped = torch.from_file(
-                str(self.path / about["file"]), shared=False, size=about["bytes"], dtype=torch.uint8
-            )
+            file = self.path / about["file"]
+            try:
+                mapped = torch.from_file(str(file), shared=False, size=about["bytes"], dtype=torch.uint8)
+            except RuntimeError as error:
+                raise UserError(f"the shard {file} can't be read any more: {error}; was it removed?") from error
             found = self._maps[shard] = mapped.numpy()
         return found
 
     def _check(self, number: int) -> str:
-        """What is wrong with a shard's file, as far as its size tells; empty if nothing."""
+        """What is wrong with a shard's file, as far as its size, and with ``hashes`` its bytes, tell; else empty."""
         shard = self.description.shards[number]
+        file = self.path / shard["file"]
         try:
-            size = (self.path / shard["file"]).stat().st_size
-        except OSError:
-            return "is missing"
-        return "" if size == shard["bytes"] else f"has {size} bytes instead of {shard['bytes']}: it is damaged"
+            size = file.stat().st_size
+            if size != shard["bytes"]:
+                return f"has {size} bytes instead of {shard['bytes']}: it is damaged"
+            if self.hashes:
+                with file.open("rb") as stream:
+                    if hashlib.file_digest(stream, "sha256").hexdigest() != shard["sha256"]:
+                        return "is damaged: its SHA-256 is another"
+        except OSError as error:
+            return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+        return ""
 
     def __repr__(self) -> str:
         return f"LatentShards({str(self.path)!r}, batch_size={self.batch_size}, draw={self.draw}, seed={self.seed})"
-
-
-class RemoteShards:
-    """Shards that are streamed: ``https://…/train-{000000..000127}.tar``, ``s3://…``, ``pipe:…``, by webdataset.
-
-    Shards come in a fresh random order each epoch and samples through a shuffle buffer: not an exact shuffle, and not
-    an exact resume (a continued stream begins its epoch again). Use `LatentShards` where the data fit on a disk.
-
-    Args:
-        urls: a pattern with braces, or a list.
-        description: the folder's dataset.json, a local copy.
-        batch_size: samples a batch.
-        buffer: samples to shuffle among.
-        seed: of the order; None takes torch's global seed.
-        draw: yield latents instead of moments.
-    """
-
-    def __init__(
-        self,
-        urls: str | Sequence[str],
-        description: Path | str,
-        *,
-        batch_size: int = 256,
-        buffer: int = 5000,
-        seed: int | None = None,
-        draw: bool = False,
-    ) -> None:
-        self.urls, self.batch_size, self.buffer, self.draw = urls, batch_size, buffer, draw
-        self.seed = torch.initial_seed() % 2**63 if seed is None else seed
-        file = Path(description)
-        self.description = Description(file.parent, file.read_text(encoding="utf-8"))
-        self.epoch = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a latent: (c, h, w) or (c, f, h, w)."""
-        return self.description.shape
-
-    @property
-    def classes(self) -> int | None:
-        """The number of classes, or None."""
-        return len(self.description.class_names) or None
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """By label; empty where there are no classes."""
-        return self.description.class_names
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches without end; one may span two epochs."""
-        waiting: list[tuple[np.ndarray[Any, Any], int]] = []
-        generator = torch.Generator().manual_seed(self.seed)
-        while True:
-            seen = False
-            for sample in self._epoch_stream():
-                seen = True
-                array = np.load(io.BytesIO(sample["latent.npy"]), allow_pickle=False)
-                waiting.append((array, int(sample.get("cls", b"-1"))))
-                if len(waiting) == self.batch_size:
-                    batch = self._batch(waiting)
-                    waiting = []
-                    yield batch.drawn(generator) if self.draw else batch
-            if not seen:
-                raise UserError(f"no sample came from {self.urls}; are there fewer shards than readers?")
-            self.epoch += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """The seed and the epoch."""
-        return {"seed": self.seed, "epoch": self.epoch}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues at the beginning of the saved epoch."""
-        self.seed, self.epoch = state["seed"], state["epoch"]
-
-    def _epoch_stream(self) -> Iterator[dict[str, Any]]:
-        import webdataset
-
-        urls = list(webdataset.shardlists.expand_urls(self.urls)) if isinstance(self.urls, str) else list(self.urls)
-        order = random.Random(f"{self.seed}-{self.epoch}")
-        order.shuffle(urls)
-        stream = webdataset.WebDataset(
-            urls, shardshuffle=False, nodesplitter=webdataset.split_by_node, empty_check=False
-        )
-        return iter(stream.compose(webdataset.split_by_worker).shuffle(self.buffer, initial=self.buffer, rng=order))
-
-    def _batch(self, samples: list[tuple[np.ndarray[Any, Any], int]]) -> Batch:
-        stored = torch.from_numpy(np.stack([array for array, _ in samples])).float()
-        labels = torch.tensor([label for _, label in samples]) if self.class_names else None
-        return self.description.batch(stored, labels)

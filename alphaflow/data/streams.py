@@ -1,0 +1,143 @@
+"""Latent shards as a stream, from anywhere that webdataset reads."""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from ..errors import UserError
+from ..types import Batch
+from .shards import Description
+
+
+class RemoteShards(IterableDataset[Batch]):
+    """Shards that are streamed: ``https://…/train-{000000..000127}.tar``, ``s3://…``, ``pipe:…``, by webdataset.
+
+    Shards come in a fresh random order each epoch and samples through a shuffle buffer: not an exact shuffle, and not
+    an exact resume (a continued stream begins its epoch again). Several processes, and DataLoader's workers, share out
+    whole shards. Use `LatentShards` where the data fit on a disk.
+
+    Args:
+        urls: a pattern with braces, or a list.
+        description: the folder's dataset.json, a local copy.
+        batch_size: samples a batch.
+        buffer: samples to shuffle among.
+        seed: of the order; None takes torch's global seed.
+        draw: yield latents instead of moments.
+        damaged: ``"raise"`` stops at a shard or a sample that can't be read, ``"skip"`` goes on with what follows and
+            keeps the reasons in ``skipped``.
+
+    Raises:
+        UserError: while reading (``"raise"``): a shard that can't be read, named by its URL.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        description: Path | str,
+        *,
+        batch_size: int = 256,
+        buffer: int = 5000,
+        seed: int | None = None,
+        draw: bool = False,
+        damaged: str = "raise",
+    ) -> None:
+        if damaged not in ("raise", "skip"):
+            raise ValueError(f"damaged is raise or skip, got {damaged!r}")
+        self.damaged, self.skipped = damaged, list[str]()
+        self.urls, self.batch_size, self.buffer, self.draw = urls, batch_size, buffer, draw
+        self.seed = torch.initial_seed() % 2**63 if seed is None else seed
+        file = Path(description)
+        self.description = Description(file.parent, file.read_text(encoding="utf-8"))
+        self.epoch = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a latent: (c, h, w) or (c, f, h, w)."""
+        return self.description.shape
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, or None."""
+        return len(self.description.class_names) or None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """By label; empty where there are no classes."""
+        return self.description.class_names
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches without end; one may span two epochs."""
+        waiting: list[tuple[np.ndarray[Any, Any], int]] = []
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            seen = False
+            for sample in self._epoch_stream():
+                try:
+                    waiting.append(self._parsed(sample))
+                except (ValueError, KeyError, EOFError) as error:
+                    self._handle(f"sample {sample.get('__key__')} of {sample.get('__url__')}", error)
+                    continue
+                seen = True
+                if len(waiting) == self.batch_size:
+                    batch = self._batch(waiting)
+                    waiting = []
+                    yield batch.drawn(generator) if self.draw else batch
+            if not seen:
+                raise UserError(f"no sample came from {self.urls}; are there fewer shards than readers?")
+            self.epoch += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed and the epoch."""
+        return {"seed": self.seed, "epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues at the beginning of the saved epoch."""
+        self.seed, self.epoch = state["seed"], state["epoch"]
+
+    def _epoch_stream(self) -> Iterator[dict[str, Any]]:
+        import webdataset
+
+        urls = list(webdataset.shardlists.expand_urls(self.urls)) if isinstance(self.urls, str) else list(self.urls)
+        order = random.Random(f"{self.seed}-{self.epoch}")
+        order.shuffle(urls)
+        stream = webdataset.WebDataset(
+            urls, shardshuffle=False, nodesplitter=webdataset.split_by_node, empty_check=False, handler=self._broken
+        )
+        return iter(stream.compose(webdataset.split_by_worker).shuffle(self.buffer, initial=self.buffer, rng=order))
+
+    def _parsed(self, sample: dict[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
+        """A sample's array and label."""
+        array = np.load(io.BytesIO(sample["latent.npy"]), allow_pickle=False)
+        if array.shape != self.description.stored or not np.isfinite(array.astype(np.float32).sum()):
+            raise ValueError(f"not finite, or of another shape than {self.description.stored}: {array.shape}")
+        return array, int(sample.get("cls", b"-1"))
+
+    def _broken(self, error: Exception) -> bool:
+        """Answers webdataset, which has added the shard's URL to the error, whether to go on."""
+        named = " ".join(map(str, [*error.args, getattr(error, "filename", "")]))
+        place = re.search(r"[^\s'\"<>]+\.tar\b[^\s'\"<>]*", named)
+        self._handle(f"the shard {place.group() if place else self.urls}", error)
+        return True
+
+    def _handle(self, place: str, error: Exception) -> None:
+        said = getattr(error, "strerror", None) or (error.args[0] if error.args else "")
+        line = " ".join(str(said).partition(" @ ")[0].split())[:160]
+        message = f"{place} can't be read: {line or type(error).__name__}"
+        if self.damaged == "raise":
+            raise UserError(f'{message}; repair it, or go on without it: damaged="skip"') from error
+        if message not in self.skipped:  # webdataset asks at each of its stages
+            self.skipped.append(message)
+
+    def _batch(self, samples: list[tuple[np.ndarray[Any, Any], int]]) -> Batch:
+        stored = torch.from_numpy(np.stack([array for array, _ in samples])).float()
+        labels = torch.tensor([label for _, label in samples]) if self.class_names else None
+        return self.description.batch(self.description.normalise_(stored), labels)
