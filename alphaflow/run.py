@@ -20,7 +20,7 @@ from .guidance import CFG, check_interval, guidance_setting
 from .recipe import Recipe, load_recipe
 from .samplers import ODE, Sampler
 from .training import checkpoint
-from .training.device import find_device
+from .training.device import autoencoder_on, find_device
 from .training.run_folder import RunFolder
 from .types import Cond, Labels
 
@@ -145,6 +145,11 @@ class Run:
             guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
         """
         sampler = self.sampler(nfe, guidance)
+        if isinstance(self.autoencoder, Pixels) and self.shape[0] not in (1, 3):
+            raise UserError(
+                f"the run's samples have {self.shape[0]} channels and nothing decodes them: its recipe names no "
+                "autoencoder; give the one that the data were encoded with, af.Recipe(…, autoencoder=…)"
+            )
         if labels is None and self.classes:
             labels = balanced_labels(count, self.classes)
         noise_source = torch.Generator().manual_seed(seed)
@@ -171,11 +176,11 @@ class Run:
             recipe = self.recipe()
             self.model: nn.Module = recipe.model
             self.samplers: dict[int, Sampler] = dict(recipe.samplers)
-            self.autoencoder: Autoencoder = recipe.autoencoder or Pixels()
+            self.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), self.device)
             return
         self.model = cast(nn.Module, rebuild(record["model"]))
         self.samplers = {int(nfe): cast(Sampler, rebuild(part)) for nfe, part in record["samplers"].items()}
-        self.autoencoder = cast(Autoencoder, rebuild(record["autoencoder"]))
+        self.autoencoder = autoencoder_on(cast(Autoencoder, rebuild(record["autoencoder"])), self.device)
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

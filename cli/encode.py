@@ -58,7 +58,9 @@ Measured = Annotated[
 
 @app.command(no_args_is_help=True)
 def images(
-    src: Annotated[Path, typer.Argument(help="CLASS/NAME.jpg in a folder or a zip; or WebDataset tars of pictures.")],
+    src: Annotated[
+        Path, typer.Argument(help="CLASS/NAME.jpg in a folder or a zip; WebDataset tars; or ImageNet's n01440764.tar …")
+    ],
     out: Out,
     *,
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
@@ -177,6 +179,7 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
     place = f"cuda:{local}" if device == "auto" and local is not None and _has_cuda() else device
     if place != "auto":
         find_device(place)
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name  # the shards name it, wherever they are read
     vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=place)
     _ = vae.vae  # what is wrong with it is said before anything is begun
     return vae
@@ -190,6 +193,7 @@ def _has_cuda() -> bool:
 
 def _encode(source: Source, out: Path, autoencoder: Any, recipe: Recipe, options: Options) -> None:
     from alphaflow.data_tools.encode import encode
+    from alphaflow.data_tools.shards import REJECTS
 
     from alphaflow.data.shards import DATASET
 
@@ -197,8 +201,8 @@ def _encode(source: Source, out: Path, autoencoder: Any, recipe: Recipe, options
         progress = encode(source, out, autoencoder, recipe, options, watch)
     rate = progress.encoded / max(progress.seconds, 1e-9)
     print(f"{progress.encoded} encoded, {progress.rejected} rejected in {progress.seconds:.1f} s ({rate:.1f}/s)")
-    if (progress.rejected or source.rejects) and (out / "rejects.jsonl").is_file():
-        print(f"rejects and their reasons: {out / 'rejects.jsonl'}")
+    if (progress.rejected or source.rejects) and (out / REJECTS).is_file():
+        print(f"rejects and their reasons: {out / REJECTS}")
     finished = json.loads((out / DATASET).read_text(encoding="utf-8"))["finished"]
     print(f"next: alphaflow verify {out}" if finished else f"{out} waits for the other jobs' shards")
 

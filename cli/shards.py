@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .encode import open_autoencoder
+from .encode import Subfolder, Tiling, open_autoencoder
 from .options import Debug, Device
 
 
@@ -54,16 +54,21 @@ def preview(
     count: Annotated[int, typer.Option(help="Random samples.", min=1)] = 36,
     seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
     autoencoder: Annotated[str | None, typer.Option(help="To decode with.", show_default="the one used")] = None,
+    subfolder: Subfolder = None,
+    tiling: Tiling = False,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Look at random samples, decoded: a grid as PNG (clips: frames as columns), or clips as MP4."""
     from alphaflow.data_tools.verify import preview as decode
-    from alphaflow.data_tools.writing import write_preview
+    from alphaflow.data_tools.writing import check_preview, write_preview
 
-    given = None if autoencoder is None else open_autoencoder(autoencoder, None, False, device)
-    pixels, names = decode(shards, count, seed, given)
+    from alphaflow.training.device import find_device
+
     file = shards / "preview.png" if out is None else out
+    check_preview(file)
+    given = None if autoencoder is None else open_autoencoder(autoencoder, subfolder, tiling, device)
+    pixels, names = decode(shards, count, seed, given, find_device(device))
     write_preview(pixels, file)
     classes = f"; classes of the first row: {', '.join(names[:6])}" if names else ""
     print(f"{len(pixels)} samples in {file}{classes}")

@@ -68,9 +68,12 @@ def plan_of(source: Source, autoencoder: Autoencoder, recipe: Recipe, options: O
 
 
 def identity(autoencoder: Autoencoder) -> dict[str, Any]:
-    """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on."""
+    """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on.
+
+    Not where it lies: a folder may be moved.
+    """
     named: list[str] = [field.name for field in fields(autoencoder)] if is_dataclass(autoencoder) else []
-    settings = {name: repr(getattr(autoencoder, name)) for name in named if name not in ("device", "inner")}
+    settings = {name: repr(getattr(autoencoder, name)) for name in named if name not in ("device", "inner", "name")}
     network = getattr(autoencoder, "vae", None)
     modules = [network, autoencoder, *vars(autoencoder).values()]
     found, device = hashlib.sha256(), "cpu"

@@ -147,8 +147,8 @@ def _decode_chunk(recipe: Recipe, chunk: list[Task]) -> list[Sample]:
 class Decoder:
     """Decodes samples in worker processes, ahead of who asks, in order.
 
-    A file that kills its worker (a decoder's crash) is found by decoding what was under way one at a time; it is
-    rejected, and the rest goes on.
+    A file that kills its worker (a decoder's crash, or the system for want of memory) is found by decoding what was
+    under way one at a time; if it does so again, it is rejected, and the rest goes on.
 
     Args:
         recipe: how a file becomes a sample.
@@ -193,11 +193,14 @@ class Decoder:
 
     def _one_by_one(self, chunk: list[Task]) -> Iterator[Sample]:
         for task in chunk:
-            try:
-                yield self._submit([task]).result()[0]
-            except BrokenProcessPool:
-                self._pool = None
-                yield _rejected(task[0], task[1], "its decoder crashed")
+            for _ in range(2):
+                try:
+                    yield self._submit([task]).result()[0]
+                    break
+                except BrokenProcessPool:
+                    self._pool = None
+            else:
+                yield _rejected(task[0], task[1], "its decoder crashed, twice")
 
     def _submit(self, chunk: list[Task]) -> Future[list[Sample]]:
         for _ in range(2):

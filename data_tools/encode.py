@@ -19,7 +19,7 @@ from alphaflow.errors import UserError
 from . import shards
 from .about import Options, about, plan_of
 from .decode import Decoder, Recipe, Sample, Task
-from .sources import Source
+from .sources import Reject, Source
 
 
 @dataclass
@@ -81,13 +81,7 @@ def encode(
     todo = [n for n in mine if n not in done]
     shards.sweep(out, options.split, set(todo))
     progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
-    _check_rejects(len(source.rejects), options.max_rejects * (total + len(source.rejects)), out, _last(source))
-    known, allowed = sum(len(part.rejects) for part in done.values()), options.max_rejects * progress.total
-
-    def rejected(last: str) -> None:
-        _check_rejects(known + progress.rejected, allowed, out, last)
-
-    rejected("")
+    rejects = _Rejects(out, options.max_rejects, source, list(done.values()), progress)
 
     def task(index: int) -> Task:
         entry, variant = divmod(index, recipe.variants)
@@ -97,7 +91,7 @@ def encode(
         stream = decoder(task(index) for n in todo for index in mine[n])
         for n in todo:
             with shards.writing(out, options.split, n) as writer:
-                encoder = _Encoder(autoencoder, task, writer, options.batch_size, progress, watch, rejected)
+                encoder = _Encoder(autoencoder, task, writer, options.batch_size, progress, watch, rejects)
                 for _ in mine[n]:
                     encoder.add(_timed(stream, progress))
                 encoder.flush()
@@ -107,15 +101,44 @@ def encode(
     return progress
 
 
-def _last(source: Source) -> str:
-    return f"{source.rejects[-1].name} ({source.rejects[-1].reason})" if source.rejects else ""
-
-
 def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:
     before = time.perf_counter()
     sample = next(stream)
     progress.decoding += time.perf_counter() - before
     return sample
+
+
+class _Rejects:
+    """Counts what can't be encoded; lists it and stops when it is more than the share that is allowed.
+
+    What the source itself rejects is judged against the whole source, the rest against this job's samples.
+    """
+
+    def __init__(self, out: Path, share: float, source: Source, done: list[shards.Part], progress: Progress) -> None:
+        self.out, self.progress, self.of_source = out, progress, source.rejects
+        self.found: list[Reject] = []
+        self._check(source.rejects, share * (len(source.entries) + len(source.rejects)))
+        self.found = [reject for part in done for reject in part.rejects]
+        self.allowed = share * progress.total
+        self._check(self.found, self.allowed)
+
+    def add(self, reject: Reject) -> None:
+        """One more, found by this run."""
+        self.found.append(reject)
+        self.progress.rejected += 1
+        self.progress.done += 1
+        self._check(self.found, self.allowed)
+
+    def _check(self, rejects: list[Reject], allowed: float) -> None:
+        if len(rejects) <= allowed:
+            return
+        shards.list_rejects(self.out, [*self.of_source, *self.found])
+        last = rejects[-1]
+        raise UserError(
+            f"{len(rejects)} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: "
+            f"{last.name} ({last.reason}). All are listed in {self.out / shards.REJECTS}, and what is done stays; "
+            "repair them, or allow more"
+        )
 
 
 class _Encoder:
@@ -129,9 +152,9 @@ class _Encoder:
         batch_size: int,
         progress: Progress,
         watch: Watcher,
-        rejected: Callable[[str], None],
+        rejects: _Rejects,
     ) -> None:
-        self.rejected = rejected
+        self.rejects = rejects
         self.autoencoder, self.task, self.writer = autoencoder, task, writer
         self.batch_size, self.progress, self.watch = batch_size, progress, watch
         self.waiting: list[Sample] = []
@@ -163,11 +186,9 @@ class _Encoder:
         self.watch(self.progress)
 
     def _reject(self, sample: Sample, reason: str) -> None:
-        source = str(sample.record["source"])
-        self.writer.reject(source, reason)
-        self.progress.rejected += 1
-        self.progress.done += 1
-        self.rejected(f"{source} ({reason})")
+        reject = Reject(str(sample.record["source"]), reason)
+        self.writer.reject(reject)
+        self.rejects.add(reject)
 
 
 def encode_pixels(autoencoder: Autoencoder, pixels: Tensor) -> np.ndarray[Any, np.dtype[np.float16]]:
@@ -182,11 +203,3 @@ def encode_pixels(autoencoder: Autoencoder, pixels: Tensor) -> np.ndarray[Any, n
 def _samples(number: int, total: int, options: Options) -> range:
     start = number * options.samples_per_shard
     return range(start, min(start + options.samples_per_shard, total))
-
-
-def _check_rejects(count: int, allowed: float, out: Path, last: str) -> None:
-    if count > allowed:
-        raise UserError(
-            f"{count} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: {last}. "
-            f"What is done stays in {out}; repair them, or allow more"
-        )

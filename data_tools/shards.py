@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +24,9 @@ from .sources import Reject
 
 PARTS = "parts"
 """The folder of what each finished shard records of itself."""
+
+REJECTS = "rejects.jsonl"
+"""The files that were left out, and why."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,9 @@ class ShardWriter:
         self.offsets.append(self._tar.tarstream.offset - padded + len(data) - latent.nbytes)
         self.labels.append(-1 if label is None else label)
 
-    def reject(self, name: str, reason: str) -> None:
+    def reject(self, reject: Reject) -> None:
         """Records a sample that is left out."""
-        self.rejects.append(Reject(name, reason))
+        self.rejects.append(reject)
 
     def abandon(self) -> None:
         """Writes no more: the shard is thrown away."""
@@ -140,10 +144,18 @@ def finished_parts(out: Path) -> dict[int, Part]:
 
 
 def sweep(out: Path, split: str, numbers: set[int]) -> None:
-    """Removes what a killed process left half-written of these shards; other jobs' files stay."""
+    """Removes what a killed process left half-written: of these shards at once, of the common files after an hour.
+
+    Other jobs' files stay.
+    """
     for leftover in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
         match = re.match(rf"\.(?:{re.escape(split)}-)?(\d{{6}})\.", leftover.name)
-        if match and int(match.group(1)) in numbers:
+        common = leftover.name.startswith((f".{INDEX}.", f".{DATASET}.", f".{REJECTS}."))
+        try:
+            old = common and time.time() - leftover.stat().st_mtime > 3600
+        except OSError:  # another job has just renamed it into place
+            continue
+        if old or (match and int(match.group(1)) in numbers):
             remove(leftover)
 
 
@@ -182,10 +194,10 @@ def finish(
     index = np.array(rows, dtype=INDEX_DTYPE)
     with replacing(out / INDEX) as beside, beside.open("wb") as stream:
         np.save(stream, index, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
     rejects = [*known_rejects, *(reject for part in parts for reject in part.rejects)]
-    with replacing(out / "rejects.jsonl") as beside:
-        lines = (json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects)
-        beside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    list_rejects(out, rejects)
     names = about["class_names"]
     counts = np.bincount(index["label"], minlength=len(names)).tolist() if names else []
     shards = [
@@ -193,6 +205,13 @@ def finish(
     ]
     record = {**about, "samples": len(index), "rejects": len(rejects), "class_counts": counts, "shards": shards}
     write_json(out / DATASET, {"format": 1, "finished": True, **record, "plan": plan})
+
+
+def list_rejects(out: Path, rejects: list[Reject]) -> None:
+    """Writes rejects.jsonl: a name and a reason a line."""
+    with replacing(out / REJECTS) as beside:
+        lines = (json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects)
+        beside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
 def _part_file(out: Path, number: int) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -54,7 +55,7 @@ class Source:
 
     Attributes:
         path: where it is.
-        entries: sorted by name.
+        entries: mixed, so that any shard has of all classes (`mixed`), and always in the same order.
         class_names: by label; empty where there are no classes.
         rejects: what was seen at once to be unusable.
     """
@@ -72,10 +73,24 @@ class Source:
         return found.hexdigest()
 
 
+def mixed(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries in the order of their names' hashes: as good as random, and the same on every machine, forever.
+
+    A stream's shuffle buffer would see few classes in shards that lie in the source's own order.
+    """
+
+    def key(entry: Entry) -> tuple[bytes, str, tuple[float, float]]:
+        name = entry.name.encode("utf-8", "surrogateescape")
+        return hashlib.sha256(name).digest(), entry.name, entry.segment or (0.0, 0.0)
+
+    return sorted(entries, key=key)
+
+
 def image_source(path: Path) -> Source:
     """The pictures under a folder, in a zip, or in WebDataset tars (a .tar, a folder of them, or a pattern).
 
-    A class is a folder; in tars it is what a sample's ``.cls`` says.
+    A class is a folder; in tars it is what a sample's ``.cls`` says, or the tar itself where all are called as
+    ImageNet's own are, ``n01440764.tar``, and hold no ``.cls``.
 
     Raises:
         UserError: nothing there.
@@ -104,7 +119,7 @@ def image_source(path: Path) -> Source:
     entries = [
         Entry(name, labels[i] if labels else None, files[name][0], files[name][1]) for i, name in enumerate(names)
     ]
-    return Source(path, entries, class_names, rejects)
+    return Source(path, mixed(entries), class_names, rejects)
 
 
 def video_source(path: Path, clips: Path | None = None, split: str | None = None) -> Source:
@@ -126,7 +141,7 @@ def video_source(path: Path, clips: Path | None = None, split: str | None = None
         raise UserError(f"{path} holds no clips; expected CLASS/NAME with one of {', '.join(VIDEO_SUFFIXES)}")
     class_names, labels = class_folders(names)
     entries = [Entry(name, labels[i] if labels else None, str(path / name)) for i, name in enumerate(names)]
-    return Source(path, entries, class_names)
+    return Source(path, mixed(entries), class_names)
 
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -142,15 +157,22 @@ def _csv_source(path: Path, folder: Path | None, split: str | None) -> Source:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
         if missing:
             raise UserError(f"{path} has no column {missing[0]!r}; expected {', '.join(COLUMNS)}, split")
-        rows = [row for row in reader if split is None or not row.get("split") or row["split"] == split]
+        try:
+            rows = [row for row in reader if split is None or not row.get("split") or row["split"] == split]
+        except csv.Error as error:
+            raise UserError(f"{path}, line {reader.line_num}: {error}; repair that line") from error
     if not rows:
         raise UserError(f"{path} has no rows of the split {split!r}")
     by_stem = {PurePosixPath(name).stem: name for name in sorted(walk(folder)) if _is(name, VIDEO_SUFFIXES)}
     class_names = sorted({row["label"] for row in rows})
     index = {name: i for i, name in enumerate(class_names)}
-    entries, rejects = [], []
+    entries, rejects, seen = [], [], set[tuple[str, str]]()
     for number, row in enumerate(rows, start=2):
         name = f"{row['youtube_id']}_{row['time_start']}_{row['time_end']}"
+        if (name, row["label"]) in seen:
+            rejects.append(Reject(name, f"line {number}: the same clip and label as a line before"))
+            continue
+        seen.add((name, row["label"]))
         try:
             start, end = float(row["time_start"]), float(row["time_end"])
         except (TypeError, ValueError):
@@ -167,10 +189,9 @@ def _csv_source(path: Path, folder: Path | None, split: str | None) -> Source:
             continue
         segment = None if cut else (start, end)
         entries.append(Entry(found, index[row["label"]], str(folder / found), segment=segment))
-    entries.sort(key=lambda entry: (entry.name, entry.segment or (0.0, 0.0)))
     if not entries:
         raise UserError(f"none of the {len(rows)} clips that {path} lists lies in {folder}")
-    return Source(path, entries, class_names, rejects)
+    return Source(path, mixed(entries), class_names, rejects)
 
 
 def _tars(path: Path) -> list[Path]:
@@ -190,7 +211,7 @@ def _tar_source(path: Path, tars: list[Path]) -> Source:
     seen: set[str] = set()
     for tar in tars:
         try:
-            with tarfile.open(tar) as archive:
+            with tarfile.open(tar, "r:") as archive:  # not compressed: members are read at their place
                 for member in archive:
                     name = f"{tar.name}/{member.name}"
                     if not member.isfile():
@@ -212,6 +233,8 @@ def _tar_source(path: Path, tars: list[Path]) -> Source:
         raise UserError(f"{path} holds no pictures; expected tars with KEY.jpg (or .png …) and KEY.cls")
     names = [name[: -len(PurePosixPath(name).suffix)] for name, *_ in pictures]
     found = [labels.get(key) for key in names]
+    if not labels and all(re.fullmatch(r"n\d{8}", tar.stem) for tar in tars):
+        found = [Path(file).stem for _, file, *_ in pictures]
     known = sorted({label for label in found if label is not None}, key=_as_number)
     index = {label: i for i, label in enumerate(known)}
     if all(label.isdecimal() for label in known) and known:
@@ -220,12 +243,12 @@ def _tar_source(path: Path, tars: list[Path]) -> Source:
     else:
         class_names = known
     entries = []
-    for (name, file, offset, size), label in sorted(zip(pictures, found, strict=True), key=lambda pair: pair[0][0]):
+    for (name, file, offset, size), label in zip(pictures, found, strict=True):
         if known and label is None:
             rejects.append(Reject(name, "no .cls beside it"))
         else:
             entries.append(Entry(name, None if label is None else index[label], file, place=(offset, size)))
-    return Source(path, entries, class_names, rejects)
+    return Source(path, mixed(entries), class_names, rejects)
 
 
 def _as_number(label: str) -> Any:

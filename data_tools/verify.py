@@ -18,6 +18,7 @@ from torch import Tensor
 from alphaflow.data.base import to_bytes
 from alphaflow.data.shards import INDEX, Description, LatentShards
 from alphaflow.errors import UserError
+from alphaflow.training.device import autoencoder_on
 
 
 @dataclass
@@ -128,7 +129,9 @@ def _verify_array(content: bytes, description: Description) -> str:
     return ""
 
 
-def preview(folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = None) -> tuple[Tensor, list[str]]:
+def preview(
+    folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = None, device: torch.device | None = None
+) -> tuple[Tensor, list[str]]:
     """Random samples, decoded: 8-bit pixels (n, 3, h, w) or (n, 3, f, h, w), and their classes' names.
 
     Args:
@@ -136,6 +139,7 @@ def preview(folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = Non
         count: how many.
         seed: of the choice and of drawn latents.
         autoencoder: to decode with; None for the one that the shards name.
+        device: where that one runs; None for its own choice.
 
     Raises:
         UserError: no shards, or an autoencoder that is the user's own was not given.
@@ -144,6 +148,8 @@ def preview(folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = Non
     decoder = shards.autoencoder if autoencoder is None else shards.description.measured(autoencoder)
     if decoder is None:
         raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
+    if device is not None:
+        decoder = autoencoder_on(decoder, device)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])
     batch = shards.fetch(chosen, np.random.default_rng(seed))
     with torch.inference_mode():

@@ -13,6 +13,16 @@ from alphaflow.files import replacing
 from alphaflow.plots import grid, save_picture
 
 
+def check_preview(file: Path) -> None:
+    """Refuses a file that a preview can't be written to.
+
+    Raises:
+        UserError: it doesn't end in .png or .mp4.
+    """
+    if file.suffix not in (".png", ".mp4"):
+        raise UserError(f"a preview is a .png, of clips also an .mp4, not {file.name}")
+
+
 def write_preview(pixels: Tensor, file: Path, fps: float = 8.0) -> None:
     """Writes samples as one PNG, clips with frames as columns; or clips one after another as an MP4.
 
@@ -24,6 +34,7 @@ def write_preview(pixels: Tensor, file: Path, fps: float = 8.0) -> None:
     Raises:
         UserError: another ending, or an MP4 of pictures.
     """
+    check_preview(file)
     if file.suffix == ".png":
         if pixels.ndim == 5:
             frames = pixels.shape[2]
@@ -31,8 +42,8 @@ def write_preview(pixels: Tensor, file: Path, fps: float = 8.0) -> None:
         else:
             save_picture(grid(pixels), file)
         return
-    if file.suffix != ".mp4" or pixels.ndim != 5:
-        raise UserError(f"a preview is a .png, of clips also an .mp4, not {file.name}")
+    if pixels.ndim != 5:
+        raise UserError(f"{file.name}: pictures are previewed as a .png, only clips as an .mp4")
     _write_mp4(pixels.transpose(1, 2).flatten(0, 1), file, fps)
 
 

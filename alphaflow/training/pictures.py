@@ -13,6 +13,7 @@ from ..data.base import to_bytes
 from ..data.labels import balanced_labels
 from ..plots import grid, save_picture
 from ..types import Cond
+from .device import autoencoder_on
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -32,6 +33,6 @@ def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device, file:
     cond = Cond() if labels is None else Cond(labels=labels)
     sampler = recipe.samplers[min(recipe.samplers)]
     x = sampler(model, noise.to(device), cond.to(device), torch.Generator(device).manual_seed(GRID_SEED))
-    pixels = (recipe.autoencoder or Pixels()).decode(x)
+    pixels = autoencoder_on(recipe.autoencoder or Pixels(), device).decode(x)
     if pixels.shape[1] in (1, 3):  # not latents without an autoencoder: nothing to see
         save_picture(grid(to_bytes(pixels), columns), file)
