@@ -8,9 +8,13 @@ nox.options.reuse_existing_virtualenvs = True
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, slow ones included, on an installed copy: `nox -s tests -- -k name` picks some."""
+    """All tests, slow ones included, on an installed copy: `nox -s tests -- -k name` picks some.
+
+    Two processes, of one thread each: the same bits on every machine.
+    """
     session.install(".[test]")
-    session.run("pytest", *session.posargs)
+    one = {"OMP_NUM_THREADS": "1"}
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env=one)
 
 
 @nox.session
@@ -35,3 +39,4 @@ def bench(session: nox.Session) -> None:
     session.install(".")
     session.run("python", "benchmarks/overhead.py", *session.posargs)
     session.run("python", "benchmarks/loader.py")
+    session.run("python", "benchmarks/failures.py")

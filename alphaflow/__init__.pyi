@@ -19,6 +19,7 @@ from .diagnostics.gradients import Conflict as Conflict
 from .diagnostics.gradients import measure_conflict as measure_conflict
 from .diagnostics.probe import Probe as Probe
 from .errors import UserError as UserError
+from .evaluate import Evaluation as Evaluation
 from .flow import expand as expand
 from .flow import interpolate as interpolate
 from .flow import jump as jump
@@ -66,6 +67,7 @@ from .schedules import Log as Log
 from .schedules import Schedule as Schedule
 from .schedules import Sigmoid as Sigmoid
 from .schedules import Step as Step
+from .schedules import WarmUp as WarmUp
 from .times import ArctanLogNormal as ArctanLogNormal
 from .times import Beta as Beta
 from .times import Dyadic as Dyadic
@@ -74,6 +76,11 @@ from .times import TimePairs as TimePairs
 from .times import TruncatedLogitNormal as TruncatedLogitNormal
 from .times import Uniform as Uniform
 from .training.ema import EMA as EMA
+from .training.ema import PowerLaw as PowerLaw
+from .training.engine import Setup as Setup
+from .training.guard import Guard as Guard
+from .training.post_hoc import post_hoc_average as post_hoc_average
+from .training.saving import Keep as Keep
 from .training.trainer import Trainer as Trainer
 from .types import NO_CLASS as NO_CLASS
 from .types import Batch as Batch

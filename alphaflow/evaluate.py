@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .data.base import IndexedDataset, to_bytes
 from .data.images import Mode, image_mode
@@ -14,6 +15,8 @@ from .data.labels import balanced_labels
 from .data.written import read_images
 from .errors import UserError
 from .metrics.pixels import MIN_IMAGES, ImageSet, check_metrics, measure
+from .printing import Compact
+from .recipe import Recipe
 from .run import Guide, Run
 
 MAX_REFERENCE = 100_000
@@ -118,6 +121,39 @@ def evaluate_run(
         scale = f", guidance {guidance.scale:g}" if guidance is not None and run.takes_guidance else ""
         rows.append(Measured(f"{sampler}{scale}", nfe, count, measure(reference.images, images, metrics)))
     return rows
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Compact):
+    """Measures samples during training against the training data: ``Trainer(recipe, evaluation=Evaluation(1000))``.
+
+    Its values, ``pixel-fd_1`` and so on (the metric and the network evaluations a sample), stand in metrics.jsonl as
+    ``eval/pixel-fd_1`` and in the manifest of the next checkpoint, for ``Keep(best="pixel-fd_1")``.
+
+    Args:
+        every: steps between measurements; the last step is measured too.
+        nfes: network evaluations a sample.
+        count: samples.
+        metrics: names of METRICS.
+        seed: of the noise.
+    """
+
+    every: int
+    nfes: tuple[int, ...] = (1,)
+    count: int = 1000
+    metrics: tuple[str, ...] = ("pixel-fd",)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_metrics(self.metrics)
+        if self.every < 1 or self.count < MIN_IMAGES:
+            raise ValueError(f"Evaluation needs every >= 1 and count >= {MIN_IMAGES}, got {self}")
+
+    def __call__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """What is measured of this network."""
+        run = Run.of(recipe, model, device)
+        rows = evaluate_run(run, Reference.of_run(run), self.nfes, self.count, self.seed, self.metrics)
+        return {f"{name}_{row.nfe}": value for row in rows for name, value in row.values.items()}
 
 
 def evaluate_images(path: Path, reference: Reference, metrics: Sequence[str], size: int | None = None) -> Measured:

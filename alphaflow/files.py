@@ -23,15 +23,20 @@ def replacing(path: Path) -> Iterator[Path]:
     remove(beside)
     try:
         yield beside
-        if beside.is_dir() and path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.replace(old)
-            beside.replace(path)
-            remove(old)
-        else:
-            beside.replace(path)
+        put(beside, path)
     finally:
         remove(beside)
+
+
+def put(beside: Path, path: Path) -> None:
+    """Renames a file or a folder into its place; what stands there is replaced."""
+    if beside.is_dir() and path.exists():
+        old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+        path.replace(old)
+        beside.replace(path)
+        remove(old)
+    else:
+        beside.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .objectives.base import Objective
     from .samplers import Sampler
     from .schedules import Scheduled
+    from .training.ema import Average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Recipe:
         lr: learning rate, a number or a schedule.
         betas, weight_decay: of Adam (AdamW where weight_decay > 0).
         optimizer: makes another optimiser from the parameters, in place of Adam; ``lr`` still sets its rate.
-        ema: the decay of the weights' average.
+        ema: the decay of the weights' average, or a `PowerLaw`; or several of them, the first of which is sampled with.
         clip: the gradient's norm is clipped to this; None for no clipping.
     """
 
@@ -61,13 +62,15 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = None
-    ema: float = 0.9999
+    ema: Average | tuple[Average, ...] = 0.9999
     clip: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"a recipe needs at least 1 step, got steps={self.steps}")
-        if not 0 <= self.ema < 1:
+        averages = self.ema if isinstance(self.ema, tuple) else (self.ema,)
+        wrong_decay = [d for d in averages if isinstance(d, int | float) and not 0 <= d < 1]
+        if wrong_decay or not averages:
             raise UserError(f"the EMA decay must lie in [0, 1), got {self.ema}")
         if not value_at(self.lr, 0) >= 0:
             raise UserError(f"the learning rate must not be negative, got {value_at(self.lr, 0)}")

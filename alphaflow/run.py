@@ -65,12 +65,25 @@ class Run:
         self, path: Path | str, *, step: int | None = None, ema: bool = True, device: str | torch.device = "auto"
     ) -> None:
         self.folder = RunFolder(path)
+        self._recipe: Recipe | None = None
         self.record: dict[str, Any] = self.folder.read()
         self.device = find_device(device)
         place = self.folder.checkpoint_of(step)  # what is wrong with it is said before anything is built
         self._open()
         self.load(place, ema=ema)
         self.model.to(self.device).eval().requires_grad_(False)
+
+    @classmethod
+    def of(cls, recipe: Recipe, model: nn.Module, device: torch.device) -> Run:
+        """A recipe in training as a run, to sample this network of it: nothing is on disk, nothing is loaded."""
+        run = cls.__new__(cls)
+        run.device, run.model, run._recipe, run.step, run.record = device, model, recipe, 0, {}
+        run.samplers = dict(recipe.samplers)
+        run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
+        run.shape, run.classes = tuple(recipe.dataset.shape), recipe.dataset.classes
+        names = list(getattr(recipe.dataset, "class_names", []))
+        run.class_names = names or [str(index) for index in range(run.classes or 0)]
+        return run
 
     def load(self, place: Path, *, ema: bool = True) -> None:
         """Takes over the weights of one of the run's checkpoints, a folder."""
@@ -79,7 +92,7 @@ class Run:
 
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
-        return recipe_of(self.folder)
+        return recipe_of(self.folder) if self._recipe is None else self._recipe
 
     def sampler(self, nfe: int, guidance: Guide | None = None) -> Sampler:
         """The recipe's sampler for this many network evaluations, or its ODE sampler on an even grid.

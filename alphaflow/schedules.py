@@ -87,6 +87,29 @@ class Doubling(Compact):
 
 
 @dataclass(frozen=True, repr=False)
+class WarmUp(Compact):
+    """From near 0 in a straight line over the first steps, then as another schedule says: for the learning rate.
+
+    The value at step k is min((k + 1)/steps, 1) times the other's.
+
+    Args:
+        steps: how many.
+        then: a number or a schedule, ``WarmUp(10_000, Cosine(10_000, 400_000, first=1e-4))``.
+    """
+
+    steps: int
+    then: Scheduled
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"WarmUp needs steps >= 1, got {self.steps}")
+
+    def __call__(self, step: int) -> float:
+        """The value at a step."""
+        return min((step + 1) / self.steps, 1.0) * value_at(self.then, step)
+
+
+@dataclass(frozen=True, repr=False)
 class _Ramp(Compact, ABC):
     """From ``first`` at step ``start`` to ``last`` at step ``end``, constant outside."""
 

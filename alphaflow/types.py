@@ -148,6 +148,16 @@ class Batch:
         std = None if self.std is None else self.std.to(device, non_blocking=True)
         return Batch(self.x.to(device, non_blocking=True), self.cond.to(device), std)
 
+    def split(self, size: int) -> list[Batch]:
+        """The batch in parts of at most so many samples."""
+        if size >= len(self.x):
+            return [self]
+        return [self[slice(start, start + size)] for start in range(0, len(self.x), size)]
+
+    def __getitem__(self, index: Tensor | slice) -> Batch:
+        """The samples that a mask, an index tensor, or a slice picks."""
+        return Batch(self.x[index], self.cond[index], None if self.std is None else self.std[index])
+
     def drawn(self, generator: torch.Generator | None = None) -> Batch:
         """Samples mean + std·ε from the posterior; the batch itself where there is none."""
         if self.std is None:

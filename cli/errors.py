@@ -14,8 +14,9 @@ INTERRUPTED = 130
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """Prints one line to standard error and exits."""
-    print(f"Error: {message}", file=sys.stderr)
+    """Prints one line to standard error and exits; under torchrun it says which process speaks."""
+    rank = f" in process {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    print(f"Error{rank}: {message}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

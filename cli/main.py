@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import diagnose, encode, evaluate, recipes, sample, shards, train
+from . import diagnose, encode, evaluate, info, recipes, sample, shards, train
 from .errors import one_line
 
 HELP = """Trains few-step image and video generators: flow matching, MeanFlow, and α-Flow between them.
@@ -24,6 +24,7 @@ def build(arguments: list[str]) -> typer.Typer:
     app.callback()(_root)
     app.add_typer(recipes.app, name="recipes")
     app.command("train", no_args_is_help=True)(train.command(arguments))
+    app.command("info", no_args_is_help=True)(info.command(arguments))
     app.command("sample", no_args_is_help=True)(sample.sample)
     app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
     app.command("diagnose", no_args_is_help=True)(diagnose.diagnose)

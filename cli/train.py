@@ -4,61 +4,33 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from .recipe_command import recipe_command
+from .train_options import (
+    CheckpointEvery,
+    Debug,
+    Device,
+    DryRun,
+    From,
+    LogEvery,
+    Out,
+    ProbeEvery,
+    RecipeName,
+    Resume,
+    SampleEvery,
+    Seed,
+    machine,
+)  # fmt: skip
 
 if TYPE_CHECKING:
-    from alphaflow.recipe import Parameter, RecipeFile
+    from alphaflow.recipe import Recipe, RecipeFile
     from alphaflow.training.run_folder import Origin, RunFolder
     from alphaflow.training.trainer import Trainer
-
-TRAINING, RECIPE = "Training", "Recipe's parameters"
-
-
-RecipeName = Annotated[str, typer.Argument(help="A built-in recipe's name, a recipe file, or module:function.")]
-Out = Annotated[
-    Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE", rich_help_panel=TRAINING)
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Continue the run in --out; start it if there is none.", rich_help_panel=TRAINING),
-]
-From = Annotated[
-    Path | None,
-    typer.Option(
-        "--from",
-        help="Start from the weights of a run (its last averaged ones), a checkpoint's folder, a .safetensors file.",
-        rich_help_panel=TRAINING,
-    ),
-]
-Seed = Annotated[
-    int, typer.Option(help="Of weights, data order, times and noise.", min=0, max=2**63 - 1, rich_help_panel=TRAINING)
-]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.", rich_help_panel=TRAINING)
-]
-CheckpointEvery = Annotated[
-    int | None,
-    typer.Option(help="Steps between checkpoints.", show_default="a tenth of all steps", rich_help_panel=TRAINING),
-]
-SampleEvery = Annotated[
-    int | None,
-    typer.Option(help="Steps between sample pictures.", show_default="a tenth of all steps", rich_help_panel=TRAINING),
-]
-LogEvery = Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.", rich_help_panel=TRAINING)]
-ProbeEvery = Annotated[
-    int | None,
-    typer.Option(
-        help="Steps between measurements of gradient conflict, for `alphaflow diagnose`; each costs about six steps.",
-        show_default="never",
-        min=1,
-        rich_help_panel=TRAINING,
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=TRAINING)]
 
 
 def train(
@@ -73,42 +45,78 @@ def train(
     sample_every: SampleEvery = None,
     log_every: LogEvery = 50,
     probe_every: ProbeEvery = None,
+    dry_run: DryRun = False,
     debug: Debug = False,
     **parameters: Any,
 ) -> None:
-    """Train a recipe. `alphaflow train RECIPE --help` lists the recipe's own parameters too."""
-    import torch
+    """Train a recipe. `alphaflow train RECIPE --help` lists the recipe's own parameters too.
 
+    Under torchrun, `torchrun --nproc-per-node 8 -m alphaflow train RECIPE`, the processes share each batch.
+    SIGINT, SIGTERM or SIGUSR1: it finishes the step, saves, and ends with status 130, 143 or 138.
+    """
     from alphaflow.diagnostics.probe import Probe
     from alphaflow.recipe import find_recipe
+
+    given = {name: parameters.pop(name) for name in inspect.signature(machine).parameters}
+    probe = None if probe_every is None else Probe(probe_every)
+    rest: dict[str, Any] = {
+        "device": device, "checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
+        "start": from_run, "probe": probe, **machine(**given),
+    }  # fmt: skip
+    found = find_recipe(recipe)
+    folder = Path("runs") / found.name.replace("_", "-") if out is None else out
+    if dry_run:
+        _dry_run(_seeded(found, seed, parameters), seed, rest)
+    else:
+        _train(found, folder, resume, seed, parameters, rest)
+
+
+def _train(
+    found: RecipeFile, out: Path, resume: bool, seed: int, parameters: dict[str, Any], rest: dict[str, Any]
+) -> None:
+    """Makes the Trainer, new or continuing, and trains."""
+    from alphaflow.training.device import find_device
+    from alphaflow.training.distributed import join, leave
     from alphaflow.training.logging import progress
     from alphaflow.training.run_folder import Origin, RunFolder
     from alphaflow.training.trainer import Trainer
 
-    found = find_recipe(recipe)
-    folder = RunFolder(Path("runs") / found.name.replace("_", "-") if out is None else out)
+    folder = RunFolder(out)
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
     source = None if found.folder is None else str(found.folder)
     origin = Origin(found.name, found.text, found.function.__name__, arguments, source)
-    continuing = resume and folder.exists()
-    if continuing:
-        _check_same(folder, origin, seed, from_run)
-    torch.manual_seed(seed)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, with the same command line
+
+    def goes_on() -> bool:
+        going = (resume or restarted) and folder.exists()
+        if going:
+            _check_same(folder, origin, seed, rest["start"])
+        return going
+
+    continuing = join(find_device(rest["device"])).first(goes_on)
     trainer = Trainer(
-        found(**parameters),
-        out=folder.path,
-        seed=seed,
-        device=device,
-        checkpoint_every=checkpoint_every,
-        sample_every=sample_every,
-        log_every=log_every,
-        display=progress(),
-        origin=origin,
-        resume=continuing,
-        start=from_run,
-        probe=None if probe_every is None else Probe(probe_every),
-    )
+        _seeded(found, seed, parameters),
+        out=folder.path, seed=seed, display=progress(), origin=origin, resume=continuing, **rest,
+    )  # fmt: skip
     _fit(trainer, folder)
+    leave()
+
+
+def _seeded(found: RecipeFile, seed: int, parameters: dict[str, Any]) -> Recipe:
+    import torch
+
+    torch.manual_seed(seed)
+    return found(**parameters)
+
+
+def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
+    """Two steps of which nothing stays."""
+    from alphaflow.training.trainer import Trainer
+
+    trainer = Trainer(recipe, seed=seed, **rest)
+    trainer.model.train()
+    losses = [trainer.train_step().total.item() for _ in range(2)]
+    print(f"dry run: two steps on {trainer.device}, losses {losses[0]:.4f} and {losses[1]:.4f}; nothing was written")
 
 
 def _fit(trainer: Trainer, folder: RunFolder) -> None:
@@ -118,76 +126,26 @@ def _fit(trainer: Trainer, folder: RunFolder) -> None:
         trainer.fit()
     except KeyboardInterrupt:
         fail(f"interrupted at step {trainer.step}; the same command with --resume goes on", INTERRUPTED)
+    if trainer.world.main:
+        _say_how_it_ended(trainer, folder)
+    if trainer.stopped:
+        raise SystemExit(128 + (trainer.stop.signal or signal.SIGTERM))
+
+
+def _say_how_it_ended(trainer: Trainer, folder: RunFolder) -> None:
     picture = folder.samples(trainer.step)
+    if trainer.stopped:
+        name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
+        print(f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume goes on")
+        return
     print(f"done: {folder.path} holds {trainer.step} steps" + (f"; samples: {picture}" if picture.is_file() else ""))
     print(f"next: alphaflow sample {folder.path} --nfe 1   or   alphaflow evaluate {folder.path} --nfe 1,2,4")
 
 
 def command(arguments: list[str]) -> Callable[..., None]:
     """The train command, with the options of the recipe that the arguments name, if they name one."""
-    spec = _recipe_in(arguments)
-    found = None if spec is None else _find(spec)
-    own = [p for p in inspect.signature(train, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    added = [] if found is None else [_option(parameter, own) for parameter in found.parameters]
-
-    def run(**options: Any) -> None:
-        train(**options)
-
-    signature = inspect.Signature([*own, *added])
-    run.__signature__ = signature  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
-    run.__doc__ = train.__doc__ if found is None else f"Train {found.name}: {_summary(found)}"
-    return run
-
-
-def _recipe_in(arguments: list[str]) -> str | None:
-    """RECIPE in `train … RECIPE …`: the first argument after `train` that is neither an option nor its value."""
-    if not arguments or arguments[0] != "train":
-        return None
-    flags = {"--resume", "--debug", "--help"}
-    own = {"--" + name.replace("_", "-") for name in inspect.signature(train).parameters} | {"--from"}
-    rest = arguments[1:]
-    while rest:
-        argument, *rest = rest
-        if not argument.startswith("-"):
-            return argument
-        takes_value = "=" not in argument and argument not in flags
-        if takes_value and rest and (argument in own or not _looks_like_a_recipe(rest[0])):
-            rest = rest[1:]
-    return None
-
-
-def _looks_like_a_recipe(argument: str) -> bool:
-    """Whether what follows an option that isn't known yet is the recipe: `train --flip cifar10`."""
-    from alphaflow.recipe import builtin_recipes
-
-    return argument.endswith(".py") or argument.replace("-", "_") in builtin_recipes()
-
-
-def _find(spec: str) -> RecipeFile:
-    from alphaflow.recipe import find_recipe
-
-    return find_recipe(spec)
-
-
-def _summary(found: RecipeFile) -> str:
-    import ast
-
-    return (ast.get_docstring(ast.parse(found.text)) or "a recipe of your own.").partition("\n")[0]
-
-
-def _option(parameter: Parameter, own: list[inspect.Parameter]) -> inspect.Parameter:
-    """A recipe's parameter as an option of the command."""
-    from alphaflow.errors import UserError
-
-    if parameter.name in {p.name for p in own}:
-        raise UserError(f"a recipe's parameter can't be called {parameter.name}: `train` has that option; rename it")
-    option = typer.Option(rich_help_panel=RECIPE, show_default=True)
-    return inspect.Parameter(
-        parameter.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=parameter.default,
-        annotation=Annotated[parameter.type, option],
+    return recipe_command(
+        "train", arguments, train, list(inspect.signature(machine, eval_str=True).parameters.values())
     )
 
 

@@ -138,6 +138,23 @@ def cli() -> Callable[..., Done]:
     return command
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command line in this process, for calls that only end in an error: no second import of torch."""
+    from alphaflow.cli.main import main
+
+    def call(*arguments: str | Path) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["alphaflow", *map(str, arguments)])
+        monkeypatch.chdir(tempfile.gettempdir())
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Done(int(ended.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
 TINY = {"steps": 12, "width": 32, "depth": 1, "batch-size": 32, "log-every": 4, "checkpoint-every": 6}
 
 

@@ -252,7 +252,7 @@ def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "other" / "diagnosis.json").read_text())["checkpoints"][0]["variance"] == {}
 
 
-def test_wrong_inputs(cli: Callable[..., Any], small_run: Path, tmp_path: Path) -> None:
+def test_wrong_inputs(here: Callable[..., Any], small_run: Path, tmp_path: Path) -> None:
     for words, message in [
         (["diagnose", tmp_path / "none"], "is no run: there is no such folder"),
         (["diagnose", small_run, "--checkpoints", "7"], "has no checkpoint of step 7; it has 6, 12"),
@@ -267,7 +267,7 @@ def test_wrong_inputs(cli: Callable[..., Any], small_run: Path, tmp_path: Path) 
         (["sample", small_run, "--guidance-interval", "0.1,0.5"], "goes with --guidance SCALE"),
         (["sample", small_run, "--guidance", "2", "--guidance-interval", "0.9,0.1"], "0 <= t_min < t_max <= 1"),
     ]:
-        done = cli(*words)
+        done = here(*words)
         assert done.status == 2, (words, done.out)
         assert message in done.err, done.err
         assert len(done.err.strip().splitlines()) == 1

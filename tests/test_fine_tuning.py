@@ -145,15 +145,15 @@ def test_an_objectives_own_network_is_trained_saved_and_resumed(tmp_path: Path) 
 
     straight = af.Trainer(made(), out=tmp_path / "straight", checkpoint_every=4)
     straight.fit()
-    assert straight.network is not None
-    assert all(weight.abs().max() > 0 for weight in straight.network.parameters())
+    assert straight.engine.network is not None
+    assert all(weight.abs().max() > 0 for weight in straight.engine.network.parameters())
     stopped = af.Trainer(made(), out=tmp_path / "stopped", checkpoint_every=4)
     for _ in range(4):
         stopped.train_step()
     stopped.save()
     resumed = af.Trainer(made(), out=tmp_path / "stopped", checkpoint_every=4, resume=True)
     resumed.fit()
-    for one, other in ((straight.network, resumed.network), (straight.model, resumed.model)):
+    for one, other in ((straight.engine.network, resumed.engine.network), (straight.model, resumed.model)):
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             assert torch.equal(a, b)
 

@@ -46,6 +46,8 @@ def test_every_command_is_known() -> None:
             assert set(words[2:]) <= sessions, line
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file(), line
+        elif words[0] == "torchrun":
+            assert " -m alphaflow train imagenet256 " in line
         else:
             assert words[0] in ("alphaflow", "pip"), line
 

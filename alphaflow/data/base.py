@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..errors import UserError
 from ..types import Batch
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -110,6 +111,25 @@ class IndexedDataset(IterableDataset[Batch], ABC):
     def all(self) -> Batch:
         """Every sample in one batch, in order, without augmentation."""
         return self.fetch(np.arange(len(self)))
+
+    def share(self, rank: int, world: int) -> None:
+        """Makes this the reader ``rank`` of ``world``, whose batches together are as large as this one's were.
+
+        Raises:
+            UserError: the batch can't be shared out evenly, or it is shared out among others already.
+        """
+        if (self.rank, self.world) == (rank, world):
+            return
+        if self.world != 1 or self.batch_size % world:
+            raise UserError(
+                f"a batch of {self.batch_size} can't be shared out among {world} processes evenly; "
+                "give a multiple of their number"
+            )
+        self.batch_size, self.rank, self.world = self.batch_size // world, rank, world
+
+    def reorder(self, seed: int) -> None:
+        """Goes on from the same place in another order."""
+        self.seed, self._order = seed, None
 
     def state_dict(self) -> dict[str, Any]:
         """The seed, the epoch, and the position in it."""

@@ -95,6 +95,16 @@ class RemoteShards(IterableDataset[Batch]):
                 raise UserError(f"no sample came from {self.urls}; are there fewer shards than readers?")
             self.epoch += 1
 
+    def share(self, rank: int, world: int) -> None:
+        """Batches of the ``world``-th part of the size; webdataset shares out the shards by torchrun's rank."""
+        if self.batch_size % world:
+            raise UserError(f"a batch of {self.batch_size} can't be shared out among {world} processes evenly")
+        self.batch_size //= world
+
+    def reorder(self, seed: int) -> None:
+        """Goes on in another order."""
+        self.seed = seed
+
     def state_dict(self) -> dict[str, Any]:
         """The seed and the epoch."""
         return {"seed": self.seed, "epoch": self.epoch}

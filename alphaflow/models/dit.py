@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..types import Cond, Sample, Time
 from .attention import Attention
@@ -84,6 +85,9 @@ class DiT(nn.Module):
         velocity_head: blocks of a second branch, beside the last ones, that predicts the instantaneous velocity for
             `ImprovedMeanFlow`; sampling doesn't run it. 0 for none.
 
+    Attributes:
+        recompute: keep only the blocks' inputs for the backward pass and compute the rest again: less memory.
+
     Raises:
         ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4,
             or a number is below 1.
@@ -103,6 +107,7 @@ class DiT(nn.Module):
         velocity_head: int = 0,
     ) -> None:
         super().__init__()
+        self.recompute = False
         self.config: dict[str, Any] = {
             "shape": tuple(shape), "patch": patch, "depth": depth, "width": width,
             "heads": heads, "classes": classes, "mlp_ratio": mlp_ratio,
@@ -166,17 +171,24 @@ class DiT(nn.Module):
         c = F.silu(self._embed(r, t, cond))
         fork = len(self.blocks) - self.velocity_head
         for block in self.blocks[:fork]:
-            tokens = block(tokens, c)
+            tokens = self._through(block, tokens, c)
         shared = tokens
         for block in self.blocks[fork:]:
-            tokens = block(tokens, c)
+            tokens = self._through(block, tokens, c)
         u = self._unpatch(self.final(tokens, c)).view_as(z)
         if not velocity:
             return u
         assert self.velocity_final is not None, "this DiT has no velocity head"
         for block in self.velocity_blocks:
-            shared = block(shared, c)
+            shared = self._through(block, shared, c)
         return u, self._unpatch(self.velocity_final(shared, c)).view_as(z)
+
+    def _through(self, block: nn.Module, tokens: Tensor, c: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(block, tokens, c, use_reentrant=False)
+        else:
+            out = block(tokens, c)
+        return out
 
     def _embed(self, r: Time, t: Time, cond: Cond) -> Tensor:
         """The condition of every block (b, width): times, class, guidance."""

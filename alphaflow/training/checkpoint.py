@@ -1,9 +1,11 @@
-"""Checkpoints: weights as safetensors, and what training needs to go on exactly."""
+"""Checkpoints on disk: weights as safetensors, a manifest that tells whether they are whole."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import hashlib
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +15,73 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import write_json
+from .distributed import full, load_whole
 
-MODEL, AVERAGE, STATE = "model.safetensors", "ema.safetensors", "training.pt"
+MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
 
 
-def save(folder: Path, model: nn.Module, average: nn.Module, state: dict[str, Any]) -> None:
-    """Writes a checkpoint folder, whole or not at all.
+def weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """Copies of a network's weights on the CPU, whole: as safetensors takes them, none sharing memory with another.
 
     Args:
-        folder: the checkpoint's place.
-        model: the network in training.
-        average: its EMA.
-        state: all else that training needs: tensors, numbers, strings, and containers of them.
+        model: all processes must ask, where it is split among them.
+        keep: whether this process wants them.
     """
-    with replacing(folder) as beside:
-        beside.mkdir()
-        save_file(_separate(model), beside / MODEL)
-        save_file(_separate(average), beside / AVERAGE)
-        torch.save(state, beside / STATE)
+    found = {}
+    for name, weight in model.state_dict().items():
+        whole = full(weight)
+        if keep:
+            found[name] = whole.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return found
 
 
-def _separate(model: nn.Module) -> dict[str, Tensor]:
-    """Weights as safetensors takes them: contiguous, none sharing memory with another (tied weights)."""
-    return {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in model.state_dict().items()}
+def write_weights(file: Path, found: Mapping[str, Tensor]) -> None:
+    """Writes weights as safetensors."""
+    save_file(dict(found), file)
+
+
+def seal(folder: Path, step: int, values: Mapping[str, float]) -> None:
+    """Writes manifest.json: every file's length and SHA-256. The last thing that a checkpoint gets.
+
+    Args:
+        folder: of the checkpoint.
+        step: of the checkpoint.
+        values: what was measured at this step.
+    """
+    files = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
+    write_json(folder / MANIFEST, {"step": step, "values": dict(values), "files": files})
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """What manifest.json says; None if it is missing or damaged."""
+    try:
+        found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else None
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint, by its manifest; empty if it is whole."""
+    known = manifest(folder)
+    if known is None:
+        return f"{MANIFEST} is missing or damaged"
+    for name, about in known["files"].items():
+        try:
+            if (folder / name).stat().st_size != about["bytes"]:
+                return f"{name} is cut short"
+            with (folder / name).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != about["sha256"]:
+                    return f"{name} is damaged"
+        except OSError:
+            return f"{name} is missing"
+    return ""
 
 
 def load_weights(file: Path, model: nn.Module) -> None:
@@ -46,7 +91,7 @@ def load_weights(file: Path, model: nn.Module) -> None:
         UserError: the file is missing, cut short, or of another network.
     """
     try:
-        model.load_state_dict(_read(file))
+        load_whole(model, _read(file))
     except RuntimeError as error:
         detail = _line(error).removeprefix("Error(s) in loading state_dict for ")
         raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
@@ -78,6 +123,15 @@ def load_matching(file: Path, model: nn.Module) -> tuple[list[str], list[str]]:
     return [name for name in own if name not in shared], [name for name in weights if name not in shared]
 
 
+def start_from(file: Path, model: nn.Module) -> str:
+    """Loads what a network shares with a safetensors file (`load_matching`); says what it did in a line."""
+    new, unused = load_matching(file, model)
+    says = [f"starting from {file}"]
+    says += [f"{len(new)} weights are new, {new[0]} the first"] if new else []
+    says += [f"{len(unused)} of its weights are not used, {unused[0]} the first"] if unused else []
+    return "; ".join(says)
+
+
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
@@ -85,22 +139,6 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} is missing; {_remedy(file)}") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """The training state of a checkpoint: tensors and plain values only.
-
-    Raises:
-        UserError: the file is missing or cut short.
-    """
-    file = folder / STATE
-    try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; {_remedy(file)}") from error
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
-    return state
 
 
 def _remedy(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
@@ -14,17 +15,20 @@ from ..errors import UserError
 def find_device(device: str | torch.device) -> torch.device:
     """The device of this name; ``"auto"`` is a GPU if there is one, else the CPU.
 
+    Under torchrun each process has a GPU of its own.
+
     Raises:
         UserError: there is no such device.
     """
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     try:
-        torch.empty(0, device=device)
+        named = torch.device((there or "cpu") if device == "auto" else device)
+        if str(named) == "cuda":
+            named = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+        torch.empty(0, device=named)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"there is no device {str(device)!r} here; try --device cpu or --device auto") from error
-    return torch.device(device)
+    return named
 
 
 def autoencoder_on(autoencoder: Autoencoder, device: torch.device) -> Autoencoder:

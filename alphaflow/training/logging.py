@@ -45,13 +45,20 @@ class MetricsLog:
         """Adds a row; ``row["step"]`` is its step."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        for name, value in row.items():
+            if name != "step":
+                self._board().add_scalar(name, value, int(row["step"]))
+
+    def picture(self, pixels: Tensor, step: int) -> None:
+        """Adds a grid of samples (n, c, h, w), 8-bit, to TensorBoard."""
+        self._board().add_images("samples", pixels, step)
+
+    def _board(self) -> SummaryWriter:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(str(self._folder), purge_step=self._purge if self._purge > 1 else None)
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(name, value, int(row["step"]))
+        return self._events
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -68,27 +75,57 @@ def _step(line: str) -> float:
 
 
 class Meter:
-    """Means over the steps since the last log row. Nothing waits for the device in between."""
+    """Means over the steps since the last log row. The losses' parts are read from the device only then."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._norm = self._waited = 0.0
+        self._steps = self._samples = 0
 
-    def add(self, loss: Loss) -> None:
-        """Takes in a step's loss."""
+    def add(self, loss: Loss, norm: float, waited: float, samples: int) -> None:
+        """Takes in a step.
+
+        Args:
+            loss: the step's.
+            norm: of its gradient.
+            waited: seconds that its batch was waited for.
+            samples: in the batch, all processes together.
+        """
         values = {"loss": loss.total.detach(), **{name: term.mean() for name, term in loss.terms.items()}}
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
+        self._norm, self._waited = self._norm + norm, self._waited + waited
+        self._steps, self._samples = self._steps + 1, self._samples + samples
 
     def take(self) -> dict[str, float]:
-        """The means and the rate; starts over."""
+        """The means, the rates, the share of time that data were waited for, and memory in GiB; starts over."""
         means = {name: float(total) / self._steps for name, total in self._sums.items()}
         now = time.perf_counter()
-        rate = self._steps / max(now - self._last, 1e-9)
-        self._last, self._sums, self._steps = now, {}, 0
-        return {**means, "steps_per_second": rate, "seconds": now - self._start}
+        passed = max(now - self._last, 1e-9)
+        figures = {
+            "grad_norm": self._norm / max(self._steps, 1),
+            "steps_per_second": self._steps / passed,
+            "samples_per_second": self._samples / passed,
+            "data_wait": self._waited / passed,
+            "memory_gib": _peak_memory() / 2**30,
+            "seconds": now - self._start,
+        }
+        self._last, self._sums, self._norm, self._waited, self._steps, self._samples = now, {}, 0.0, 0.0, 0, 0
+        return {**means, **figures}
+
+
+def _peak_memory() -> int:
+    """The most bytes that were in use: of the GPU, else of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Display:
@@ -159,8 +196,11 @@ class Bar(Display):
         self._progress.stop()
 
     def start(self, step: int, steps: int) -> None:
-        """Starts the bar."""
-        self._task = self._progress.add_task("training", total=steps, completed=step, figures="")
+        """Starts the bar, or sets it back."""
+        if self._progress.tasks:
+            self._progress.update(self._task, completed=step)
+        else:
+            self._task = self._progress.add_task("training", total=steps, completed=step, figures="")
 
     def advance(self) -> None:
         """Moves the bar on."""
@@ -182,7 +222,11 @@ def progress() -> Display:
 
 def figures(row: Row) -> str:
     """The key figures of a log step, in one line."""
-    shown = {"loss": "loss {:.4f}", "mse": "mse {:.4f}", "alpha": "α {:.3f}"}
+    shown = {
+        "samples_per_second": "{:.0f} samples/s", "loss": "loss {:.4f}", "mse": "mse {:.4f}", "alpha": "α {:.3f}",
+        "fm_share": "fm {:.2f}", "lr": "lr {:.1e}", "grad_norm": "|g| {:.2f}", "data_wait": "data {:.0%}",
+        "memory_gib": "{:.1f} GiB", "mfu": "MFU {:.0%}",
+    }  # fmt: skip
     parts = [text.format(row[name]) for name, text in shown.items() if name in row]
     return "  ".join([f"{row['steps_per_second']:.1f} steps/s", *parts])
 

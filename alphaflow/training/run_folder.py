@@ -62,6 +62,11 @@ class RunFolder:
         """metrics.jsonl."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def incidents(self) -> Path:
+        """incidents.jsonl: bad batches and what was done."""
+        return self.path / "incidents.jsonl"
+
     def samples(self, step: int) -> Path:
         """samples/step-NNNNNNNN.png."""
         return self.path / "samples" / f"step-{step:08d}.png"

@@ -1,0 +1,163 @@
+"""What training costs: floating-point operations, memory. Counted on the network itself, not from a formula."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..types import Cond
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+PEAK = {
+    "H200": (989e12, 67e12), "H100": (989e12, 67e12), "A100": (312e12, 19.5e12), "L40S": (362e12, 91.6e12),
+    "RTX 4090": (165e12, 82.6e12), "RTX 3090": (71e12, 35.6e12),
+}  # fmt: skip
+"""Dense operations a second in bf16 and in fp32, from NVIDIA's data sheets (SXM parts where there are several)."""
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """What a device can do in a second; None where that isn't known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    found = next((peak for key, peak in PEAK.items() if key in name), None)
+    return None if found is None else found[0 if precision == "bf16" else 1]
+
+
+def counted(work: Callable[[], object]) -> float:
+    """The floating-point operations of some work: matrix products, convolutions, attention."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def forward_flops(recipe: Recipe, device: torch.device) -> float | None:
+    """Operations of the network's forward pass of one sample; None where it can't be called alone."""
+    x, cond = example(recipe, 1, device)
+    one = torch.ones(1, device=device)
+    model = recipe.model
+    try:
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return counted(lambda: model(x, one, one, cond))
+    except Exception:  # a network of the user's own may want more than zeros
+        return None
+
+
+def example(recipe: Recipe, batch: int, device: torch.device) -> tuple[Tensor, Cond]:
+    """Zeros and labels of the recipe's shape."""
+    classes = recipe.dataset.classes
+    x = torch.zeros(batch, *recipe.dataset.shape, device=device)
+    return x, Cond() if not classes else Cond(labels=torch.arange(batch, device=device) % classes)
+
+
+SAMPLED = 1000
+"""Steps of a run that are looked at to find its phases."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training in which a step costs the same.
+
+    Attributes:
+        name: what the objective does.
+        step: a step inside it.
+        steps: how many steps it has.
+        flops: of a step's forward and backward passes, for one sample.
+    """
+
+    name: str
+    step: int
+    steps: int
+    flops: float
+
+
+def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
+    """The phases of a recipe's training, found by the values of its schedules, and what a sample costs in each.
+
+    Args:
+        recipe: its network is not changed.
+        batch: samples that are worked on to count.
+    """
+    scalars: Any = getattr(recipe.objective, "scalars", None)
+    found: dict[str, int] = {}
+    count: Counter[str] = Counter()
+    for step in range(0, recipe.steps, max(recipe.steps // SAMPLED, 1)):
+        name = _kind({} if scalars is None else scalars(step))
+        found.setdefault(name, step)
+        count[name] += 1
+    model, device = copy.deepcopy(recipe.model).cpu(), torch.device("cpu")
+    x, cond = example(recipe, batch, device)
+
+    def work(step: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        torch.autograd.backward(recipe.objective(model, x, cond, step, generator, **averaged).total)
+
+    averaged = {"ema": model} if getattr(recipe.objective, "ema_target", False) else {}
+    return [
+        Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / batch)
+        for name, step in found.items()
+    ]
+
+
+def _kind(scalars: dict[str, float]) -> str:
+    alpha, share = scalars.get("alpha"), scalars.get("fm_share")
+    if share == 1 or alpha == 1:
+        return "flow matching" + (" (α = 1)" if alpha == 1 else "")
+    if alpha is None:
+        return "training"
+    return "two-point (0 < α < 1)" if alpha > 0 else "JVP (α = 0)"
+
+
+def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
+    """Bytes that the forward pass of a step keeps for its backward pass, each storage once, parameters apart."""
+    model = copy.deepcopy(recipe.model).cpu()
+    x, cond = example(recipe, batch, torch.device("cpu"))
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    averaged = {"ema": model} if getattr(recipe.objective, "ema_target", False) else {}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = recipe.objective(model, x, cond, step, torch.Generator().manual_seed(0), **averaged)
+    del loss
+    return sum(kept.values())
+
+
+def seconds_a_step(recipe: Recipe, step: int, device: torch.device, count: int) -> float:
+    """The median time of optimiser steps at this step of training, on the device; the recipe's network is not changed.
+
+    Args:
+        recipe: of its own batch size.
+        step: of its schedules.
+        device: where.
+        count: steps to time, after one to warm up.
+    """
+    from .trainer import Trainer
+
+    trainer = Trainer(replace(recipe, model=copy.deepcopy(recipe.model)), device=device)
+    trainer.model.train()
+    times = []
+    for _ in range(count + 1):
+        trainer.step = step
+        before = time.perf_counter()
+        trainer.train_step()
+        times.append(time.perf_counter() - before)
+    return statistics.median(times[1:])

@@ -1,0 +1,202 @@
+"""A step's work: the loss, its gradient, the update. What the Trainer steers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..objectives.base import Objective
+from ..printing import Compact
+from ..schedules import value_at
+from ..types import Batch, Loss
+from .costs import example, forward_flops
+from .distributed import Parallel, Replicated, Sharded, World, average_gradients, full, local, shard
+from .ema import EMA, average_name
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Setup(Compact):
+    """How a recipe is run on a machine. It changes speed and memory; what is trained stays the same.
+
+    Args:
+        precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32.
+        accumulate: a batch is worked on in so many parts, one after another; their gradients add up.
+        recompute: keep less of the forward pass and compute it again in the backward pass (activation checkpointing),
+            for networks with an attribute ``recompute``, as `DiT`.
+        compile: compile the network with ``torch.compile``.
+        parallel: among several processes, ``"ddp"`` keeps the network whole on each; ``"fsdp"`` splits weights,
+            gradients and optimiser state among all; ``"hybrid"`` among the processes of each machine.
+    """
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = 1
+    recompute: bool = False
+    compile: bool = False
+    parallel: Parallel = "ddp"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise UserError(f"the precision is fp32 or bf16, got {self.precision!r}")
+        if self.parallel not in ("ddp", "fsdp", "hybrid"):
+            raise UserError(f"parallel is ddp, fsdp or hybrid, got {self.parallel!r}")
+        if self.accumulate < 1:
+            raise UserError(f"accumulate must be at least 1, got {self.accumulate}")
+
+
+class Engine:
+    """The network, its averages and the optimiser, on this process's device.
+
+    Args:
+        recipe: what to train; its network is on the device already.
+        setup: how.
+        device: where.
+        world: with whom.
+
+    Attributes:
+        model: the network.
+        averages: its moving averages, by name; ``ema`` is the first.
+        network: the objective's own, or None.
+        optimizer: of both.
+        flops: operations of a forward pass of one sample, or None.
+    """
+
+    def __init__(self, recipe: Recipe, setup: Setup, device: torch.device, world: World) -> None:
+        self.recipe, self.setup, self.device, self.world = recipe, setup, device, world
+        self.model = recipe.model
+        decays = recipe.ema if isinstance(recipe.ema, tuple) else (recipe.ema,)
+        self.averages = {average_name(decay, first=not i): EMA(self.model, decay) for i, decay in enumerate(decays)}
+        self.network: nn.Module | None = None
+        objective: object = recipe.objective  # any callable may be one
+        if isinstance(objective, Objective):
+            objective.prepare(device)
+            self.network = objective.network
+        self.flops = forward_flops(recipe, device)  # while this process has the whole network
+        self.called = self._spread()
+        if setup.recompute:
+            if not hasattr(self.model, "recompute"):
+                raise UserError(f"{type(self.model).__name__} has no attribute `recompute`: it can't recompute")
+            setattr(self.model, "recompute", True)  # noqa: B010
+        if setup.compile:
+            self.model.compile()
+        self.optimizer = _optimizer(recipe, self.parameters())
+
+    @property
+    def ema(self) -> EMA:
+        """The average that samples are drawn with."""
+        return next(iter(self.averages.values()))
+
+    @property
+    def split(self) -> bool:
+        """Whether the network is split among processes: then all must take part whenever it is called."""
+        return isinstance(self.called, Sharded)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained: the model, and the objective's own network if there is one."""
+        return {"model": self.model} if self.network is None else {"model": self.model, "objective": self.network}
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained, each once, with its name: the model's, then the objective's own."""
+        for prefix, network in self.networks.items():
+            for name, parameter in network.named_parameters():
+                if parameter.requires_grad:
+                    yield (name if prefix == "model" else f"{prefix}.{name}"), parameter
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
+        """The loss of this process's part of a batch; the gradient of the whole batch is left in the parameters."""
+        self.optimizer.zero_grad(set_to_none=True)
+        averaged = {"ema": self.ema.model} if getattr(self.recipe.objective, "ema_target", False) else {}
+        parts = batch.split(-(-len(batch.x) // self.setup.accumulate))
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            with self._alone(last=number == len(parts)):
+                with self._precision():
+                    loss = self.recipe.objective(self.called, part.x, part.cond, step, generator, **averaged)
+                share = len(part.x) / len(batch.x)
+                torch.autograd.backward(loss.total if len(parts) == 1 else loss.total * share)
+            losses.append(loss)
+        if self.network is not None:
+            average_gradients([p for p in self.network.parameters() if p.requires_grad], self.world)
+        return losses[0] if len(losses) == 1 else _joined(losses)
+
+    def norm(self) -> Tensor:
+        """The norm of the gradient, all parameters together; a scalar."""
+        found = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        if not self.split:
+            return torch.as_tensor(torch.nn.utils.get_total_norm(found))
+        norms = [full(torch.linalg.vector_norm(gradient)) for gradient in found]
+        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
+
+    def update(self, step: int, norm: Tensor) -> None:
+        """Clips the gradient, takes the optimiser's step, and takes the weights into the averages."""
+        clip = self.recipe.clip
+        if clip is not None:
+            factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([local(p.grad) for p in self.parameters() if p.grad is not None], factor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = value_at(self.recipe.lr, step)
+        self.optimizer.step()
+        for average in self.averages.values():
+            average.update()
+
+    def _spread(self) -> Any:
+        """The network as the objective calls it, among all processes."""
+        if self.world.size == 1:
+            return self.model
+        if self.setup.parallel == "ddp":
+            return Replicated(self.model, self.device, unused=self._has_unused())
+        for model in (self.model, *(average.model for average in self.averages.values())):
+            shard(model, self.world, self.device, self.setup.parallel)
+        for average in self.averages.values():
+            average.follow(self.model)
+        return Sharded(self.model)
+
+    def _has_unused(self) -> bool:
+        """Whether the objective leaves parameters without a gradient, by trying it on two samples."""
+        x, cond = example(self.recipe, 2, self.device)
+        dtype = next(self.model.parameters()).dtype
+        generator = torch.Generator(self.device).manual_seed(0)
+        averaged = {"ema": self.ema.model} if getattr(self.recipe.objective, "ema_target", False) else {}
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
+            loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, **averaged)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(loss.total, trained, allow_unused=True)
+        return any(gradient is None for gradient in found)
+
+    def _alone(self, last: bool) -> Any:
+        return nullcontext() if last or self.called is self.model else self.called.alone()
+
+    def _precision(self) -> Any:
+        if self.setup.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _joined(losses: list[Loss]) -> Loss:
+    """The loss of a batch from those of its parts."""
+    per_sample = torch.cat([loss.per_sample for loss in losses])
+    terms = {name: torch.cat([loss.terms[name] for loss in losses]) for name in losses[0].terms}
+    return Loss(per_sample.mean(), per_sample, terms)
+
+
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if not parameters:
+        raise UserError("the network has no weight to train: those of an opened run are frozen; start with --from")
+    if recipe.optimizer is not None:
+        return recipe.optimizer(parameters)
+    adam = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
+    return adam(parameters, lr=value_at(recipe.lr, 0), betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)

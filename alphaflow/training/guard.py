@@ -1,0 +1,184 @@
+"""Bad batches: finding them before they are learned from, and saying what was wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import UserError
+from ..objectives.base import Objective
+from ..printing import Compact
+from .distributed import local
+
+if TYPE_CHECKING:
+    from ..types import Batch
+    from .engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Guard(Compact):
+    """When a batch is skipped, when training goes back, and when it stops.
+
+    A batch is bad if its loss or its gradient is not finite, or if its squared error is a spike: over ``factor`` times
+    the median of the last good batches, and over ``spike`` by the robust z-score of its logarithm,
+    0.6745·(log e − median) ÷ MAD. It is skipped, weights and averages stay, and it is written to incidents.jsonl.
+    After ``patience`` bad ones in a row training goes back to its last checkpoint, with another order of the data and
+    other noise, and stops when it would go back more than ``rollbacks`` times.
+
+    Args:
+        spike: the z-score; None to look at finiteness only.
+        factor: times the median.
+        window: how many good batches are remembered; nothing is a spike before so many are.
+        patience: bad batches in a row.
+        rollbacks: at most.
+    """
+
+    spike: float | None = 10.0
+    factor: float = 10.0
+    window: int = 100
+    patience: int = 3
+    rollbacks: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.window, self.patience) < 1 or self.rollbacks < 0:
+            raise UserError(f"a guard needs window >= 1, patience >= 1, rollbacks >= 0, got {self}")
+
+    def judge(self, loss: float, error: float, norm: float, before: Iterable[float]) -> str:
+        """What is wrong with a batch, empty if nothing.
+
+        Args:
+            loss: its loss.
+            error: its squared error, which no weighting has levelled.
+            norm: the norm of its gradient.
+            before: the squared errors of the last good batches.
+        """
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the gradient's norm is {norm}"
+        known = [math.log(max(value, 1e-30)) for value in before]
+        if self.spike is None or len(known) < self.window:
+            return ""
+        middle = median(known)
+        above = math.log(max(error, 1e-30)) - middle
+        deviation = max(median(abs(value - middle) for value in known), 1e-6)
+        score = 0.6745 * above / deviation
+        if above > math.log(self.factor) and score > self.spike:
+            return f"the squared error {error:.4g} is {math.exp(above):.0f} times its median (robust z {score:.0f})"
+        return ""
+
+
+class Watch:
+    """A guard's memory: the errors of good batches, the bad ones in a row, how often training went back.
+
+    Args:
+        guard: the rules.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.good: deque[float] = deque(maxlen=guard.window)
+        self.bad = 0
+        self.rollbacks = 0
+
+    def judge(self, loss: float, error: float, norm: float) -> str:
+        """What is wrong with a batch, empty if nothing; remembers it."""
+        reason = self.guard.judge(loss, error, norm, self.good)
+        if reason:
+            self.bad += 1
+        else:
+            self.bad = 0
+            self.good.append(error)
+        return reason
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether as many batches in a row were bad as are borne."""
+        return self.bad >= self.guard.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {"good": list(self.good), "bad": self.bad}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remembers what was saved."""
+        self.good = deque(state["good"], maxlen=self.guard.window)
+        self.bad = state["bad"]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A line of incidents.jsonl.
+
+    Attributes:
+        step: the optimiser step.
+        kind: ``skipped`` or ``rollback``.
+        reason: what was wrong.
+        parameter: the first whose gradient is not finite, if any.
+        r, t, alpha: of the sample with the largest loss, as far as they are known.
+    """
+
+    step: int
+    kind: str
+    reason: str
+    parameter: str | None = None
+    r: float | None = None
+    t: float | None = None
+    alpha: float | None = None
+
+    def __str__(self) -> str:
+        where = f", first in the gradient of {self.parameter}" if self.parameter else ""
+        known = [f"{name} = {value:.4g}" for name, value in (("r", self.r), ("t", self.t), ("α", self.alpha))
+                 if value is not None]  # fmt: skip
+        worst = f"; the worst sample has {', '.join(known)}" if known else ""
+        return f"{self.reason} at step {self.step}{where}{worst}"
+
+    def append_to(self, file: Path) -> None:
+        """Adds the line."""
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(self), ensure_ascii=False) + "\n")
+
+
+def rollbacks_in(file: Path, step: int | None = None) -> int:
+    """How often incidents.jsonl says that training went back, to any step or to this one."""
+    if not file.is_file():
+        return 0
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return sum(line["kind"] == "rollback" and step in (None, line["step"]) for line in lines)
+
+
+def examine(engine: Engine, batch: Batch, step: int, randomness: torch.Tensor, reason: str) -> Incident:
+    """Works a bad batch through once more, with the same random numbers, to say what was wrong with it.
+
+    Args:
+        engine: with the batch's gradient still in the parameters.
+        batch: as the dataset gave it.
+        step: the optimiser step.
+        randomness: the generator's state before the batch.
+        reason: what the guard said.
+    """
+    named = engine.named_parameters()
+    broken = next((n for n, p in named if p.grad is not None and not bool(local(p.grad).isfinite().all())), None)
+    objective: object = engine.recipe.objective
+    if not isinstance(objective, Objective) or engine.world.size > 1 or engine.setup.accumulate > 1:
+        return Incident(step, "skipped", reason, broken)
+    generator = torch.Generator(engine.device)
+    generator.set_state(randomness)
+    drawn = batch.drawn(generator)
+    again = torch.Generator(engine.device)
+    again.set_state(generator.get_state())
+    averaged = {"ema": engine.ema.model} if objective.ema_target else {}
+    with torch.no_grad():
+        losses = objective(engine.model, drawn.x, drawn.cond, step, generator, **averaged).per_sample
+        times = objective.draw(engine.model, drawn.x, drawn.cond, step, again)
+    worst = int(torch.nan_to_num(losses, nan=math.inf, posinf=math.inf).argmax())
+    alpha = objective.scalars(step).get("alpha")
+    return Incident(step, "skipped", reason, broken, float(times.r[worst]), float(times.t[worst]), alpha)

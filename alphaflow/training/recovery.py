@@ -1,0 +1,90 @@
+"""After bad batches and damaged checkpoints: skipping, going back, giving up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UserError
+from . import checkpoint
+from .guard import Incident, rollbacks_in
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+def skip(trainer: Trainer, incident: Incident) -> None:
+    """Leaves a bad batch out; after too many in a row goes back to the last whole checkpoint, or stops.
+
+    Raises:
+        UserError: there is nothing to go back to, or it was gone back to often enough; with what was wrong.
+    """
+    _note(trainer, incident)
+    watch, folder = trainer.watch, trainer.folder
+    if not watch.exhausted:
+        return
+    trainer.settle()
+    place = None if folder is None else trainer.world.first(lambda: last_whole(folder, trainer.display.say))
+    if place is None or watch.rollbacks >= watch.guard.rollbacks:
+        tried = f" after going back {watch.rollbacks} times" if watch.rollbacks else ""
+        kept = f" the last good checkpoint is {place};" if place is not None else ""
+        raise UserError(
+            f"{watch.bad} bad batches in a row{tried}: {incident};{kept} train with a lower learning rate, or with clip"
+        )
+    rollbacks = watch.rollbacks + 1
+    trainer.load(place)
+    watch.rollbacks, watch.bad = rollbacks, 0
+    _other_order(trainer)
+    _note(trainer, Incident(trainer.step, "rollback", incident.reason))
+    trainer.report.again(trainer.step)
+
+
+def keep_order(trainer: Trainer, folder: RunFolder) -> None:
+    """After a resume: the other order of the data that training had taken when it went back to this step."""
+    trainer.watch.rollbacks = rollbacks_in(folder.incidents)
+    if rollbacks_in(folder.incidents, trainer.step):
+        _other_order(trainer)
+
+
+def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint to go on from; None where there is none yet. What a killed process left is removed.
+
+    Raises:
+        UserError: the folder is no run, or none of its checkpoints is whole.
+    """
+    folder.read()
+    folder.sweep()
+    place = last_whole(folder, say)
+    if place is None and folder.checkpoints():
+        raise UserError(f"no checkpoint in {folder.path} is whole; train anew with another --out")
+    return place
+
+
+def last_whole(folder: RunFolder, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole, by its manifest; says which are not."""
+    for place in reversed(folder.checkpoints()):
+        problem = checkpoint.damage(place)
+        if not problem:
+            return place
+        say(f"{place} is damaged ({problem}); the one before it is used")
+    return None
+
+
+def _other_order(trainer: Trainer) -> None:
+    """Another order of the data and other noise, the same for the same run, step and number of rollbacks."""
+    numbers = (trainer.seed, trainer.step, trainer.watch.rollbacks)
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 2)
+    trainer.generator.manual_seed(trainer.world.seed(seed))
+    reorder = getattr(trainer.recipe.dataset, "reorder", None)
+    if reorder is not None:
+        reorder(seed)
+
+
+def _note(trainer: Trainer, incident: Incident) -> None:
+    trainer.display.say(f"{incident.kind}: {incident}")
+    if trainer.folder is not None and trainer.world.main:
+        incident.append_to(trainer.folder.incidents)

@@ -1,0 +1,149 @@
+"""What a run reports while it goes: rows of figures, sample pictures, measurements; and what run.json keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from ..autoencoders.pixels import Pixels
+from ..describe import NotDescribableError, describe
+from ..errors import UserError
+from ..schedules import value_at
+from .costs import peak_flops
+from .engine import Engine, Setup
+from .logging import Display, Meter, MetricsLog
+from .pictures import sample_picture
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+
+class Evaluation(Protocol):
+    """Measures samples during training; `alphaflow.Evaluation` is one."""
+
+    @property
+    def every(self) -> int:
+        """Steps between measurements."""
+        ...
+
+    def __call__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """What is measured of the averaged network, by name; smaller is better for what is to be kept by."""
+        ...
+
+
+class Reporter:
+    """Reports for a Trainer. Figures are averaged over all processes; the first one shows and writes them.
+
+    Args:
+        engine: what is trained.
+        folder: of the run, or None.
+        display: shows rows.
+
+    Attributes:
+        meter: takes in every step.
+        values: what was measured last.
+    """
+
+    def __init__(self, engine: Engine, folder: RunFolder | None, display: Display) -> None:
+        self.engine, self.folder, self.display = engine, folder, display
+        self.meter = Meter()
+        self.values: dict[str, float] = {}
+        self._log: MetricsLog | None = None
+
+    def row(self, step: int, more: Mapping[str, float]) -> None:
+        """Shows and logs the means since the last row, and more values of this step."""
+        recipe, world = self.engine.recipe, self.engine.world
+        taken = self.meter.take()
+        taken = dict(zip(taken, world.mean(list(taken.values())), strict=True))
+        if not world.main:
+            return
+        scalars = getattr(recipe.objective, "scalars", None)  # any callable may be an objective
+        scheduled: dict[str, float] = {} if scalars is None else scalars(step - 1)
+        row = {"step": step, **taken, **scheduled, "lr": value_at(recipe.lr, step - 1), **self._compute(taken), **more}
+        self.display.row(row)
+        self._write(row)
+
+    def picture(self, step: int) -> None:
+        """Writes a picture of samples, and hands it to TensorBoard."""
+        engine = self.engine
+        if self.folder is None or not (engine.world.main or engine.split):
+            return
+        try:
+            picture = sample_picture(engine.recipe, engine.ema.model, engine.device)
+        except UserError as error:  # an autoencoder that can't be loaded here is no reason to stop training
+            self.display.say(f"no picture at step {step}: {error}")
+            return
+        if picture is not None and engine.world.main:
+            picture.save(self.folder.samples(step))
+            self._logged(step).picture(picture.pixels, step)
+
+    def evaluate(self, evaluation: Evaluation, step: int) -> None:
+        """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
+        engine = self.engine
+        if not (engine.world.main or engine.split):
+            return
+        try:
+            self.values = evaluation(engine.recipe, engine.ema.model, engine.device)
+        except UserError as error:
+            self.display.say(f"nothing measured at step {step}: {error}")
+            return
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        self.display.say(f"measured at step {step}: {shown}")
+        if engine.world.main:
+            self._write({"step": step, **{f"eval/{name}": value for name, value in self.values.items()}})
+
+    def again(self, step: int) -> None:
+        """Training went back to a step: later rows are repeated."""
+        self.close()
+        self.meter = Meter()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _compute(self, taken: Mapping[str, float]) -> dict[str, float]:
+        """Floating-point operations a second, counting three forward passes a sample; and their share of the peak."""
+        if self.engine.flops is None:
+            return {}
+        rate = 3 * self.engine.flops * taken["samples_per_second"] / self.engine.world.size
+        peak = peak_flops(self.engine.device, self.engine.setup.precision)
+        return {"tflops": rate / 1e12, **({} if peak is None else {"mfu": rate / peak})}
+
+    def _logged(self, step: int) -> MetricsLog:
+        assert self.folder is not None
+        if self._log is None:
+            self._log = MetricsLog(self.folder.metrics, keep_until=step - 1)
+        return self._log
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        if self.folder is not None:
+            self._logged(int(row["step"])).write(row)
+
+
+def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Setup, processes: int) -> dict[str, Any]:
+    """What run.json keeps beside the recipe's origin."""
+    objects = {"model": recipe.model, "autoencoder": recipe.autoencoder or Pixels(), "objective": recipe.objective}
+    described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
+    described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
+    classes = recipe.dataset.classes
+    names = list(getattr(recipe.dataset, "class_names", [])) or [str(index) for index in range(classes or 0)]
+    data = {"shape": list(recipe.dataset.shape), "classes": classes, "class_names": names}
+    parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
+    begun = None if start is None else str(start)
+    run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}
+    return {**described, "data": data, **run, "setup": _describe(setup), "processes": processes}
+
+
+def _describe(value: Any) -> Any:
+    """The description, or None where the value is the user's own: the recipe rebuilds it then."""
+    with suppress(NotDescribableError):
+        return describe(value)
+    return None

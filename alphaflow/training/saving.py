@@ -1,0 +1,155 @@
+"""Saving while training goes on: checkpoints are copied at once and written in the background, and old ones removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..errors import UserError
+from ..files import put, remove, write_json
+from ..printing import Compact
+from . import checkpoint, state
+from .engine import Engine
+from .run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Keep(Compact):
+    """Which checkpoints stay on disk. Without arguments all do.
+
+    Args:
+        last: the newest so many; None for all.
+        every: also those whose step is a multiple of this.
+        best: also the one with the smallest value of this measurement, for example ``pixel_fd_1``.
+    """
+
+    last: int | None = None
+    every: int | None = None
+    best: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.last is not None and self.last < 1) or (self.every is not None and self.every < 1):
+            raise UserError(f"keep needs last >= 1 and every >= 1, got {self}")
+
+    def remove_from(self, folder: RunFolder) -> None:
+        """Removes what need not stay."""
+        saved = folder.checkpoints()
+        if self.last is None:
+            return
+        stay = set(saved[-self.last :])
+        if self.every is not None:
+            stay |= {place for place in saved if int(place.name.removeprefix("step-")) % self.every == 0}
+        if self.best is not None and (best := best_checkpoint(folder, self.best)) is not None:
+            stay.add(best)
+        for place in saved:
+            if place not in stay:
+                remove(place)
+
+
+def best_checkpoint(folder: RunFolder, value: str) -> Path | None:
+    """The checkpoint with the smallest value of a measurement; None where none has it."""
+    found = []
+    for place in folder.checkpoints():
+        values = (checkpoint.manifest(place) or {}).get("values", {})
+        if value in values:
+            found.append((values[value], place))
+    return min(found)[1] if found else None
+
+
+class Saver:
+    """Writes a run's checkpoints, one at a time, in a thread of its own.
+
+    Args:
+        folder: of the run.
+        engine: what is saved.
+        keep: which checkpoints stay.
+    """
+
+    def __init__(self, folder: RunFolder, engine: Engine, keep: Keep) -> None:
+        self.folder, self.engine, self.keep = folder, engine, keep
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, generator: torch.Generator, plain: dict[str, Any], values: Mapping[str, float]) -> Path:
+        """Copies everything and begins to write it; returns the checkpoint's place.
+
+        Args:
+            step: optimiser steps done.
+            generator: of the Trainer.
+            plain: further plain values for state.json.
+            values: what was measured at this step.
+        """
+        engine, main = self.engine, self.engine.world.main
+        files = {checkpoint.MODEL: checkpoint.weights(engine.model, main)}
+        for name, average in engine.averages.items():
+            files[f"{name}.safetensors"] = checkpoint.weights(average.model, main)
+        found, rest = state.tensors(engine, generator), {**state.plain(engine), **plain, "step": step}
+        place = self.folder.checkpoint(step)
+        self._pending = self._pool.submit(self._write, place, step, files, found, rest, dict(values))
+        return place
+
+    def failure(self) -> str:
+        """What went wrong with the last checkpoint, once; empty if nothing did, or it is being written still."""
+        if self._pending is None or not self._pending.done():
+            return ""
+        error, self._pending = self._pending.exception(), None
+        if error is None:
+            return ""
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+    def wait(self) -> str:
+        """Waits until the last checkpoint is written; what went wrong, as `failure`."""
+        if self._pending is not None:
+            self._pending.exception()
+        return self.failure()
+
+    def _write(
+        self,
+        place: Path,
+        step: int,
+        files: Mapping[str, dict[str, torch.Tensor]],
+        found: dict[str, torch.Tensor],
+        plain: dict[str, Any],
+        values: dict[str, float],
+    ) -> None:
+        world = self.engine.world
+        beside = place.with_name(f".{place.name}.writing.tmp")
+        error: Exception | None = None
+        try:
+            if world.main:
+                remove(beside)
+                beside.mkdir(parents=True)
+                for name, weights in files.items():
+                    checkpoint.write_weights(beside / name, weights)
+                write_json(beside / state.PLAIN, plain)
+        except Exception as wrong:
+            error = wrong
+        self._agree(error, beside)
+        try:
+            state.write(beside, found, world)
+            if world.main:
+                checkpoint.seal(beside, step, values)
+                put(beside, place)
+                self.keep.remove_from(self.folder)
+        except Exception as wrong:
+            error = wrong
+        self._agree(error, beside)
+
+    def _agree(self, error: Exception | None, beside: Path) -> None:
+        """Raises in every process what went wrong in one; the half-written folder goes."""
+        world = self.engine.world
+        failures: list[str | None] = [None if error is None else f"{error}"] * world.size
+        if world.size > 1:
+            dist.all_gather_object(failures, failures[0], group=world.files)
+        failed = next((failure for failure in failures if failure is not None), None)
+        if failed is None:
+            return
+        if world.main:
+            remove(beside)
+        raise error or RuntimeError(failed)

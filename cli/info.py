@@ -1,0 +1,73 @@
+"""`alphaflow info RECIPE`: what a run will cost, before it is begun."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .recipe_command import recipe_command
+from .train_options import Debug, Device, RecipeName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from alphaflow.recipe import Recipe
+
+Measure = Annotated[int, typer.Option(help="Steps to time in each phase; 0 times none.", min=0)]
+
+
+def info(
+    recipe: RecipeName, *, measure: Measure = 3, device: Device = "auto", debug: Debug = False, **parameters: Any
+) -> None:
+    """What a recipe costs: parameters, operations a step in each phase, memory by batch size, and time."""
+    import torch
+
+    from alphaflow.recipe import find_recipe
+    from alphaflow.training.device import find_device
+
+    torch.manual_seed(0)
+    found = find_recipe(recipe)
+    made = found(**parameters)
+    print(f"{found.name}: {made.model}, {made.steps} steps of {_batch_size(made)}")
+    parts = sum(p.numel() for p in made.model.parameters())
+    print(f"parameters: {parts:,}; weights, gradients, Adam and one average in fp32: {parts * 20 / 2**20:,.0f} MiB")
+    _costs(made, find_device(device), measure)
+
+
+def _costs(recipe: Recipe, device: Any, measure: int) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from alphaflow.training.costs import activation_bytes, phases, seconds_a_step
+
+    batch = _batch_size(recipe)
+    table = Table(
+        "phase", "steps", "GFLOP a sample", "÷ flow matching", "s a step", "hours", box=box.SIMPLE_HEAD, title="time"
+    )
+    found, total = phases(recipe), 0.0
+    floor = min(phase.flops for phase in found)
+    for phase in found:
+        seconds = seconds_a_step(recipe, phase.step, device, measure) if measure else 0.0
+        total += seconds * phase.steps / 3600
+        time = (f"{seconds:.3f}", f"{seconds * phase.steps / 3600:.2f}") if measure else ("–", "–")
+        table.add_row(phase.name, f"{phase.steps:,}", f"{phase.flops / 1e9:.3g}", f"{phase.flops / floor:.2f}", *time)
+    Console().print(table)
+    if measure:
+        print(f"about {total:.2f} hours on this {device.type}, samples and checkpoints apart ({measure} steps timed)")
+    each = {phase.name: activation_bytes(recipe, phase.step, 2) / 2 for phase in found}
+    name = max(each, key=lambda key: each[key])
+    fixed = sum(p.numel() for p in recipe.model.parameters()) * 20
+    sizes = sorted({max(1, batch // 4), max(1, batch // 2), batch, 2 * batch})
+    shown = ", ".join(f"{size}: {(fixed + size * each[name]) / 2**30:.2f} GiB" for size in sizes)
+    print(f"memory by batch size, in fp32, kept activations of the dearest phase ({name}) counted: {shown}")
+
+
+def _batch_size(recipe: Recipe) -> int:
+    return int(getattr(recipe.dataset, "batch_size", 0)) or len(next(iter(recipe.dataset)).x)
+
+
+def command(arguments: list[str]) -> Callable[..., None]:
+    """The info command, with the options of the recipe that the arguments name."""
+    return recipe_command("info", arguments, info)

@@ -1,0 +1,329 @@
+"""What can go wrong in a run: bad batches, signals, a full disk, a kill; and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import alphaflow as af
+from alphaflow.training.guard import Watch
+from alphaflow.training.logging import Display
+from alphaflow.training.stopping import Stop
+
+PATH = str(Path(af.__file__).resolve().parent.parent)
+
+
+class Harmed(af.Digits):
+    """Digits whose batches with these numbers, counted from 0 as they are read, are multiplied by a factor."""
+
+    def __init__(self, which: Callable[[int], bool], factor: float) -> None:
+        super().__init__(batch_size=16, seed=1)
+        self.which, self.factor, self.count = which, factor, 0
+
+    def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
+        batch = super().fetch(indices, generator)
+        harmed, self.count = self.which(self.count), self.count + 1
+        return af.Batch(batch.x * self.factor, batch.cond) if harmed else batch
+
+
+class Listening(Display):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def recipe(dataset: af.Dataset | None = None, steps: int = 20, **options: Any) -> af.Recipe:
+    torch.manual_seed(0)
+    model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
+    settings: dict[str, Any] = {"objective": af.AlphaFlow(alpha=af.Constant(0.3)), "samplers": {}, "lr": 1e-3}
+    data = af.Digits(batch_size=16, seed=1) if dataset is None else dataset
+    return af.Recipe(model=model, dataset=data, steps=steps, **{**settings, **options})
+
+
+def incidents(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "incidents.jsonl").read_text().splitlines()]
+
+
+def flat(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_a_batch_that_is_not_finite_is_skipped(tmp_path: Path) -> None:
+    """Weights, average and step stay; what was wrong is written down; the next batch is learned from."""
+    said = Listening()
+    trainer = af.Trainer(recipe(Harmed(lambda n: n == 3, math.nan)), out=tmp_path / "run", display=said)
+    for _ in range(3):
+        trainer.train_step()
+    before, average = flat(trainer.model).clone(), flat(trainer.ema.model).clone()
+    trainer.train_step()
+    assert trainer.step == 3
+    assert torch.equal(flat(trainer.model), before)
+    assert torch.equal(flat(trainer.ema.model), average)
+    trainer.train_step()
+    assert trainer.step == 4
+    assert not torch.equal(flat(trainer.model), before)
+    (line,) = incidents(tmp_path / "run")
+    assert (line["step"], line["kind"], line["reason"]) == (3, "skipped", "the loss is nan")
+    assert line["parameter"] in dict(trainer.model.named_parameters())
+    assert 0 <= line["r"] <= line["t"] <= 1
+    assert line["alpha"] == 0.3
+    assert said.lines[-1].startswith("skipped: the loss is nan at step 3, first in the gradient of ")
+
+
+def test_the_worst_samples_times_are_those_it_was_trained_with(tmp_path: Path) -> None:
+    """One sample of the batch is infinite: the times named are the ones drawn for it."""
+
+    class One(af.Digits):
+        def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
+            batch = super().fetch(indices, generator)
+            batch.x[5] = math.inf
+            return batch
+
+    made = recipe(One(batch_size=16, seed=1))
+    trainer = af.Trainer(made, out=tmp_path / "run", seed=7)
+    trainer.train_step()
+    (line,) = incidents(tmp_path / "run")
+    twin = One(batch_size=16, seed=1)
+    batch = next(iter(twin))
+    objective = made.objective
+    assert isinstance(objective, af.Objective)
+    draw = objective.draw(made.model, batch.x, batch.cond, 0, torch.Generator().manual_seed(7))
+    assert line["r"] == pytest.approx(float(draw.r[5]))
+    assert line["t"] == pytest.approx(float(draw.t[5]))
+
+
+def test_a_spike_is_skipped(tmp_path: Path) -> None:
+    guard = af.Guard(window=10)
+    trainer = af.Trainer(recipe(Harmed(lambda n: n == 15, 300.0)), out=tmp_path / "run", guard=guard)
+    trainer.fit()
+    (line,) = incidents(tmp_path / "run")
+    assert line["step"] == 15
+    assert "times its median (robust z" in line["reason"]
+    quiet = af.Trainer(recipe(Harmed(lambda n: n == 15, 300.0)), out=tmp_path / "off", guard=af.Guard(spike=None))
+    quiet.fit()
+    assert not (tmp_path / "off" / "incidents.jsonl").exists()
+
+
+def test_the_robust_score() -> None:
+    """Against the formula, worked by hand: errors e^0 … e^8, median e^4, MAD 2."""
+    before = [math.exp(k) for k in range(9)]
+    guard = af.Guard(window=9, spike=1.5, factor=10.0)
+    z = 0.6745 * 5 / 2  # of e^9
+    assert f"(robust z {z:.0f})" in guard.judge(1.0, math.exp(9), 1.0, before)
+    assert guard.judge(1.0, math.exp(4 + 2.29), 1.0, before) == ""  # under ten times the median
+    assert guard.judge(1.0, math.exp(4 + 4.4), 1.0, before) == ""  # a score of 1.48
+    assert guard.judge(1.0, math.exp(9), 1.0, before[1:]) == ""  # too few are known
+    assert guard.judge(math.inf, 1.0, 1.0, []) == "the loss is inf"
+    assert guard.judge(1.0, 1.0, math.nan, []) == "the gradient's norm is nan"
+    with pytest.raises(af.UserError, match="patience >= 1"):
+        af.Guard(patience=0)
+    watch = Watch(af.Guard(window=3))
+    for error in (1.0, 2.0, 3.0, 4.0):
+        watch.judge(1.0, error, 1.0)
+    assert list(watch.good) == [2.0, 3.0, 4.0]
+
+
+def test_repeated_bad_batches_go_back_and_take_another_order(tmp_path: Path) -> None:
+    """Batches 10 to 12 are bad: back to step 8, other data from there, and through."""
+    data = Harmed(lambda n: 10 <= n <= 12, math.nan)
+    trainer = af.Trainer(recipe(data), out=tmp_path / "run", checkpoint_every=4)
+    trainer.fit()
+    assert trainer.step == 20
+    kinds = [(line["kind"], line["step"]) for line in incidents(tmp_path / "run")]
+    assert kinds == [("skipped", 10)] * 3 + [("rollback", 8)]
+    assert data.seed != 1
+    rows = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows))
+    assert not torch.isnan(flat(trainer.model)).any()
+
+
+def test_it_stops_with_a_diagnosis_when_going_back_does_not_help(tmp_path: Path) -> None:
+    data = Harmed(lambda n: n >= 10, math.nan)
+    trainer = af.Trainer(recipe(data), out=tmp_path / "run", checkpoint_every=4, guard=af.Guard(rollbacks=2))
+    with pytest.raises(af.UserError) as stopped:
+        trainer.fit()
+    for words in ("3 bad batches in a row after going back 2 times", "the loss is nan at step 8", "gradient of",
+                  "r = ", "α = 0.3", "step-00000008"):  # fmt: skip
+        assert words in str(stopped.value)
+    assert [line["kind"] for line in incidents(tmp_path / "run")].count("rollback") == 2
+    assert sorted(place.name for place in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000008"
+
+
+def test_signals_and_their_second() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        with Stop() as stop:
+            os.kill(os.getpid(), getattr(signal, name))
+            assert stop.signal == getattr(signal, name)
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+SMALL = ["digits", "--steps", "60", "--width", "32", "--depth", "1", "--batch-size", "32"]
+
+
+def start(out: Path, *options: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
+    call = [sys.executable, "-m", "alphaflow", "train", *SMALL, "--checkpoint-every", "10", "--out", str(out), *options]
+    return subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def final(run: Path) -> dict[str, torch.Tensor]:
+    place = run / "checkpoints" / "step-00000060"
+    return {
+        f"{file}/{name}": tensor
+        for file in ("model", "ema")
+        for name, tensor in load_file(place / f"{file}.safetensors").items()
+    }
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(out)
+    assert process.wait() == 0
+    return final(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
+def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
+    name: str, status: int, undisturbed: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    process = start(tmp_path / "run")
+    while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate()
+    assert process.returncode == status, err
+    assert f"stopped by {name} at step " in out
+    step = int(out.partition("at step ")[2].partition(",")[0])
+    assert 10 <= step < 60
+    assert (tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "manifest.json").is_file()
+    if name == "SIGTERM":  # the others save in the same way
+        assert start(tmp_path / "run", "--resume").wait() == 0
+        assert same(final(tmp_path / "run"), undisturbed)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments(undisturbed: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """SIGKILL three times, resumed each time: the undisturbed run's weights. benchmarks/failures.py has twenty."""
+    chance = random.Random(0)
+    for _ in range(3):
+        process = start(tmp_path / "run", "--resume")
+        time.sleep(chance.uniform(2.0, 4.5))
+        process.kill()
+        process.communicate()
+    process = start(tmp_path / "run", "--resume")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert same(final(tmp_path / "run"), undisturbed)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_a_full_disk_does_not_stop_training(tmp_path: Path) -> None:
+    """A real limit on files' sizes: checkpoints can't be written, training goes on, and they can be again."""
+    resource = pytest.importorskip("resource")
+    said, limits = Listening(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    trainer = af.Trainer(recipe(steps=60), out=tmp_path / "run", checkpoint_every=20, display=said)
+
+    class Lifting(Display):
+        def advance(self) -> None:
+            if trainer.step == 30:
+                trainer.settle()
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+        def say(self, message: str) -> None:
+            said.say(message)
+
+    trainer.display = trainer.report.display = Lifting()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        trainer.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert any("a checkpoint can't be written" in line and "tries again" in line for line in said.lines)
+    saved = [int(place.name[5:]) for place in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert saved[-2:] == [40, 60]
+    assert 20 not in saved
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert af.Trainer(recipe(steps=60), out=tmp_path / "run", resume=True).step == 60
+
+
+def test_a_disk_that_stays_full_is_an_error_at_the_end(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    trainer = af.Trainer(recipe(steps=5), out=tmp_path / "run", checkpoint_every=5)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(af.UserError, match=r"the checkpoint of step 5 can't be written: .*make room"):
+            trainer.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_checkpoints_that_stay(tmp_path: Path) -> None:
+    class Counting:
+        """A measurement that is best at step 8."""
+
+        every = 2
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __call__(self, recipe: af.Recipe, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+            self.calls += 1
+            return {"own": abs(self.calls * 2 - 8) + 0.5}
+
+    keep = af.Keep(last=2, every=6, best="own")
+    af.Trainer(recipe(), out=tmp_path / "run", checkpoint_every=2, keep=keep, evaluation=Counting()).fit()
+    saved = [int(place.name[5:]) for place in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert saved == [6, 8, 12, 18, 20]
+    manifest = json.loads((tmp_path / "run" / "checkpoints" / "step-00000008" / "manifest.json").read_text())
+    assert manifest["values"] == {"own": 0.5}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["eval/own"] for row in rows if "eval/own" in row][3] == 0.5
+    with pytest.raises(af.UserError, match="last >= 1"):
+        af.Keep(last=0)
+
+
+def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
+    """`Evaluation` gives what `evaluate_run` gives for the saved run, and training goes on as without it."""
+    from alphaflow.evaluate import Reference, evaluate_run
+
+    settings: dict[str, Any] = {"samplers": {1: af.ODE(1), 2: af.ODE(2)}, "steps": 4}
+    plain = af.Trainer(recipe(**settings), out=tmp_path / "plain")
+    plain.fit()
+    evaluation = af.Evaluation(2, nfes=(1, 2), count=100, metrics=("pixel-fd", "pr"))
+    measured = af.Trainer(recipe(**settings), out=tmp_path / "run", evaluation=evaluation)
+    measured.fit()
+    assert torch.equal(flat(plain.model), flat(measured.model))
+    run = af.Run.of(recipe(**settings), measured.ema.model, torch.device("cpu"))
+    rows = evaluate_run(run, Reference.of_run(run), (1, 2), 100, 0, ("pixel-fd", "pr"))
+    assert measured.report.values["pixel-fd_2"] == rows[1].values["pixel-fd"]
+    assert {"pixel-fd_1", "precision_1", "recall_2"} <= measured.report.values.keys()

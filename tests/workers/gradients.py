@@ -1,0 +1,91 @@
+"""Run under torchrun: every objective's gradient by many processes against one's, in float64.
+
+Prints a line ``MODE NAME ERROR`` each: the relative error of the gradient of a global batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+
+import alphaflow as af
+from alphaflow.training.distributed import full, join
+from alphaflow.training.engine import Engine, Setup
+
+BATCH = 16
+OBJECTIVES = {
+    "flow matching": af.FlowMatching(),
+    "two-point": af.AlphaFlow(alpha=af.Constant(0.5)),
+    "meanflow": af.MeanFlow(fm_share=0.25),
+    "meanflow, guided": af.MeanFlow(guidance=af.Guidance(kappa=0.5, label_drop=0.2)),
+    "shortcut, ema": af.Shortcut(ema_target=True),
+    "split": af.SplitMeanFlow(),
+    "consistency": af.ConsistencyTraining(),
+    "sCM": af.ContinuousConsistency(),
+    "FACM": af.FACM(),
+    "iMF": af.ImprovedMeanFlow(),
+}
+
+
+def recipe(objective: af.Objective, seed: int = 0) -> af.Recipe:
+    torch.manual_seed(seed)
+    head = 1 if isinstance(objective, af.ImprovedMeanFlow) else 0
+    model = af.DiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10, velocity_head=head).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return af.Recipe(model=model, objective=objective, dataset=af.Digits(BATCH, seed=0), steps=10, samplers={}, ema=0.9)
+
+
+def whole(model: torch.nn.Module, objective: af.Objective) -> torch.Tensor:
+    """All gradients, of the model and of the objective's own network, as one vector."""
+    networks = [model] if objective.network is None else [model, objective.network]
+    found = [(p, p.grad) for network in networks for p in network.parameters()]
+    return torch.cat([(full(torch.zeros_like(p)) if g is None else full(g)).flatten() for p, g in found])
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    world = join(cpu)
+    torch.manual_seed(1)
+    x, labels = torch.randn(BATCH, 1, 8, 8, dtype=torch.float64), torch.randint(10, (BATCH,))
+    n = BATCH // world.size
+    parts = [af.Batch(x[r * n : (r + 1) * n], af.Cond(labels=labels[r * n : (r + 1) * n])) for r in range(world.size)]
+    for mode in sys.argv[1:]:
+        parallel, _, accumulate = mode.partition("/")
+        if parallel == "hybrid":
+            os.environ["LOCAL_WORLD_SIZE"] = "2"
+            world = join(cpu)
+        for name, objective in OBJECTIVES.items():
+            made = recipe(objective)
+            if objective.network is not None:
+                objective.network.double()
+            twin, average = copy.deepcopy(made.model), copy.deepcopy(made.model)
+            count = int(accumulate or 1)
+            total = torch.zeros((), dtype=torch.float64)
+            for rank, part in enumerate(parts):
+                generator = torch.Generator().manual_seed(100 + rank)
+                for piece in part.split(n // count):
+                    loss = objective(twin, piece.x, piece.cond, 5, generator, ema=average)
+                    total = total + loss.total / (world.size * count)
+            if objective.network is not None:
+                objective.network.zero_grad()
+            torch.autograd.backward(total)
+            expected = whole(twin, objective)
+            setup = Setup(parallel=parallel, accumulate=count)  # type: ignore[arg-type]
+            engine = Engine(made, setup, cpu, world)
+            engine.gradient(parts[world.rank], 5, torch.Generator().manual_seed(100 + world.rank))
+            found = whole(made.model, objective)
+            error = float((found - expected).norm() / expected.norm())
+            norm = float(engine.norm() - torch.linalg.vector_norm(expected)) / float(expected.norm())
+            if world.main:
+                print("ERROR", mode, name.replace(" ", "_"), max(error, abs(norm)), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
