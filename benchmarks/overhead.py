@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 import alphaflow as af
-from alphaflow.training.logging import Meter
 from alphaflow.training.run_folder import versions
 
 PHASES = {"flow matching (α = 1)": 1.0, "two-point (α = 0.5)": 0.5, "MeanFlow (α = 0)": 0.0}
@@ -67,13 +66,12 @@ def bare(recipe: af.Recipe) -> Callable[[], None]:
 def trainer(recipe: af.Recipe, out: Path) -> Callable[[], None]:
     """The whole loop of Trainer.fit, a step at a time: meter, logs, and all."""
     made = af.Trainer(recipe, out=out, log_every=50)
-    meter = Meter()
 
     def run() -> None:
-        meter.add(made.train_step())
+        made.train_step()
         made.display.advance()
         if made.step % made.log_every == 0:
-            made._log_row(meter)
+            made.report.row(made.step, {})
 
     return run
 
