@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -47,12 +47,12 @@ class Reference:
         dataset = run.recipe().dataset
         if not isinstance(dataset, IndexedDataset) or len(dataset.shape) != 3:
             raise UserError("the run's data can't serve as a reference; give a folder of real images with --reference")
-        batches = list(dataset.once())
         if len(dataset) > MAX_REFERENCE:
             raise UserError(
                 f"the run's {len(dataset)} training samples are too many to hold in memory; "
                 "give a folder of real images with --reference"
             )
+        batches = list(dataset.once())
         draw = torch.Generator().manual_seed(0)
         pixels = torch.cat([to_bytes(run.autoencoder.decode(batch.drawn(draw).x)) for batch in batches])
         found = [batch.cond.labels for batch in batches if batch.cond.labels is not None]
@@ -143,6 +143,7 @@ class Evaluation(Compact):
     count: int = 1000
     metrics: tuple[str, ...] = ("pixel-fd",)
     seed: int = 0
+    _reference: list[Reference] = field(default_factory=list, init=False, compare=False)
 
     def __post_init__(self) -> None:
         check_metrics(self.metrics)
@@ -152,7 +153,9 @@ class Evaluation(Compact):
     def __call__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> dict[str, float]:
         """What is measured of this network."""
         run = Run.of(recipe, model, device)
-        rows = evaluate_run(run, Reference.of_run(run), self.nfes, self.count, self.seed, self.metrics)
+        if not self._reference:
+            self._reference.append(Reference.of_run(run))
+        rows = evaluate_run(run, self._reference[0], self.nfes, self.count, self.seed, self.metrics)
         return {f"{name}_{row.nfe}": value for row in rows for name, value in row.values.items()}
 
 

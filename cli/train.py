@@ -85,15 +85,17 @@ def _train(
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
     source = None if found.folder is None else str(found.folder)
     origin = Origin(found.name, found.text, found.function.__name__, arguments, source)
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, with the same command line
+    world = join(find_device(rest["device"]))
+    # torchrun starts processes again with the same command line, and counts that on each machine
+    (restarts,) = world.mean([float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))])
 
     def goes_on() -> bool:
-        going = (resume or restarted) and folder.exists()
+        going = (resume or restarts > 0) and folder.exists()
         if going:
             _check_same(folder, origin, seed, rest["start"])
         return going
 
-    continuing = join(find_device(rest["device"])).first(goes_on)
+    continuing = world.first(goes_on)
     trainer = Trainer(
         _seeded(found, seed, parameters),
         out=folder.path, seed=seed, display=progress(), origin=origin, resume=continuing, **rest,

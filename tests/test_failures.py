@@ -287,6 +287,45 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_logs_survive_a_full_disk(tmp_path: Path) -> None:
+    """Rows and pictures can't be written for a while: said once; training goes on."""
+    resource = pytest.importorskip("resource")
+    said, limits = Listening(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    settings: dict[str, Any] = {"samplers": {1: af.ODE(1)}, "steps": 4}
+    trainer = af.Trainer(recipe(**settings), out=tmp_path / "run", log_every=1, checkpoint_every=100, display=said)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        for _ in range(3):
+            trainer.train_step()
+            trainer.report.row(trainer.step, {})
+            trainer.report.picture(trainer.step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len([line for line in said.lines if "can't write to" in line]) == 1
+    assert trainer.step == 3
+
+
+def test_state_that_is_no_plain_value_is_said_at_once(tmp_path: Path) -> None:
+    class Odd(af.Digits):
+        def state_dict(self) -> dict[str, Any]:
+            return {**super().state_dict(), "own": torch.ones(2)}
+
+    trainer = af.Trainer(recipe(Odd(batch_size=16, seed=1)), out=tmp_path / "run")
+    trainer.train_step()
+    with pytest.raises(af.UserError, match="no plain value"):
+        trainer.save()
+
+
+def test_a_killed_replacement_is_put_back(tmp_path: Path) -> None:
+    from alphaflow.training.run_folder import RunFolder
+
+    place = tmp_path / "checkpoints" / ".step-00000008.17.old.tmp"
+    place.mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".step-00000009.writing.tmp").mkdir()
+    RunFolder(tmp_path).sweep()
+    assert [found.name for found in (tmp_path / "checkpoints").iterdir()] == ["step-00000008"]
+
+
 def test_checkpoints_that_stay(tmp_path: Path) -> None:
     class Counting:
         """A measurement that is best at step 8."""

@@ -227,6 +227,8 @@ def test_a_damaged_checkpoint_is_passed_over(part: str, harm: str, tmp_path: Pat
     assert resumed.step == 2
     word = {"cut": "cut short", "bit": "damaged", "gone": "missing"}[harm]
     assert f"step-00000004 is damaged ({part} is {word}); the one before it is used" in said.lines[0]
+    assert [place.name[:21] for place in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
+        "step-00000002", "step-00000004.damaged"]  # fmt: skip
     (tmp_path / "run" / "checkpoints" / "step-00000002" / "manifest.json").unlink()
     with pytest.raises(af.UserError, match=r"no checkpoint in .* is whole"):
         af.Trainer(recipe(4), out=tmp_path / "run", resume=True)

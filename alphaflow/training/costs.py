@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..types import Cond
+from ..types import Batch, Cond
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -54,6 +54,11 @@ def forward_flops(recipe: Recipe, device: torch.device) -> float | None:
             return counted(lambda: model(x, one, one, cond))
     except Exception:  # a network of the user's own may want more than zeros
         return None
+
+
+def first_samples(recipe: Recipe, count: int) -> Batch:
+    """The first samples of the recipe's data, on the CPU; the dataset moves on."""
+    return next(iter(recipe.dataset))[slice(0, count)].drawn(torch.Generator().manual_seed(0))
 
 
 def example(recipe: Recipe, batch: int, device: torch.device) -> tuple[Tensor, Cond]:
@@ -98,16 +103,16 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
         name = _kind({} if scalars is None else scalars(step))
         found.setdefault(name, step)
         count[name] += 1
-    model, device = copy.deepcopy(recipe.model).cpu(), torch.device("cpu")
-    x, cond = example(recipe, batch, device)
+    model = copy.deepcopy(recipe.model).cpu()
+    data = first_samples(recipe, batch)
 
     def work(step: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        torch.autograd.backward(recipe.objective(model, x, cond, step, generator, **averaged).total)
+        torch.autograd.backward(recipe.objective(model, data.x, data.cond, step, generator, **averaged).total)
 
     averaged = {"ema": model} if getattr(recipe.objective, "ema_target", False) else {}
     return [
-        Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / batch)
+        Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / len(data.x))
         for name, step in found.items()
     ]
 
@@ -124,7 +129,7 @@ def _kind(scalars: dict[str, float]) -> str:
 def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
     """Bytes that the forward pass of a step keeps for its backward pass, each storage once, parameters apart."""
     model = copy.deepcopy(recipe.model).cpu()
-    x, cond = example(recipe, batch, torch.device("cpu"))
+    data = first_samples(recipe, batch)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -136,7 +141,7 @@ def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
 
     averaged = {"ema": model} if getattr(recipe.objective, "ema_target", False) else {}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = recipe.objective(model, x, cond, step, torch.Generator().manual_seed(0), **averaged)
+        loss = recipe.objective(model, data.x, data.cond, step, torch.Generator().manual_seed(0), **averaged)
     del loss
     return sum(kept.values())
 

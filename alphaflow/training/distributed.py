@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -94,12 +96,35 @@ def join(device: torch.device) -> World:
             torch.cuda.set_device(device)
         store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
         # after a restart torchrun's store may still hold the addresses of the processes before
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+        store = dist.PrefixStore(_attempt(store, rank, size), store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
     return World(dist.get_rank(), dist.get_world_size(), local, _files_group())
+
+
+def _attempt(store: Any, rank: int, size: int) -> str:
+    """A name for this start of the processes, which all of them agree on, whatever earlier starts left in the store.
+
+    (torchrun counts restarts on each machine for itself, so its count is no such name.) Every process says hello with
+    a number that nobody else has; the first one answers whatever hello it sees, until all have taken an answer.
+    """
+    if rank == 0:
+        name = secrets.token_hex(8)
+        silent = set(range(1, size))
+        while silent:
+            for other in list(silent):
+                if store.check([f"hello-{other}"]):
+                    store.set(f"answer-{store.get(f'hello-{other}').decode()}", name)
+                if store.check([f"taken-{name}-{other}"]):
+                    silent.remove(other)
+            time.sleep(0.01)
+        return name
+    own = secrets.token_hex(8)
+    store.set(f"hello-{rank}", own)
+    answer: str = store.get(f"answer-{own}").decode()  # waits
+    store.set(f"taken-{answer}-{rank}", "1")
+    return answer
 
 
 @cache
@@ -169,11 +194,12 @@ class Sharded:
         return nullcontext()
 
 
-def shard(model: nn.Module, world: World, device: torch.device, parallel: Parallel) -> None:
+def shard(model: nn.Module, world: World, device: torch.device, parallel: Parallel, *, trained: bool = True) -> None:
     """Splits a network among all processes, or with ``"hybrid"`` among those of a machine, in place.
 
     Every module in a ModuleList (a transformer's blocks) is gathered on its own while it runs, and the rest with the
-    whole.
+    whole. One that isn't ``trained`` (an average, which is written to between its forward passes) gives all of its
+    gathered weights back after each; else the last ones stay for the backward pass.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -190,7 +216,10 @@ def shard(model: nn.Module, world: World, device: torch.device, parallel: Parall
             for block in module:
                 if not isinstance(block, FSDPModule) and any(True for _ in block.parameters()):
                     fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    if trained:
+        fully_shard(model, mesh=mesh)
+    else:
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def is_split(tensor: Any) -> bool:
@@ -252,11 +281,19 @@ def shared_out(dataset: Dataset, world: World) -> Iterable[Batch]:
     if share is not None:
         share(world.rank, world.size)
         return dataset
-    return _cut(dataset, world)
+    return _Cut(dataset, world)
 
 
-def _cut(dataset: Dataset, world: World) -> Iterator[Batch]:
-    for batch in dataset:
-        if len(batch.x) % world.size:
-            raise UserError(f"a batch of {len(batch.x)} can't be shared out among {world.size} processes evenly")
-        yield batch[slice(world.rank, None, world.size)]
+@dataclass(frozen=True)
+class _Cut:
+    """Every world-th sample of each batch."""
+
+    dataset: Dataset
+    world: World
+
+    def __iter__(self) -> Iterator[Batch]:
+        rank, size = self.world.rank, self.world.size
+        for batch in self.dataset:
+            if len(batch.x) % size:
+                raise UserError(f"a batch of {len(batch.x)} can't be shared out among {size} processes evenly")
+            yield batch[slice(rank, None, size)]

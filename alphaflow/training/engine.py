@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..models.dit import DiT
 from ..objectives.base import Objective
 from ..printing import Compact
 from ..schedules import value_at
@@ -87,7 +88,7 @@ class Engine:
             setattr(self.model, "recompute", True)  # noqa: B010
         if setup.compile:
             self.model.compile()
-        self.optimizer = _optimizer(recipe, self.parameters())
+        self.optimizer = _optimizer(recipe, [list(network.parameters()) for network in self.networks.values()])
 
     @property
     def ema(self) -> EMA:
@@ -159,14 +160,19 @@ class Engine:
             return self.model
         if self.setup.parallel == "ddp":
             return Replicated(self.model, self.device, unused=self._has_unused())
-        for model in (self.model, *(average.model for average in self.averages.values())):
-            shard(model, self.world, self.device, self.setup.parallel)
+        shard(self.model, self.world, self.device, self.setup.parallel)
         for average in self.averages.values():
+            shard(average.model, self.world, self.device, self.setup.parallel, trained=False)
             average.follow(self.model)
         return Sharded(self.model)
 
     def _has_unused(self) -> bool:
-        """Whether the objective leaves parameters without a gradient, by trying it on two samples."""
+        """Whether the objective may leave parameters without a gradient, by trying it on two samples.
+
+        Of networks and objectives that aren't alphaflow's own anything is expected.
+        """
+        if not isinstance(self.recipe.objective, Objective) or not isinstance(self.model, DiT):
+            return True
         x, cond = example(self.recipe, 2, self.device)
         dtype = next(self.model.parameters()).dtype
         generator = torch.Generator(self.device).manual_seed(0)
@@ -193,10 +199,14 @@ def _joined(losses: list[Loss]) -> Loss:
     return Loss(per_sample.mean(), per_sample, terms)
 
 
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if not parameters:
+def _optimizer(recipe: Recipe, networks: list[list[nn.Parameter]]) -> torch.optim.Optimizer:
+    """The recipe's, or Adam with a group for each network: split and whole parameters don't go into one."""
+    groups = [[parameter for parameter in network if parameter.requires_grad] for network in networks]
+    parameters = [parameter for group in groups for parameter in group]
+    if not groups[0]:
         raise UserError("the network has no weight to train: those of an opened run are frozen; start with --from")
     if recipe.optimizer is not None:
         return recipe.optimizer(parameters)
     adam = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-    return adam(parameters, lr=value_at(recipe.lr, 0), betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+    options: dict[str, Any] = {"betas": recipe.betas, "weight_decay": recipe.weight_decay, "fused": True}
+    return adam([{"params": group} for group in groups if group], lr=value_at(recipe.lr, 0), **options)

@@ -64,11 +64,11 @@ class Guard(Compact):
             return f"the loss is {loss}"
         if not math.isfinite(norm):
             return f"the gradient's norm is {norm}"
-        known = [math.log(max(value, 1e-30)) for value in before]
-        if self.spike is None or len(known) < self.window:
+        known = [math.log(value) for value in before]
+        if self.spike is None or len(known) < self.window or not error > 0:
             return ""
         middle = median(known)
-        above = math.log(max(error, 1e-30)) - middle
+        above = math.log(error) - middle
         deviation = max(median(abs(value - middle) for value in known), 1e-6)
         score = 0.6745 * above / deviation
         if above > math.log(self.factor) and score > self.spike:
@@ -96,7 +96,8 @@ class Watch:
             self.bad += 1
         else:
             self.bad = 0
-            self.good.append(error)
+            if error > 0 and math.isfinite(error):
+                self.good.append(error)
         return reason
 
     @property
@@ -151,8 +152,14 @@ def rollbacks_in(file: Path, step: int | None = None) -> int:
     """How often incidents.jsonl says that training went back, to any step or to this one."""
     if not file.is_file():
         return 0
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return sum(line["kind"] == "rollback" and step in (None, line["step"]) for line in lines)
+    count = 0
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:  # cut short by a full disk
+            continue
+        count += found["kind"] == "rollback" and step in (None, found["step"])
+    return count
 
 
 def examine(engine: Engine, batch: Batch, step: int, randomness: torch.Tensor, reason: str) -> Incident:

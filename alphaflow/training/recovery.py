@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,12 +66,16 @@ def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | Non
 
 
 def last_whole(folder: RunFolder, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole, by its manifest; says which are not."""
+    """The newest checkpoint that is whole, by its manifest; those after it are set aside, and it says which."""
+    damaged: list[Path] = []
     for place in reversed(folder.checkpoints()):
         problem = checkpoint.damage(place)
         if not problem:
+            for other in damaged:
+                other.rename(other.with_name(f"{other.name}.damaged-{secrets.token_hex(2)}"))
             return place
         say(f"{place} is damaged ({problem}); the one before it is used")
+        damaged.append(place)
     return None
 
 
@@ -87,4 +92,7 @@ def _other_order(trainer: Trainer) -> None:
 def _note(trainer: Trainer, incident: Incident) -> None:
     trainer.display.say(f"{incident.kind}: {incident}")
     if trainer.folder is not None and trainer.world.main:
-        incident.append_to(trainer.folder.incidents)
+        try:
+            incident.append_to(trainer.folder.incidents)
+        except OSError as error:
+            trainer.display.say(f"{trainer.folder.incidents} can't be written ({error.strerror})")

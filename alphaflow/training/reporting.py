@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,7 +54,9 @@ class Reporter:
         self.engine, self.folder, self.display = engine, folder, display
         self.meter = Meter()
         self.values: dict[str, float] = {}
+        self._measured = -1
         self._log: MetricsLog | None = None
+        self._full = False
 
     def row(self, step: int, more: Mapping[str, float]) -> None:
         """Shows and logs the means since the last row, and more values of this step."""
@@ -80,8 +82,9 @@ class Reporter:
             self.display.say(f"no picture at step {step}: {error}")
             return
         if picture is not None and engine.world.main:
-            picture.save(self.folder.samples(step))
-            self._logged(step).picture(picture.pixels, step)
+            with self._room():
+                picture.save(self.folder.samples(step))
+                self._logged(step).picture(picture.pixels, step)
 
     def evaluate(self, evaluation: Evaluation, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
@@ -89,7 +92,7 @@ class Reporter:
         if not (engine.world.main or engine.split):
             return
         try:
-            self.values = evaluation(engine.recipe, engine.ema.model, engine.device)
+            self.values, self._measured = evaluation(engine.recipe, engine.ema.model, engine.device), step
         except UserError as error:
             self.display.say(f"nothing measured at step {step}: {error}")
             return
@@ -97,6 +100,10 @@ class Reporter:
         self.display.say(f"measured at step {step}: {shown}")
         if engine.world.main:
             self._write({"step": step, **{f"eval/{name}": value for name, value in self.values.items()}})
+
+    def measured_at(self, step: int) -> dict[str, float]:
+        """What was measured at this step; empty if nothing was."""
+        return self.values if self._measured == step else {}
 
     def again(self, step: int) -> None:
         """Training went back to a step: later rows are repeated."""
@@ -106,7 +113,8 @@ class Reporter:
     def close(self) -> None:
         """Closes the files."""
         if self._log is not None:
-            self._log.close()
+            with self._room():
+                self._log.close()
             self._log = None
 
     def _compute(self, taken: Mapping[str, float]) -> dict[str, float]:
@@ -125,7 +133,20 @@ class Reporter:
 
     def _write(self, row: Mapping[str, float]) -> None:
         if self.folder is not None:
-            self._logged(int(row["step"])).write(row)
+            with self._room():
+                self._logged(int(row["step"])).write(row)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """A full disk is no reason to stop training: says so once."""
+        try:
+            yield
+        except OSError as error:
+            if not self._full:
+                self.display.say(
+                    f"can't write to {self.folder and self.folder.path} ({error.strerror}); training goes on"
+                )
+            self._full = True
 
 
 def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Setup, processes: int) -> dict[str, Any]:

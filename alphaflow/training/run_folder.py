@@ -105,9 +105,13 @@ class RunFolder:
         return place
 
     def sweep(self) -> None:
-        """Removes what a killed process left half-written."""
+        """Removes what a killed process left half-written, and puts back what it was about to replace."""
         for leftover in self.path.rglob(".*.tmp"):
-            remove(leftover)
+            place = leftover.with_name(leftover.name.removeprefix(".").split(".")[0])
+            if leftover.name.endswith(".old.tmp") and not place.exists():
+                leftover.rename(place)
+            else:
+                remove(leftover)
 
     def exists(self) -> bool:
         """Whether a run is there."""
@@ -121,7 +125,11 @@ class RunFolder:
         """
         if self.exists():
             raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        begun = {self.recipe.name}  # by a process that was killed at once
+        other = self.path.is_dir() and any(
+            place.name not in begun and not place.name.endswith(".tmp") for place in self.path.iterdir()
+        )
+        if other or (self.path.exists() and not self.path.is_dir()):
             raise UserError(f"{self.path} exists and is not a run's folder; choose another --out")
         if origin.text:
             with replacing(self.recipe) as beside:

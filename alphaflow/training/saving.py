@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import UserError
-from ..files import put, remove, write_json
+from ..files import put, remove
 from ..printing import Compact
 from . import checkpoint, state
 from .engine import Engine
@@ -26,7 +28,7 @@ class Keep(Compact):
     Args:
         last: the newest so many; None for all.
         every: also those whose step is a multiple of this.
-        best: also the one with the smallest value of this measurement, for example ``pixel_fd_1``.
+        best: also the one with the smallest value of this measurement, for example ``pixel-fd_1``.
     """
 
     last: int | None = None
@@ -57,7 +59,7 @@ def best_checkpoint(folder: RunFolder, value: str) -> Path | None:
     found = []
     for place in folder.checkpoints():
         values = (checkpoint.manifest(place) or {}).get("values", {})
-        if value in values:
+        if math.isfinite(values.get(value, math.nan)):
             found.append((values[value], place))
     return min(found)[1] if found else None
 
@@ -84,12 +86,21 @@ class Saver:
             generator: of the Trainer.
             plain: further plain values for state.json.
             values: what was measured at this step.
+
+        Raises:
+            UserError: something in the state is no plain value.
         """
         engine, main = self.engine, self.engine.world.main
         files = {checkpoint.MODEL: checkpoint.weights(engine.model, main)}
         for name, average in engine.averages.items():
             files[f"{name}.safetensors"] = checkpoint.weights(average.model, main)
-        found, rest = state.tensors(engine, generator), {**state.plain(engine), **plain, "step": step}
+        found = state.tensors(engine, generator)
+        try:  # now: what a dataset gave may change while it is written
+            rest = json.dumps({**state.plain(engine), **plain, "step": step}, indent=2)
+        except TypeError as error:
+            raise UserError(
+                f"the dataset's state_dict() or the optimiser's state holds what is no plain value: {error}"
+            ) from error
         place = self.folder.checkpoint(step)
         self._pending = self._pool.submit(self._write, place, step, files, found, rest, dict(values))
         return place
@@ -115,19 +126,20 @@ class Saver:
         step: int,
         files: Mapping[str, dict[str, torch.Tensor]],
         found: dict[str, torch.Tensor],
-        plain: dict[str, Any],
+        plain: str,
         values: dict[str, float],
     ) -> None:
         world = self.engine.world
         beside = place.with_name(f".{place.name}.writing.tmp")
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             if world.main:
-                remove(beside)
+                for leftover in place.parent.glob(".step-*.writing.tmp"):  # of a disk that was full
+                    remove(leftover)
                 beside.mkdir(parents=True)
                 for name, weights in files.items():
                     checkpoint.write_weights(beside / name, weights)
-                write_json(beside / state.PLAIN, plain)
+                (beside / state.PLAIN).write_text(plain, encoding="utf-8")
         except Exception as wrong:
             error = wrong
         self._agree(error, beside)
@@ -137,11 +149,11 @@ class Saver:
                 checkpoint.seal(beside, step, values)
                 put(beside, place)
                 self.keep.remove_from(self.folder)
-        except Exception as wrong:
+        except BaseException as wrong:  # torch.distributed.checkpoint's own is no Exception
             error = wrong
         self._agree(error, beside)
 
-    def _agree(self, error: Exception | None, beside: Path) -> None:
+    def _agree(self, error: BaseException | None, beside: Path) -> None:
         """Raises in every process what went wrong in one; the half-written folder goes."""
         world = self.engine.world
         failures: list[str | None] = [None if error is None else f"{error}"] * world.size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def plain(engine: Engine) -> dict[str, Any]:
         f"{name}.{key}": value
         for name, parameter in engine.named_parameters()
         for key, value in engine.optimizer.state.get(parameter, {}).items()
-        if isinstance(value, (bool, int, float, str))
+        if not isinstance(value, Tensor)
     }
     groups = [
         {key: value for key, value in group.items() if key != "params" and isinstance(value, (bool, int, float, str))}
@@ -55,7 +56,8 @@ def plain(engine: Engine) -> dict[str, Any]:
     ]
     updates = {name: average.updates for name, average in engine.averages.items()}
     widths = {n: average.decay.width for n, average in engine.averages.items() if isinstance(average.decay, PowerLaw)}
-    return {"world": engine.world.size, "numbers": numbers, "groups": groups, "updates": updates, "widths": widths}
+    run = {"world": engine.world.size, "device": engine.device.type}
+    return {**run, "numbers": numbers, "groups": groups, "updates": updates, "widths": widths}
 
 
 def write(folder: Path, found: dict[str, Tensor], world: World) -> None:
@@ -85,21 +87,26 @@ def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.G
     """Brings optimiser, objective and randomness to a checkpoint's state.
 
     Returns:
-        Whether randomness goes on where it stood: it does with as many processes as before.
+        Whether randomness goes on where it stood: it does with as many processes as before, on the same kind of device.
     """
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
-    same: bool = saved["world"] == engine.world.size
+    same: bool = saved["world"] == engine.world.size and saved["device"] == engine.device.type
     reader = FileSystemReader(folder / FOLDER)
     sizes: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
     optimizer: dict[torch.nn.Parameter, dict[str, Any]] = {}
     wanted: dict[str, Tensor] = {}
+    on_device = {p for group in engine.optimizer.param_groups if _counts_on_device(group) for p in group["params"]}
+    owned: dict[str | None, list[str]] = {}
+    for entry in sizes:
+        owned.setdefault(_owner(entry), []).append(entry)
     for name, parameter in engine.named_parameters():
-        keys = [entry for entry in sizes if _owner(entry) == name]
         optimizer[parameter] = {}
-        for entry in keys:
-            wanted[entry] = optimizer[parameter][entry.rpartition(".")[2]] = _like(sizes[entry], parameter)
+        for entry in owned.get(name, []):
+            key = entry.rpartition(".")[2]
+            where = "cpu" if key == "step" and parameter not in on_device else parameter.device
+            wanted[entry] = optimizer[parameter][key] = _like(sizes[entry], parameter, where)
     own = {} if engine.network is None else engine.network.state_dict()
     wanted |= {_OBJECTIVE + name: value.clone() for name, value in own.items()}
     rank = engine.world.rank
@@ -129,13 +136,17 @@ def _owner(entry: str) -> str | None:
     return entry.removeprefix(_OPTIMIZER).rpartition(".")[0] if entry.startswith(_OPTIMIZER) else None
 
 
-def _like(meta: Any, parameter: Tensor) -> Tensor:
+def _counts_on_device(group: dict[str, Any]) -> bool:
+    """Whether an optimiser keeps its count of steps beside the parameters, as torch's fused and capturable ones do."""
+    return bool(group.get("fused") or group.get("capturable"))
+
+
+def _like(meta: Any, parameter: Tensor, where: torch.device | str) -> Tensor:
     """An empty tensor for a saved one, split as the parameter is if it has the parameter's shape."""
     dtype = meta.properties.dtype
     if meta.size == parameter.shape:
         return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-    on = parameter.device if meta.size and not is_split(parameter) else "cpu"
-    return torch.empty(meta.size, dtype=dtype, device=on)
+    return torch.empty(meta.size, dtype=dtype, device=where)
 
 
 def _set_random(kind: str, state: Tensor, generator: torch.Generator, device: torch.device) -> None:
@@ -151,12 +162,19 @@ def _copied(tensor: Tensor) -> Tensor:
     """A copy on the CPU that training doesn't change; of a split tensor, this process's part."""
     if not is_split(tensor):
         return tensor.detach().to("cpu", copy=True)
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor
 
     split: Any = tensor
     mesh = split.device_mesh
     if mesh.device_type != "cpu":
-        mesh = init_device_mesh("cpu", tuple(mesh.shape), mesh_dim_names=mesh.mesh_dim_names)
+        mesh = _on_cpu(tuple(mesh.shape), mesh.mesh_dim_names)
     part = local(tensor.detach()).to("cpu", copy=True)
     return DTensor.from_local(part, mesh, split.placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
+@cache
+def _on_cpu(shape: tuple[int, ...], names: tuple[str, ...]) -> Any:
+    """The mesh of the same processes on their CPUs; made once, because it makes process groups."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", shape, mesh_dim_names=names)

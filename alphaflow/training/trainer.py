@@ -97,12 +97,16 @@ class Trainer:
         if probe is not None and not isinstance(recipe.objective, Objective):
             raise UserError(f"only an af.Objective can be probed, not {type(recipe.objective).__name__}")
 
-        self.step = 0
+        self.step, self._loaded = 0, -1
         recipe.model.to(self.device)
         self.folder = None if out is None else RunFolder(out)
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
             self.display.say(checkpoint.start_from(find_weights(start), recipe.model))
         self.engine = Engine(recipe, setup or Setup(), self.device, self.world)
+        if probe is not None and self.engine.split:
+            raise UserError(
+                "a network that is split among processes can't be probed; leave --probe-every or --parallel out"
+            )
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
         self.watch, self.stop = Watch(guard or Guard()), Stop()
         self._parts = shared_out(recipe.dataset, self.world)
@@ -146,14 +150,16 @@ class Trainer:
         self._batch = batch = raw.drawn(self.generator)
         loss = self.engine.gradient(batch, self.step, self.generator)
         norm = self.engine.norm()
-        total, error, size = torch.stack([loss.total.detach(), _error(loss), norm]).double().tolist()
+        total, error, size = torch.stack(
+            [value.float() for value in (loss.total.detach(), _error(loss), norm)]
+        ).tolist()
         reason = self._agree(total, error, size)
         if reason:
             recovery.skip(self, examine(self.engine, raw, self.step, before, reason))
         else:
             self.engine.update(self.step, norm)
             self.step += 1
-        self.report.meter.add(loss, size, waited, len(batch.x) * self.world.size)
+            self.report.meter.add(loss, size, waited, len(batch.x) * self.world.size)
         return loss
 
     def fit(self) -> None:
@@ -165,7 +171,7 @@ class Trainer:
             UserError: training can't go on (see `Guard`), or the last checkpoint can't be written. What was saved
                 before stays.
         """
-        steps, saved = self.recipe.steps, -1
+        steps, saved = self.recipe.steps, self._loaded
         self.model.train()
         self.report.meter = Meter()
         with self.display as display, self.stop:
@@ -218,7 +224,7 @@ class Trainer:
         if broken:
             raise UserError(f"the weights {broken[0]} are no longer finite at step {self.step}")
         plain = {"dataset": self.recipe.dataset.state_dict(), "watch": self.watch.state_dict()}
-        return self._saver.save(self.step, self.generator, plain, self.report.values)
+        return self._saver.save(self.step, self.generator, plain, self.report.measured_at(self.step))
 
     def settle(self) -> None:
         """Waits until the last checkpoint is written, and warns if it can't be."""
@@ -243,7 +249,8 @@ class Trainer:
         for name, average in self.engine.averages.items():
             checkpoint.load_weights(place / f"{name}.safetensors", average.model)
         same = state.read(place, saved, self.engine, self.generator)
-        self.step, self._batches = saved["step"], None
+        self.step = self._loaded = saved["step"]
+        self._batches = None
         if not same:
             self.generator.manual_seed(self.world.seed(self.seed + self.step))
         self.watch.load_state_dict(saved["watch"])

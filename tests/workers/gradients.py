@@ -47,6 +47,20 @@ def whole(model: torch.nn.Module, objective: af.Objective) -> torch.Tensor:
     return torch.cat([(full(torch.zeros_like(p)) if g is None else full(g)).flatten() for p, g in found])
 
 
+def after_two_updates(engine: Engine, x: torch.Tensor) -> float:
+    """How far the average, called before and after an update, is from a network with its weights."""
+    t, average = torch.full((4,), 0.7, dtype=torch.float64), engine.ema.model
+    with torch.no_grad():
+        for _ in range(2):
+            engine.update(5, engine.norm())
+            found = average(x[:4], t / 2, t, af.Cond())
+    twin = af.DiT(**engine.model.config).double()  # type: ignore[arg-type]
+    twin.load_state_dict({name: full(value) for name, value in average.state_dict().items()})
+    with torch.no_grad():
+        expected = twin(x[:4], t / 2, t, af.Cond())
+    return float((found - expected).norm() / expected.norm())
+
+
 def main() -> None:
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
@@ -82,8 +96,9 @@ def main() -> None:
             found = whole(made.model, objective)
             error = float((found - expected).norm() / expected.norm())
             norm = float(engine.norm() - torch.linalg.vector_norm(expected)) / float(expected.norm())
+            stale = after_two_updates(engine, x)
             if world.main:
-                print("ERROR", mode, name.replace(" ", "_"), max(error, abs(norm)), flush=True)
+                print("ERROR", mode, name.replace(" ", "_"), max(error, abs(norm), stale), flush=True)
     dist.destroy_process_group()
 
 
