@@ -5,6 +5,8 @@
 - A digits run is killed by SIGKILL at random moments and resumed each time; its last weights are compared bit for bit
   with those of an undisturbed run.
 - Two gloo processes with a batch each against one process with one: seconds a step, and the share of waiting for data.
+- NaN is put into data, loss, gradient, a parameter, the optimiser's state of a digits run: where it was found, and
+  the pixel FD at 1 NFE in the end, against a run without.
 - One of two processes is killed: seconds until the job has ended, and, with --max-restarts, until it trains again.
 
 Prints a table; writes benchmarks/results/failures.json.
@@ -13,7 +15,9 @@ Prints a table; writes benchmarks/results/failures.json.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 import random
 import signal
@@ -30,6 +34,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
+
+import alphaflow as af
 
 DIGITS = ["-m", "alphaflow", "train", "digits", "--seed", "1"]
 
@@ -134,6 +140,53 @@ def death(place: Path, restarts: int) -> dict[str, float]:
     return {"seconds until it trains again": seconds}
 
 
+PLACES = ("nowhere", "data", "loss", "gradient", "parameter", "optimiser state")
+STEP = 333
+
+
+class Once:
+    """The recipe's objective; at a step, the first time, something becomes NaN."""
+
+    def __init__(self, objective: Any, place: str) -> None:
+        self.objective, self.place, self.trainer = objective, place, None
+
+    def __call__(self, model: Any, x: torch.Tensor, cond: af.Cond, step: int, generator: torch.Generator) -> af.Loss:
+        if step != STEP or self.place == "nowhere":
+            found: af.Loss = self.objective(model, x, cond, step, generator)
+            return found
+        place, self.place = self.place, "nowhere"
+        weight = model.final.out.weight
+        if place == "parameter":
+            with torch.no_grad():
+                weight[0, 0] = math.nan
+        elif place == "optimiser state":
+            self.trainer.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
+        elif place == "gradient":
+            handle = weight.register_hook(lambda gradient: (handle.remove(), gradient * math.nan)[1])
+        loss: af.Loss = self.objective(model, x * math.nan if place == "data" else x, cond, step, generator)
+        return af.Loss(loss.total * math.nan, loss.per_sample, loss.terms) if place == "loss" else loss
+
+    def scalars(self, step: int) -> dict[str, float]:
+        found: dict[str, float] = self.objective.scalars(step)
+        return found
+
+
+def nan(place: str, out: Path, steps: int = 800) -> dict[str, Any]:
+    """A digits run with a NaN: what was done about it, and how good it is in the end."""
+    torch.manual_seed(0)
+    recipe = af.find_recipe("digits")(steps=steps, width=64)
+    objective: Any = Once(recipe.objective, place)
+    evaluation = af.Evaluation(steps, count=2000)
+    made = dataclasses.replace(recipe, objective=objective)
+    trainer = objective.trainer = af.Trainer(made, out=out, checkpoint_every=100, evaluation=evaluation)
+    trainer.fit()
+    file = out / "incidents.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    back = [line["step"] for line in lines if line["kind"] == "rollback"]
+    found = lines[0]["step"] if lines else None
+    return {"place": place, "found at": found, "back to": back, "pixel FD": trainer.report.values["pixel-fd_1"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
@@ -144,6 +197,7 @@ def main() -> None:
         killed = kills(place, arguments.kills, arguments.steps)
         times = overhead(place)
         ended, again = death(place, 0), death(place, 3)
+        spoilt = [nan(where, place / where) for where in PLACES]
     ratios = [two / one for one, two in zip(times["one"], times["two"], strict=True)]
     table = Table("what", "found", title="runs that are killed, and two processes")
     table.add_row(
@@ -157,10 +211,15 @@ def main() -> None:
         for name, value in values.items():
             if name != "status":
                 table.add_row(f"one of two processes killed: {name}", f"{value:.1f}")
-    Console(width=110).print(table)
+    for row in spoilt:
+        what = f"NaN at step {STEP}: {row['place']}" if row["found at"] is not None else "no NaN"
+        done = "" if row["found at"] is None else f"found at {row['found at']}, "
+        done += f"back to {row['back to'][0]}, " if row["back to"] else ""
+        table.add_row(what, f"{done}pixel FD {row['pixel FD']:.3f}")
+    Console(width=130).print(table)
     record = {"date": date.today().isoformat(), "torch": torch.__version__, "device": "CPU, one thread a process"}
     out = Path(__file__).parent / "results" / "failures.json"
-    found = {"kills": killed, "steps": times, "ratios": ratios, "death": {**ended, **again}}
+    found = {"kills": killed, "steps": times, "ratios": ratios, "death": {**ended, **again}, "nan": spoilt}
     out.write_text(json.dumps({**record, **found}, indent=2) + "\n")
 
 

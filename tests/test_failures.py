@@ -166,6 +166,60 @@ def test_it_stops_with_a_diagnosis_when_going_back_does_not_help(tmp_path: Path)
     assert sorted(place.name for place in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000008"
 
 
+class Once(af.FlowMatching):
+    """Flow matching whose loss is NaN at a step, once."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> af.Loss:
+        loss = super().__call__(*arguments, **options)
+        if arguments[3] == 13 and not LOST:
+            LOST.append(True)
+            return af.Loss(loss.total * math.nan, loss.per_sample, loss.terms)
+        return loss
+
+
+LOST: list[bool] = []
+
+
+def put_nan(place: str, trainer: af.Trainer) -> None:
+    """NaN into what step 13 is about to use."""
+    weight = trainer.model.final.out.weight  # type: ignore[union-attr]
+    assert isinstance(weight, torch.Tensor)
+    if place == "parameter":
+        with torch.no_grad():
+            weight[0, 0] = math.nan
+    elif place == "optimiser state":
+        trainer.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
+    elif place == "gradient":
+        handle: Any = weight.register_hook(lambda gradient: (handle.remove(), gradient * math.nan)[1])
+
+
+@pytest.mark.parametrize("place", ["data", "loss", "gradient", "parameter", "optimiser state"])
+@pytest.mark.parametrize("every", [4, 7])
+def test_nan_anywhere_is_found_at_once_and_recovered_from(place: str, every: int, tmp_path: Path) -> None:
+    """At step 13: found at 13, or at 14 where the step itself makes it, also if a checkpoint is due just then."""
+    LOST.clear()
+    data = Harmed(lambda n: place == "data" and n == 13, math.nan)
+    objective = Once() if place == "loss" else af.FlowMatching()
+    trainer = af.Trainer(recipe(data, steps=24, objective=objective), out=tmp_path / "run", checkpoint_every=every)
+
+    class Putting(Listening):
+        def advance(self) -> None:
+            if trainer.step == 13 and not done:
+                done.append(True)
+                put_nan(place, trainer)
+
+    done: list[bool] = []
+    trainer.display = trainer.report.display = Putting()
+    trainer.fit()
+    assert trainer.step == 24
+    lines = incidents(tmp_path / "run")
+    assert lines[0]["step"] == (14 if place == "optimiser state" else 13)
+    back = [line["step"] for line in lines if line["kind"] == "rollback"]
+    assert back == ([12 if every == 4 else 7] if place in ("parameter", "optimiser state") else [])
+    assert all(bool(weight.isfinite().all()) for weight in trainer.model.parameters())
+    assert all(bool(weight.isfinite().all()) for weight in trainer.ema.model.parameters())
+
+
 def test_signals_and_their_second() -> None:
     before = signal.getsignal(signal.SIGTERM)
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):

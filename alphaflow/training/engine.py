@@ -154,6 +154,16 @@ class Engine:
         for average in self.averages.values():
             average.update()
 
+    def broken(self) -> str:
+        """The first weight, of a network or an average, that is not finite; empty if all are."""
+        named = [*self.named_parameters()]
+        named += [pair for average in self.averages.values() for pair in average.model.named_parameters()]
+        whole = [bool(local(weight).isfinite().all()) for _, weight in named]
+        (wrong,) = self.world.mean([float(not all(whole))])
+        if not wrong:
+            return ""
+        return next((name for (name, _), fine in zip(named, whole, strict=True) if not fine), "of another process")
+
     def _spread(self) -> Any:
         """The network as the objective calls it, among all processes."""
         if self.world.size == 1:

@@ -19,7 +19,7 @@ from ..printing import Compact
 from .distributed import local
 
 if TYPE_CHECKING:
-    from ..types import Batch
+    from ..types import Batch, Loss
     from .engine import Engine
 
 
@@ -146,6 +146,12 @@ class Incident:
         """Adds the line."""
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(self), ensure_ascii=False) + "\n")
+
+
+def squared_error(loss: Loss) -> torch.Tensor:
+    """The batch's squared error, before any weighting levels it; the loss itself where its terms don't say."""
+    found = loss.terms.get("mse", loss.per_sample)
+    return found.detach().mean()
 
 
 def rollbacks_in(file: Path, step: int | None = None) -> int:

@@ -18,24 +18,23 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-def skip(trainer: Trainer, incident: Incident) -> None:
-    """Leaves a bad batch out; after too many in a row goes back to the last whole checkpoint, or stops.
+def skip(trainer: Trainer, incident: Incident, *, at_once: bool = False) -> None:
+    """Leaves a bad batch out; after too many in a row, or ``at_once``, goes back to the last whole checkpoint.
 
     Raises:
         UserError: there is nothing to go back to, or it was gone back to often enough; with what was wrong.
     """
     _note(trainer, incident)
     watch, folder = trainer.watch, trainer.folder
-    if not watch.exhausted:
+    if not watch.exhausted and not at_once:
         return
     trainer.settle()
     place = None if folder is None else trainer.world.first(lambda: last_whole(folder, trainer.display.say))
     if place is None or watch.rollbacks >= watch.guard.rollbacks:
         tried = f" after going back {watch.rollbacks} times" if watch.rollbacks else ""
         kept = f" the last good checkpoint is {place};" if place is not None else ""
-        raise UserError(
-            f"{watch.bad} bad batches in a row{tried}: {incident};{kept} train with a lower learning rate, or with clip"
-        )
+        what = "broken weights" if at_once else f"{watch.bad} bad batches in a row"
+        raise UserError(f"{what}{tried}: {incident};{kept} train with a lower learning rate, or with clip")
     rollbacks = watch.rollbacks + 1
     trainer.load(place)
     watch.rollbacks, watch.bad = rollbacks, 0

@@ -18,7 +18,7 @@ from .device import find_device
 from .distributed import join, shared_out
 from .ema import EMA
 from .engine import Engine, Setup
-from .guard import Guard, Watch, examine
+from .guard import Guard, Incident, Watch, examine, squared_error
 from .logging import Display, Meter
 from .reporting import Evaluation, Reporter, describe_run
 from .run_folder import Origin, RunFolder, find_weights
@@ -151,7 +151,7 @@ class Trainer:
         loss = self.engine.gradient(batch, self.step, self.generator)
         norm = self.engine.norm()
         total, error, size = torch.stack(
-            [value.float() for value in (loss.total.detach(), _error(loss), norm)]
+            [value.float() for value in (loss.total.detach(), squared_error(loss), norm)]
         ).tolist()
         reason = self._agree(total, error, size)
         if reason:
@@ -182,7 +182,7 @@ class Trainer:
                 if self.step == before + 1:
                     display.advance()
                     saved = self._after_step(saved)
-                elif self.step < before:
+                if self.step < before:
                     display.start(self.step, steps)
             if saved != self.step and self.step > 0:
                 self.save()
@@ -205,6 +205,11 @@ class Trainer:
             self.report.evaluate(self.evaluation, self.step)
         if due(self.checkpoint_every) or (self._retry and self.step % max(1, self.checkpoint_every // 10) == 0):
             self._retry = False
+            broken = self.engine.broken()
+            if broken:  # by an optimiser's state that went wrong: what it wrote is not saved
+                wrong = Incident(self.step, "skipped", "the weights are not finite", broken)
+                recovery.skip(self, wrong, at_once=True)
+                return saved
             self.save()
             return self.step
         return saved
@@ -220,9 +225,9 @@ class Trainer:
         if self._saver is None:
             return None
         self.settle()
-        broken = [name for name, weight in self.engine.named_parameters() if not bool(weight.isfinite().all())]
+        broken = self.engine.broken()
         if broken:
-            raise UserError(f"the weights {broken[0]} are no longer finite at step {self.step}")
+            raise UserError(f"the weights {broken} are no longer finite at step {self.step}")
         plain = {"dataset": self.recipe.dataset.state_dict(), "watch": self.watch.state_dict()}
         return self._saver.save(self.step, self.generator, plain, self.report.measured_at(self.step))
 
@@ -287,12 +292,6 @@ class Trainer:
         assert self.probe is not None
         assert self._batch is not None
         return self.probe(self.model, self.recipe.objective, self._batch, self.step)
-
-
-def _error(loss: Loss) -> torch.Tensor:
-    """The batch's squared error, before any weighting levels it; the loss itself where its terms don't say."""
-    found = loss.terms.get("mse", loss.per_sample)
-    return found.detach().mean()
 
 
 def _positive(name: str, value: int | None, otherwise: int) -> int:
