@@ -79,7 +79,7 @@ def test_there_is_something_to_check() -> None:
     found = {part for part, _ in sources()}
     assert {"types", "objectives", "training", "cli", "data_tools"} <= found
     trainer = TOP["alphaflow"] / "training" / "trainer.py"
-    assert {"errors", "types", "objectives"} <= imported_parts(trainer, "training")
+    assert {"errors", "types"} <= imported_parts(trainer, "training")
     assert "recipe" not in imported_parts(trainer, "training")
 
 

@@ -154,6 +154,13 @@ class Engine:
         for average in self.averages.values():
             average.update()
 
+    def check_probe(self) -> None:
+        """Raises a UserError if gradients can't be measured in training: `Probe`."""
+        if not isinstance(self.recipe.objective, Objective):
+            raise UserError(f"only an af.Objective can be probed, not {type(self.recipe.objective).__name__}")
+        if self.split:
+            raise UserError("a network that is split among processes can't be probed; leave out the probe")
+
     def broken(self) -> str:
         """The first weight, of a network or an average, that is not finite; empty if all are."""
         named = [*self.named_parameters()]

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..objectives.base import Objective
 from ..types import Batch, Loss
 from . import checkpoint, recovery, state
 from .device import find_device
@@ -94,8 +93,6 @@ class Trainer:
         self.sample_every = _positive("sample_every", sample_every, tenth)
         self.log_every = _positive("log_every", log_every, 1)
         self.display = Display() if display is None or not self.world.main else display
-        if probe is not None and not isinstance(recipe.objective, Objective):
-            raise UserError(f"only an af.Objective can be probed, not {type(recipe.objective).__name__}")
 
         self.step, self._loaded = 0, -1
         recipe.model.to(self.device)
@@ -103,10 +100,8 @@ class Trainer:
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
             self.display.say(checkpoint.start_from(find_weights(start), recipe.model))
         self.engine = Engine(recipe, setup or Setup(), self.device, self.world)
-        if probe is not None and self.engine.split:
-            raise UserError(
-                "a network that is split among processes can't be probed; leave --probe-every or --parallel out"
-            )
+        if probe is not None:
+            self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
         self.watch, self.stop = Watch(guard or Guard()), Stop()
         self._parts = shared_out(recipe.dataset, self.world)
