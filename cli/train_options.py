@@ -100,11 +100,14 @@ def machine(
     max_rollbacks: Annotated[int, _machine("How often to go back after bad batches.", min=0)] = 2,
 ) -> dict[str, Any]:
     """The Trainer's arguments from these options."""
+    from alphaflow.errors import UserError
     from alphaflow.evaluate import Evaluation
     from alphaflow.training.engine import Setup
     from alphaflow.training.guard import Guard
     from alphaflow.training.saving import Keep
 
+    if keep_best is not None and (evaluate_every is None or keep_best != "pixel-fd_1"):
+        raise UserError("--keep-best takes pixel-fd_1, which --evaluate-every N measures")
     setup = Setup(
         precision=precision.value, accumulate=accumulate, recompute=recompute, compile=compile, parallel=parallel.value
     )

@@ -420,3 +420,36 @@ def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
     rows = evaluate_run(run, Reference.of_run(run), (1, 2), 100, 0, ("pixel-fd", "pr"))
     assert measured.report.values["pixel-fd_2"] == rows[1].values["pixel-fd"]
     assert {"pixel-fd_1", "precision_1", "recall_2"} <= measured.report.values.keys()
+
+
+def test_wrong_inputs(here: Callable[..., Any], tmp_path: Path) -> None:
+    """One line on standard error and status 2 each."""
+    for words, message in [
+        (["train", "digits", "--keep-best", "loss", "--keep-last", "1"], "--keep-best takes pixel-fd_1"),
+        (["train", "digits", "--keep-last", "0"], "--keep-last"),
+        (["train", "digits", "--precision", "fp8"], "--precision"),
+        (["train", "digits", "--accumulate", "0"], "--accumulate"),
+        (["info", "digitz"], "digitz"),
+        (["info", "imagenet256", "--data", tmp_path], "train"),
+        (["train", "digits", "--resume", "--out", tmp_path / "file"], "is not a run's folder"),
+    ]:
+        (tmp_path / "file").write_text("x")
+        done = here(*words)
+        assert done.status == 2, (words, done.out)
+        assert message in done.err, done.err
+        assert len(done.err.strip().splitlines()) == 1
+
+
+def test_info_and_dry_run(here: Callable[..., Any], tmp_path: Path) -> None:
+    """Parameters, a row for each phase, memory; two steps that leave nothing."""
+    small = ["--width", "32", "--depth", "1", "--batch-size", "8", "--steps", "1000"]
+    done = here("info", "digits", "--measure", "1", *small)
+    assert done.status == 0, done.err
+    parameters = sum(p.numel() for p in af.find_recipe("digits")(width=32, depth=1).model.parameters())
+    assert f"parameters: {parameters:,}" in done.out
+    for words in ("JVP (α = 0)", "flow matching", "hours on this cpu", "memory by batch size", "16: 0."):
+        assert words in done.out
+    before = set(Path.cwd().iterdir())
+    done = here("train", "digits", "--dry-run", *small)
+    assert "dry run: two steps on cpu" in done.out
+    assert set(Path.cwd().iterdir()) == before

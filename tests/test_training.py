@@ -388,3 +388,25 @@ def test_wrong_recipes() -> None:
         af.Trainer(recipe(2), checkpoint_every=0)
     with pytest.raises(af.UserError, match="no device 'warp'"):
         af.Trainer(recipe(2), device="warp")
+
+
+def test_the_bar_keeps_its_steps_and_time_beside_long_figures() -> None:
+    """On a terminal of 80 columns: the bar's line whole, the figures wrapped below it."""
+    import io
+
+    from rich.console import Console
+
+    from alphaflow.training.logging import Bar
+
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    row = {"step": 50, "steps_per_second": 12.3, "samples_per_second": 1574.4, "loss": 0.5, "mse": 0.6, "alpha": 0.25,
+           "fm_share": 0.25, "lr": 1e-4, "grad_norm": 1.5, "data_wait": 0.02, "memory_gib": 1.5}  # fmt: skip
+    with Bar(console) as bar:
+        bar.start(0, 100)
+        bar.advance()
+        bar.row(row)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    last = shown.split("training")[-1]
+    assert "1/100" in last
+    for part in ("12.3 steps/s", "1574 samples/s", "α 0.250", "|g| 1.50", "data 2%", "1.5 GiB"):
+        assert part in last.replace("\n", " ")

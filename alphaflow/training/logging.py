@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ..files import replacing
 
@@ -174,18 +175,24 @@ class Lines(Display):
         print(message, flush=True)
 
 
+class _BarAndFigures(Progress):
+    """A progress bar with a text below it."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and the text, wrapped where it is too long for the terminal."""
+        yield self.make_tasks_table(self.tasks)
+        if self.figures:
+            yield Text(self.figures)
+
+
 class Bar(Display):
-    """A rich progress bar: steps, rate, time left, loss, α."""
+    """A rich progress bar with steps and time left; below it a log step's figures."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-        )
+        columns = TextColumn("[bold]training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._progress = _BarAndFigures(*columns, console=console)
         self._task = TaskID(0)
 
     def __enter__(self) -> Self:
@@ -200,15 +207,15 @@ class Bar(Display):
         if self._progress.tasks:
             self._progress.update(self._task, completed=step)
         else:
-            self._task = self._progress.add_task("training", total=steps, completed=step, figures="")
+            self._task = self._progress.add_task("training", total=steps, completed=step)
 
     def advance(self) -> None:
         """Moves the bar on."""
         self._progress.advance(self._task)
 
     def row(self, row: Row) -> None:
-        """Shows the figures beside the bar."""
-        self._progress.update(self._task, figures=figures(row))
+        """Shows the figures below the bar."""
+        self._progress.figures = figures(row)
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
