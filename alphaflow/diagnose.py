@@ -20,7 +20,7 @@ from .plots import Bars, Heat, Lines, panels
 from .run import recipe_of
 from .training import checkpoint
 from .training.device import find_device
-from .training.run_folder import RunFolder, versions
+from .training.run_folder import RunFolder, step_of, versions
 
 THRESHOLD = -0.4
 """cos(∇L_TFM, ∇L_TC) is below this in over 95 % of MeanFlow training, α-Flow reports (arXiv 2510.20771; DiT-B/2)."""
@@ -117,7 +117,7 @@ def diagnose(
     recipe.objective.prepare(where)
     conflicts = {}
     for place in places:
-        step = int(place.name.removeprefix("step-"))
+        step = step_of(place)
         checkpoint.load_weights(place / checkpoint.MODEL, model)
         generator = torch.Generator(where).manual_seed(seed)
         conflicts[step] = measure_conflict(model, recipe.objective, data, step, generator)

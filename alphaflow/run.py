@@ -21,7 +21,7 @@ from .recipe import Recipe, load_recipe
 from .samplers import ODE, Sampler
 from .training import checkpoint
 from .training.device import autoencoder_on, find_device
-from .training.run_folder import RunFolder
+from .training.run_folder import RunFolder, step_of
 from .types import Cond, Labels
 
 
@@ -88,7 +88,7 @@ class Run:
     def load(self, place: Path, *, ema: bool = True) -> None:
         """Takes over the weights of one of the run's checkpoints, a folder."""
         checkpoint.load_weights(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), self.model)
-        self.step = int(place.name.removeprefix("step-"))
+        self.step = step_of(place)
 
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""

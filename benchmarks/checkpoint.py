@@ -21,6 +21,7 @@ import alphaflow as af
 
 
 def main() -> None:
+    """Saves once, and prints what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["B", "L", "XL"], default="XL")
     size = parser.parse_args().size

@@ -188,6 +188,7 @@ def nan(place: str, out: Path, steps: int = 800) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measures, prints the table, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=300)

@@ -67,11 +67,13 @@ def one_by_one(count: int, load: Callable[[int], np.ndarray[Any, Any]]) -> Itera
 
 
 def shards(place: Path, draw: bool) -> Iterator[int]:
+    """Batches of LatentShards: how many samples each has."""
     for batch in af.LatentShards(place, batch_size=BATCH, seed=0, draw=draw):
         yield len(batch.x)
 
 
 def rate(stream: Iterator[int], seconds: float) -> float:
+    """Samples a second."""
     start, seen = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         seen += next(stream)
@@ -79,6 +81,7 @@ def rate(stream: Iterator[int], seconds: float) -> float:
 
 
 def main() -> None:
+    """Measures, prints the table, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=3.0)

@@ -85,6 +85,7 @@ def timed(run: Callable[[], None], steps: int) -> float:
 
 
 def main() -> None:
+    """Measures, prints the table, writes the JSON."""
     import tempfile
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

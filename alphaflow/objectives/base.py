@@ -213,6 +213,11 @@ def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Te
     return {"mse": mean_square(u - goal), "tfm": mean_square(u - v), "tc": 2 * (u * consistency).flatten(1).mean(1)}
 
 
+def averaged(objective: object, average: Model) -> dict[str, Model]:
+    """The keyword argument by which an objective with ``ema_target`` takes the weights' average; none for others."""
+    return {"ema": average} if getattr(objective, "ema_target", False) else {}
+
+
 def _check_share(share: float) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"fm_share is a share of the batch in [0, 1], got {share}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..objectives.base import averaged
 from ..types import Batch, Cond
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
 
     def work(step: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        torch.autograd.backward(recipe.objective(model, data.x, data.cond, step, generator, **averaged).total)
+        torch.autograd.backward(recipe.objective(model, data.x, data.cond, step, generator, **average).total)
 
-    averaged = {"ema": model} if getattr(recipe.objective, "ema_target", False) else {}
+    average = averaged(recipe.objective, model)
     return [
         Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / len(data.x))
         for name, step in found.items()
@@ -139,9 +140,9 @@ def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    averaged = {"ema": model} if getattr(recipe.objective, "ema_target", False) else {}
+    average = averaged(recipe.objective, model)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = recipe.objective(model, data.x, data.cond, step, torch.Generator().manual_seed(0), **averaged)
+        loss = recipe.objective(model, data.x, data.cond, step, torch.Generator().manual_seed(0), **average)
     del loss
     return sum(kept.values())
 

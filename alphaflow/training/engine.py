@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.dit import DiT
-from ..objectives.base import Objective
+from ..objectives.base import Objective, averaged
 from ..printing import Compact
 from ..schedules import value_at
 from ..types import Batch, Loss
@@ -67,7 +68,6 @@ class Engine:
         averages: its moving averages, by name; ``ema`` is the first.
         network: the objective's own, or None.
         optimizer: of both.
-        flops: operations of a forward pass of one sample, or None.
     """
 
     def __init__(self, recipe: Recipe, setup: Setup, device: torch.device, world: World) -> None:
@@ -80,7 +80,6 @@ class Engine:
         if isinstance(objective, Objective):
             objective.prepare(device)
             self.network = objective.network
-        self.flops = forward_flops(recipe, device)  # while this process has the whole network
         self.called = self._spread()
         if setup.recompute:
             if not hasattr(self.model, "recompute"):
@@ -89,6 +88,11 @@ class Engine:
         if setup.compile:
             self.model.compile()
         self.optimizer = _optimizer(recipe, [list(network.parameters()) for network in self.networks.values()])
+
+    @cached_property
+    def flops(self) -> float | None:
+        """Operations of a forward pass of one sample, or None."""
+        return forward_flops(self.recipe, self.device)
 
     @property
     def ema(self) -> EMA:
@@ -119,13 +123,13 @@ class Engine:
     def gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         """The loss of this process's part of a batch; the gradient of the whole batch is left in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
-        averaged = {"ema": self.ema.model} if getattr(self.recipe.objective, "ema_target", False) else {}
+        average = averaged(self.recipe.objective, self.ema.model)
         parts = batch.split(-(-len(batch.x) // self.setup.accumulate))
         losses = []
         for number, part in enumerate(parts, start=1):
             with self._alone(last=number == len(parts)):
                 with self._precision():
-                    loss = self.recipe.objective(self.called, part.x, part.cond, step, generator, **averaged)
+                    loss = self.recipe.objective(self.called, part.x, part.cond, step, generator, **average)
                 share = len(part.x) / len(batch.x)
                 torch.autograd.backward(loss.total if len(parts) == 1 else loss.total * share)
             losses.append(loss)
@@ -177,6 +181,7 @@ class Engine:
             return self.model
         if self.setup.parallel == "ddp":
             return Replicated(self.model, self.device, unused=self._has_unused())
+        _ = self.flops  # counted while this process has the whole network
         shard(self.model, self.world, self.device, self.setup.parallel)
         for average in self.averages.values():
             shard(average.model, self.world, self.device, self.setup.parallel, trained=False)
@@ -193,9 +198,9 @@ class Engine:
         x, cond = example(self.recipe, 2, self.device)
         dtype = next(self.model.parameters()).dtype
         generator = torch.Generator(self.device).manual_seed(0)
-        averaged = {"ema": self.ema.model} if getattr(self.recipe.objective, "ema_target", False) else {}
+        average = averaged(self.recipe.objective, self.ema.model)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
-            loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, **averaged)
+            loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, **average)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         found = torch.autograd.grad(loss.total, trained, allow_unused=True)
         return any(gradient is None for gradient in found)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError
-from ..objectives.base import Objective
+from ..objectives.base import Objective, averaged
 from ..printing import Compact
 from .distributed import local
 
@@ -188,9 +188,9 @@ def examine(engine: Engine, batch: Batch, step: int, randomness: torch.Tensor, r
     drawn = batch.drawn(generator)
     again = torch.Generator(engine.device)
     again.set_state(generator.get_state())
-    averaged = {"ema": engine.ema.model} if objective.ema_target else {}
+    average = averaged(objective, engine.ema.model)
     with torch.no_grad():
-        losses = objective(engine.model, drawn.x, drawn.cond, step, generator, **averaged).per_sample
+        losses = objective(engine.model, drawn.x, drawn.cond, step, generator, **average).per_sample
         times = objective.draw(engine.model, drawn.x, drawn.cond, step, again)
     worst = int(torch.nan_to_num(losses, nan=math.inf, posinf=math.inf).argmax())
     alpha = objective.scalars(step).get("alpha")

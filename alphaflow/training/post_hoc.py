@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from . import state
 from .ema import PowerLaw
-from .run_folder import RunFolder
+from .run_folder import RunFolder, step_of
 
 
 def post_hoc_average(run: Path | str, width: float, step: int | None = None) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def post_hoc_average(run: Path | str, width: float, step: int | None = None) -> 
         UserError: the run kept none, or has no such checkpoint.
     """
     folder = RunFolder(run)
-    end = int(folder.checkpoint_of(step).name.removeprefix("step-"))
+    end = step_of(folder.checkpoint_of(step))
     kept: list[tuple[Path, float, float]] = []
     for place in folder.checkpoints():
         saved = state.read_plain(place)

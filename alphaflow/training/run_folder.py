@@ -100,7 +100,7 @@ class RunFolder:
         last = self.last_checkpoint()
         place = last if step is None else self.checkpoint(step)
         if place not in self.checkpoints():
-            steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in self.checkpoints())
+            steps = ", ".join(str(step_of(path)) for path in self.checkpoints())
             raise UserError(f"{self.path} has no checkpoint of step {step}; it has {steps}")
         return place
 
@@ -162,6 +162,11 @@ class RunFolder:
         record = self.read()["recipe"]
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
         return Origin(text=text, **record)
+
+
+def step_of(place: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(place.name.removeprefix("step-"))
 
 
 def find_weights(path: Path | str) -> Path:

@@ -18,7 +18,7 @@ from ..files import put, remove
 from ..printing import Compact
 from . import checkpoint, state
 from .engine import Engine
-from .run_folder import RunFolder
+from .run_folder import RunFolder, step_of
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -46,7 +46,7 @@ class Keep(Compact):
             return
         stay = set(saved[-self.last :])
         if self.every is not None:
-            stay |= {place for place in saved if int(place.name.removeprefix("step-")) % self.every == 0}
+            stay |= {place for place in saved if step_of(place) % self.every == 0}
         if self.best is not None and (best := best_checkpoint(folder, self.best)) is not None:
             stay.add(best)
         for place in saved:

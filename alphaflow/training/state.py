@@ -101,7 +101,8 @@ def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.G
     owned: dict[str | None, list[str]] = {}
     for entry in sizes:
         owned.setdefault(_owner(entry), []).append(entry)
-    for name, parameter in engine.named_parameters():
+    named = dict(engine.named_parameters())
+    for name, parameter in named.items():
         optimizer[parameter] = {}
         for entry in owned.get(name, []):
             key = entry.rpartition(".")[2]
@@ -116,8 +117,7 @@ def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.G
 
     for key, value in saved["numbers"].items():
         name, _, kind = key.rpartition(".")
-        parameter = next(p for n, p in engine.named_parameters() if n == name)
-        optimizer[parameter][kind] = value
+        optimizer[named[name]][kind] = value
     engine.optimizer.state.clear()
     engine.optimizer.state.update({p: values for p, values in optimizer.items() if values})
     for group, values in zip(engine.optimizer.param_groups, saved["groups"], strict=True):

@@ -205,7 +205,7 @@ class Trainer:
                 wrong = Incident(self.step, "skipped", "the weights are not finite", broken)
                 recovery.skip(self, wrong, at_once=True)
                 return saved
-            self.save()
+            self._save()
             return self.step
         return saved
 
@@ -217,12 +217,16 @@ class Trainer:
         Raises:
             UserError: a weight is not finite; nothing is written.
         """
+        broken = "" if self._saver is None else self.engine.broken()
+        if broken:
+            raise UserError(f"the weights {broken} are no longer finite at step {self.step}")
+        return self._save()
+
+    def _save(self) -> Path | None:
+        """As `save`, of weights that were looked at."""
         if self._saver is None:
             return None
         self.settle()
-        broken = self.engine.broken()
-        if broken:
-            raise UserError(f"the weights {broken} are no longer finite at step {self.step}")
         plain = {"dataset": self.recipe.dataset.state_dict(), "watch": self.watch.state_dict()}
         return self._saver.save(self.step, self.generator, plain, self.report.measured_at(self.step))
 
