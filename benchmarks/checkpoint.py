@@ -35,7 +35,7 @@ def main() -> None:
         trainer.optimizer.zero_grad()
         trainer.step = 1
         before = time.perf_counter()
-        place = trainer.save()
+        place = trainer.save(wait=False)
         still = time.perf_counter() - before
         trainer.wait()
         written = time.perf_counter() - before

@@ -114,7 +114,6 @@ def test_several_averages_are_kept_and_go_on(tmp_path: Path) -> None:
     for _ in range(3):
         half.train_step()
     half.save()
-    half.wait()
     af.Trainer(recipe(ema=ema), out=tmp_path / "half", checkpoint_every=3, resume=True).fit()
     for name in names:
         ours, theirs = (load_file(tmp_path / run / "checkpoints" / last.name / name) for run in ("straight", "half"))
@@ -158,7 +157,6 @@ def test_post_hoc_averages(tmp_path: Path) -> None:
         wanted.update()
         if trainer.step % 8 == 0:
             trainer.save()
-    trainer.wait()
     found = af.post_hoc_average(tmp_path / "run", 0.1)
     truth, raw = wanted.model.state_dict(), trainer.model.state_dict()
     assert found.keys() == truth.keys()

@@ -277,7 +277,6 @@ def test_training_draws_on_its_own_generator(folder: Path, tmp_path: Path) -> No
     for _ in range(3):
         stopped.train_step()
     stopped.save()
-    stopped.wait()
     resumed = af.Trainer(recipe(), out=tmp_path / "stopped", resume=True)
     resumed.fit()
     digest = [

@@ -209,18 +209,22 @@ class Trainer:
             return self.step
         return saved
 
-    def save(self) -> Path | None:
-        """Begins to write a checkpoint of this step; returns its folder, or None where there is no run folder.
+    def save(self, *, wait: bool = True) -> Path | None:
+        """Writes a checkpoint of this step; returns its folder, or None where there is no run folder.
 
-        It is written in the background: `wait` for it before you read it.
+        Args:
+            wait: until it is whole; else it is written in the background.
 
         Raises:
-            UserError: a weight is not finite; nothing is written.
+            UserError: a weight is not finite, or the checkpoint can't be written.
         """
         broken = "" if self._saver is None else self.engine.broken()
         if broken:
             raise UserError(f"the weights {broken} are no longer finite at step {self.step}")
-        return self._save()
+        place = self._save()
+        if wait:
+            self.wait()
+        return place
 
     def _save(self) -> Path | None:
         """As `save`, of weights that were looked at."""
@@ -235,11 +239,7 @@ class Trainer:
         self._warn("" if self._saver is None else self._saver.wait())
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is written.
-
-        Raises:
-            UserError: it can't be written.
-        """
+        """Waits until the last checkpoint is written; raises a UserError if it can't be."""
         problem = "" if self._saver is None else self._saver.wait()
         if problem:
             raise UserError(
