@@ -1,9 +1,14 @@
-"""The total derivative of a network along its trajectory. The one place that knows how it is taken."""
+"""The total derivative of a network along its trajectory. The one place that knows how it is taken.
+
+A network that offers its own tangent (`TangentModel`) is asked for it; any other is differentiated by
+``torch.func.jvp``. The result is the same, the price is not.
+"""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,13 +16,63 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .types import Cond, Model, Sample, Time
 
 
+@runtime_checkable
+class TangentModel(Protocol):
+    """A `Model` that can differentiate itself along the path, beside its prediction.
+
+    ``model(z, r, t, cond, along=v) -> (u, dudt)``: u (b, …) as without ``along``, with gradient; and for the first
+    n samples, where v (n, …) is dz/dt, du/dt = v·∂_z u + ∂_t u, (n, …), without a graph. With further options of the
+    network's own, u is what it gives with these. `alphaflow.tangents` has the rules to write one.
+
+    Attributes:
+        offers_tangent: True.
+    """
+
+    offers_tangent: bool
+
+    def __call__(self, z: Sample, r: Time, t: Time, cond: Cond, /, *, along: Sample) -> tuple[Any, Sample]:
+        """Predicts u, and du/dt."""
+        ...
+
+
+def derivative_of(model: Model) -> Literal["its own tangent", "torch.func.jvp"]:
+    """How du/dt of a network is taken."""
+    return "its own tangent" if getattr(model, "offers_tangent", False) else "torch.func.jvp"
+
+
+def with_derivative(
+    model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Sample, **options: Any
+) -> tuple[Any, Sample]:
+    """The network's output for a whole batch, with gradient, and du/dt of its first samples, without.
+
+    Args:
+        model: u(z, r, t, cond).
+        z: (b, …) at time t.
+        r: (b,).
+        t: (b,).
+        cond: what u is conditioned on.
+        along: dz/dt of the first n samples, (n, …).
+        **options: what else the network takes.
+
+    Returns:
+        What the network gives for these arguments, and du/dt (n, …).
+    """
+    network: Any = model
+    if derivative_of(model) == "its own tangent":
+        out, dudt = network(z, r, t, cond, along=along.to(z.dtype), **options)
+        return out, dudt.detach()
+    n = len(along)
+    # copies: a compiled network can't be differentiated forward at a part of another tensor
+    first, ends, starts = (x[:n].detach().clone() for x in (z, r, t))
+    _, dudt = _forward_ad(model, first, ends, starts, cond[:n], along)
+    return network(z, r, t, cond, **options), dudt
+
+
 def total_derivative(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample) -> tuple[Sample, Sample]:
-    """The network's output and its derivative along the path, by forward-mode AD in one pass.
+    """The network's output and its derivative along the path.
 
     du/dt = v·∂_z u + ∂_t u: the Jacobian-vector product of u at (z_t, r, t) along (v, 0, 1)
     (MeanFlow, arXiv 2505.13447, eq. 8). No graph is kept: both results are constants to the optimiser.
-
-    Fused attention has no forward AD in PyTorch, so attention runs on its plain kernel here.
 
     Args:
         model: u(z, r, t, cond), any callable.
@@ -30,6 +85,14 @@ def total_derivative(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: S
     Returns:
         u⁻ and du⁻/dt, both (b, …).
     """
+    if derivative_of(model) == "its own tangent":
+        with torch.no_grad():
+            return with_derivative(model, z, r, t, cond, v)
+    return _forward_ad(model, z, r, t, cond, v)
+
+
+def _forward_ad(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample) -> tuple[Sample, Sample]:
+    """Output and derivative by forward-mode AD. Fused attention has none in PyTorch: it runs on its plain kernel."""
 
     def u(z: Sample, t: Time) -> Sample:
         return model(z, r, t, cond)

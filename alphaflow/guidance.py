@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .flow import expand
 from .printing import Compact
-from .types import Cond, Model, Sample, Time
+from .types import Cond, Model, PerSample, Sample, Time
 
 Interval = tuple[float, float]
 
@@ -30,6 +29,19 @@ def inside(t: Time, interval: Interval) -> Tensor:
     return ((t > low) | (low == 0)) & ((t < high) | (high == 1))
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What each sample's guided velocity is mixed from: ṽ = data·v + own·u⁻(z_t, t, t, y) + free·u⁻(z_t, t, t, ∅).
+
+    Attributes:
+        data, own, free: coefficients (b,). What has none is not evaluated.
+    """
+
+    data: PerSample
+    own: PerSample
+    free: PerSample
+
+
 class TrainedGuidance(Protocol):
     """Guidance that is trained into a network, as an objective uses it."""
 
@@ -37,12 +49,16 @@ class TrainedGuidance(Protocol):
         """The condition to train with, some of it dropped by chance, and the mask (b,) of where it was."""
         ...
 
-    def velocity(self, model: Model, z: Sample, t: Time, cond: Cond, v: Sample, dropped: Tensor) -> Sample:
-        """The guided velocity ṽ (b, …) in place of v, a constant to the optimiser."""
+    def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
+        """The mixture at times t (b,), after `drop`; None where it is v for all samples, whatever t is."""
         ...
 
     def instant(self, cond: Cond, t: Time) -> Cond:
         """The condition under which the network's instantaneous velocity at time t is the guided one."""
+        ...
+
+    def unconditional(self, cond: Cond) -> Cond:
+        """The condition under which it is the unconditional one."""
         ...
 
 
@@ -88,47 +104,30 @@ class Guidance(Compact):
         mask = (chance < self.label_drop) & inside(t, self.interval)
         return cond.drop(mask), mask
 
-    @torch.no_grad()
-    def velocity(self, model: Model, z: Sample, t: Time, cond: Cond, v: Sample, dropped: Tensor) -> Sample:
-        """The guided velocity ṽ (b, …), a constant to the optimiser.
-
-        Runs the network only where it counts: inside the interval, for coefficients that are not zero, in one batch.
-
-        Args:
-            model: u(z, r, t, cond).
-            z: (b, …) at time t.
-            t: (b,).
-            cond: the condition after `drop`.
-            v: the conditional velocity ε − x (b, …).
-            dropped: the mask (b,) that `drop` gave.
-        """
+    def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
+        """ω, κ and 1 − ω − κ inside the interval; for dropped samples, whose y is ∅, ω and 1 − ω."""
         free = 1 - self.omega - self.kappa
-        parts = [(self.kappa, cond)] if self.kappa else []
-        parts += [(free, cond.null())] if abs(free) > 1e-12 else []
+        free = 0.0 if abs(free) < 1e-12 else free
+        if self.omega == 1 and self.kappa == 0:
+            return None
         where = inside(t, self.interval)
         if self.dropped == "plain":
             where = where & ~dropped
-        if (not parts and self.omega == 1) or not where.any():
-            return v
-        mixed = self.omega * v[where]
-        if parts:
-            outputs = _together(model, z[where], t[where], [part[where] for _, part in parts])
-            for (coefficient, _), u in zip(parts, outputs, strict=True):
-                mixed = mixed + coefficient * u.to(v.dtype)
-        guided = v.clone()
-        guided[where] = mixed
-        return guided
+        one, zero = torch.ones_like(t), torch.zeros_like(t)
+        own = torch.where(dropped, 1 - self.omega, one * self.kappa)
+        return Mix(
+            torch.where(where, self.omega, one),
+            torch.where(where, own, 0),
+            torch.where(where & ~dropped, free, zero),
+        )
 
     def instant(self, cond: Cond, t: Time) -> Cond:
         """The condition itself: the network knows one scale only."""
         return cond
 
-
-def _together(model: Model, z: Sample, t: Time, conds: list[Cond]) -> tuple[Tensor, ...]:
-    """Instantaneous velocities at (z, t) under several conditions, as one batch."""
-    n = len(conds)
-    times = t.repeat(n)
-    return model(z.repeat(n, *(1,) * (z.ndim - 1)), times, times, Cond.cat(conds)).chunk(n)
+    def unconditional(self, cond: Cond) -> Cond:
+        """∅ for all samples."""
+        return cond.null()
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,25 +171,20 @@ class GuidanceInputs(Compact):
         t_max = torch.where(r == t, 1, self.ends[0] + (self.ends[1] - self.ends[0]) * end)
         return cond.drop(mask).replace(guidance=torch.stack([omega, t_min, t_max], dim=1)), mask
 
-    @torch.no_grad()
-    def velocity(self, model: Model, z: Sample, t: Time, cond: Cond, v: Sample, dropped: Tensor) -> Sample:
-        """The guided velocity v_g (b, …), a constant to the optimiser. Arguments as `Guidance.velocity` takes them."""
-        now = self.instant(cond, t)
-        where = (now.guidance[:, 0] != 1) & ~dropped
-        if not where.any():
-            return v
-        conditional = now[where]
-        free = conditional.null().replace(guidance=_settings(torch.ones_like(t[where])))
-        v_c, v_u = _together(model, z[where], t[where], [conditional, free])
-        omega = expand(conditional.guidance[:, 0], v_c)
-        guided = v.clone()
-        guided[where] = v[where] + (1 - 1 / omega) * (v_c - v_u).to(v.dtype)
-        return guided
+    def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
+        """1, 1 − 1/ω and −(1 − 1/ω), with the ω that counts at t; v itself for dropped samples."""
+        omega, _, _ = self.instant(cond, t).guidance.unbind(1)
+        more = torch.where(dropped, 0, 1 - 1 / omega).to(t.dtype)
+        return Mix(torch.ones_like(t), more, -more)
 
     def instant(self, cond: Cond, t: Time) -> Cond:
         """The same condition with the scale that counts at time t (1 outside the interval), in the interval [0, 1]."""
         omega, t_min, t_max = cond.guidance.unbind(1)
         return cond.replace(guidance=_settings(torch.where((t >= t_min) & (t <= t_max), omega, 1)))
+
+    def unconditional(self, cond: Cond) -> Cond:
+        """∅ and ω = 1 for all samples."""
+        return cond.null().replace(guidance=_settings(torch.ones_like(cond.guidance[:, 0])))
 
 
 def _settings(omega: Tensor) -> Tensor:

@@ -148,6 +148,11 @@ class Batch:
         std = None if self.std is None else self.std.to(device, non_blocking=True)
         return Batch(self.x.to(device, non_blocking=True), self.cond.to(device), std)
 
+    def pinned(self) -> Batch:
+        """The same batch in page-locked memory, from which a GPU copies while it works."""
+        cond = Cond(**{name: tensor.pin_memory() for name, tensor in self.cond.tensors.items()})
+        return Batch(self.x.pin_memory(), cond, None if self.std is None else self.std.pin_memory())
+
     def split(self, size: int) -> list[Batch]:
         """The batch in parts of at most so many samples."""
         if size >= len(self.x):
@@ -179,6 +184,12 @@ class Loss:
     total: Float[Tensor, ""]
     per_sample: PerSample
     terms: Mapping[str, PerSample]
+
+
+def check_output(u: Sample, z: Sample) -> None:
+    """Raises a ValueError unless a model's output has the shape of its samples."""
+    if u.shape != z.shape:
+        raise ValueError(f"the model must return u with z's shape {tuple(z.shape)}, got {tuple(u.shape)}")
 
 
 class Model(Protocol):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import alphaflow as af
 from alphaflow.describe import describe, rebuild
+from alphaflow.objectives.guided import guided_velocity
 
 SHAPE = (2, 3)
 CLASSES = 4
@@ -406,7 +407,7 @@ def test_guided_velocity_is_the_cfg_velocity_in_expectation() -> None:
     z, t = torch.zeros(1, 2), torch.tensor([0.5])
     cond = af.Cond(labels=torch.tensor([1]), guidance=af.guidance_setting(1, omega))
     v = torch.full((1, 2), mean)
-    found = af.GuidanceInputs().velocity(model, z, t, cond, v, torch.tensor([False]))
+    found = guided_velocity(af.GuidanceInputs(), model, z, t, cond, v, torch.tensor([False])).v
     assert torch.allclose(found, torch.full((1, 2), fixed))
 
 

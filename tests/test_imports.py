@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "printing", "files"},
     {"types"},
-    {"flow", "times", "schedules", "derivatives", "weighting", "autoencoders", "plots", "describe"},
+    {"flow", "times", "schedules", "derivatives", "tangents", "weighting", "autoencoders", "plots", "describe"},
     {"guidance", "data", "models", "metrics"},
     {"objectives", "samplers"},
     {"training", "diagnostics"},

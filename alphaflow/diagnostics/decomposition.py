@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..derivatives import total_derivative
+from ..derivatives import with_derivative
 from ..errors import UserError
 from ..flow import expand, mean_square
 from ..objectives.base import Objective
@@ -58,8 +58,7 @@ def decompose(
         raise UserError(f"only an af.Objective can be taken apart, not {type(objective).__name__}")
     b = len(batch.x)
     few = objective.draw(model, batch.x, batch.cond, step, generator, few=b)
-    u = model(few.z, few.r, few.t, few.cond)
-    _, dudt = total_derivative(model, few.z, few.r, few.t, few.cond, few.v)
+    u, dudt = with_derivative(model, few.z, few.r, few.t, few.cond, few.v)
     change = expand(few.t - few.r, u) * dudt
     flow = objective.draw(model, batch.x, batch.cond, step, generator, few=0)
     return Parts(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
+
+from ..tangents import Value, attention, chunk, linear, linearly
 
 
 class Attention(nn.Module):
@@ -23,9 +24,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Value) -> Value:
         """(b, n, width) → (b, n, width)."""
-        q, k, v = rearrange(self.qkv(tokens), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out(rearrange(mixed, "b h n d -> b n (h d)"))
-        return out
+        parts = chunk(linear(self.qkv, tokens), 3, dim=2)
+        q, k, v = (linearly(lambda x: rearrange(x, "b n (h d) -> b h n d", h=self.heads), part) for part in parts)
+        mixed = linearly(lambda x: rearrange(x, "b h n d -> b n (h d)"), attention(q, k, v))
+        return linear(self.out, mixed)

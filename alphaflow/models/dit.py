@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from ..tangents import Dual, Value, add, chunk, gated, gelu, layer_norm, linear, linearly, modulate, primal, silu
 from ..types import Cond, Sample, Time
 from .attention import Attention
 from .embeddings import PatchEmbedding, TimeEmbedding, position_embedding
-
-
-def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """tokens·(1 + scale) + shift, for tokens (b, n, d) and shift, scale (b, d)."""
-    return torch.addcmul(shift[:, None], tokens, 1 + scale[:, None])
+from .recompute import recomputed
 
 
 class MLP(nn.Module):
@@ -28,10 +23,9 @@ class MLP(nn.Module):
         self.hidden = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Value) -> Value:
         """(b, n, width) → (b, n, width)."""
-        out: Tensor = self.out(F.gelu(self.hidden(tokens), approximate="tanh"))
-        return out
+        return linear(self.out, gelu(linear(self.hidden, tokens)))
 
 
 class Block(nn.Module):
@@ -44,12 +38,13 @@ class Block(nn.Module):
         self.mlp = MLP(width, int(width * mlp_ratio))
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, tokens: Tensor, c: Tensor) -> Tensor:
+    def forward(self, tokens: Value, c: Value) -> Value:
         """Tokens (b, n, width) and the activated condition c (b, width) → (b, n, width)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c).chunk(6, dim=1)
-        attended = self.attention(modulate(self.norm(tokens), shift_a, scale_a))
-        tokens = torch.addcmul(tokens, gate_a[:, None], attended)
-        return torch.addcmul(tokens, gate_m[:, None], self.mlp(modulate(self.norm(tokens), shift_m, scale_m)))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = chunk(linear(self.modulation, c), 6, dim=1)
+        attended: Value = self.attention(modulate(layer_norm(self.norm, tokens), shift_a, scale_a))
+        tokens = gated(tokens, gate_a, attended)
+        transformed: Value = self.mlp(modulate(layer_norm(self.norm, tokens), shift_m, scale_m))
+        return gated(tokens, gate_m, transformed)
 
 
 class Final(nn.Module):
@@ -61,11 +56,10 @@ class Final(nn.Module):
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, patch)
 
-    def forward(self, tokens: Tensor, c: Tensor) -> Tensor:
+    def forward(self, tokens: Value, c: Value) -> Value:
         """Tokens (b, n, width) and the activated condition c (b, width) → patches (b, n, patch)."""
-        shift, scale = self.modulation(c).chunk(2, dim=1)
-        patches: Tensor = self.out(modulate(self.norm(tokens), shift, scale))
-        return patches
+        shift, scale = chunk(linear(self.modulation, c), 2, dim=1)
+        return linear(self.out, modulate(layer_norm(self.norm, tokens), shift, scale))
 
 
 class DiT(nn.Module):
@@ -86,12 +80,15 @@ class DiT(nn.Module):
             `ImprovedMeanFlow`; sampling doesn't run it. 0 for none.
 
     Attributes:
+        offers_tangent: it does (`TangentModel`).
         recompute: keep only the blocks' inputs for the backward pass and compute the rest again: less memory.
 
     Raises:
         ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4,
             or a number is below 1.
     """
+
+    offers_tangent: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -131,6 +128,7 @@ class DiT(nn.Module):
         self.grid = (frames, rows, columns)
 
         self.patches = PatchEmbedding(channels, self.patch, width)
+        self.positions: Tensor
         self.register_buffer("positions", position_embedding(self.grid, width), persistent=False)
         self.embed_t = TimeEmbedding(width)
         self.embed_r = TimeEmbedding(width)
@@ -143,18 +141,28 @@ class DiT(nn.Module):
         self._initialise()
 
     @overload
-    def forward(
-        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: Literal[False] = False
-    ) -> Sample: ...
+    def forward(self, z: Sample, r: Time, t: Time, cond: Cond | None = None) -> Sample: ...
 
     @overload
     def forward(
-        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: Literal[True]
+        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: bool = False, along: Sample
+    ) -> tuple[Any, Sample]: ...
+
+    @overload
+    def forward(
+        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: Literal[True], along: None = None
     ) -> tuple[Sample, Sample]: ...
 
     def forward(
-        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: bool = False
-    ) -> Sample | tuple[Sample, Sample]:
+        self,
+        z: Sample,
+        r: Time,
+        t: Time,
+        cond: Cond | None = None,
+        *,
+        velocity: bool = False,
+        along: Sample | None = None,
+    ) -> Any:
         """The mean velocity u (b, …) of the jump t → r from z (b, …); r, t (b,).
 
         Args:
@@ -162,50 +170,65 @@ class DiT(nn.Module):
             r: times that the jump ends at.
             t: times of z.
             cond: ``labels`` (b,) if any, ``guidance`` (b, 3) if any.
-            velocity: also run the velocity head, and return (u, v).
+            velocity: also run the velocity head, and return (u, v) in place of u.
+            along: dz/dt of the first n samples (n, …): also return du/dt of these, (n, …), without a graph
+                (`TangentModel`).
         """
         if tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"this DiT takes samples of shape {self.shape}, got {tuple(z.shape[1:])}")
         cond = Cond() if cond is None else cond
-        tokens = self.patches(z if z.ndim == 5 else z.unsqueeze(2)) + self.positions.to(z.dtype)
-        c = F.silu(self._embed(r, t, cond))
+        if along is None:
+            return self._run(z, t, r, cond, velocity)[0]
+        out, dudt = self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)
+        return out, dudt
+
+    def _run(self, z: Value, t: Value, r: Time, cond: Cond, velocity: bool) -> tuple[Any, Tensor | None]:
+        """The output, u or (u, v), and the tangent of u where there is one."""
+        tokens = add(self.patches(linearly(self._as_video, z)), self.positions.to(primal(z).dtype))
+        c = silu(self._embed(r, t, cond))
         fork = len(self.blocks) - self.velocity_head
         for block in self.blocks[:fork]:
             tokens = self._through(block, tokens, c)
         shared = tokens
         for block in self.blocks[fork:]:
             tokens = self._through(block, tokens, c)
-        u = self._unpatch(self.final(tokens, c)).view_as(z)
+        u = linearly(self._unpatch, self.final(tokens, c))
+        value, tangent = u if isinstance(u, Dual) else (u, None)
         if not velocity:
-            return u
+            return value, tangent
         assert self.velocity_final is not None, "this DiT has no velocity head"
+        branch, condition = primal(shared), primal(c)
         for block in self.velocity_blocks:
-            shared = self._through(block, shared, c)
-        return u, self._unpatch(self.velocity_final(shared, c)).view_as(z)
+            branch = self._through(block, branch, condition)
+        return (value, self._unpatch(self.velocity_final(branch, condition))), tangent
 
-    def _through(self, block: nn.Module, tokens: Tensor, c: Tensor) -> Tensor:
+    def _through(self, block: nn.Module, tokens: Value, c: Value) -> Value:
         if self.recompute and torch.is_grad_enabled():
-            out: Tensor = checkpoint(block, tokens, c, use_reentrant=False)
-        else:
-            out = block(tokens, c)
+            return recomputed(block, tokens, c)
+        out: Value = block(tokens, c)
         return out
 
-    def _embed(self, r: Time, t: Time, cond: Cond) -> Tensor:
+    def _embed(self, r: Time, t: Value, cond: Cond) -> Value:
         """The condition of every block (b, width): times, class, guidance."""
-        c: Tensor = self.embed_t(t) + self.embed_r(r)
+        c: Value = add(self.embed_t(t), self.embed_r(r))
         if self.embed_class is not None and self.classes is not None:
-            c = c + self.embed_class(cond.class_index(self.classes, t.shape[0], t.device))
+            c = add(c, self.embed_class(cond.class_index(self.classes, r.shape[0], r.device)))
         if self.takes_guidance:
-            omega, t_min, t_max = cond.guidance_at(r, t).unbind(1)
+            omega, t_min, t_max = cond.guidance_at(r, primal(t)).unbind(1)
             for embed, value in zip(self.embed_guidance, (1 - 1 / omega, t_min, t_max), strict=True):
-                c = c + embed(value)
+                c = add(c, embed(value))
         return c
 
+    def _as_video(self, z: Tensor) -> Tensor:
+        """(b, c, h, w) → (b, c, 1, h, w)."""
+        return z if z.ndim == 5 else z.unsqueeze(2)
+
     def _unpatch(self, patches: Tensor) -> Tensor:
-        """(b, tokens, c·pf·ph·pw) → (b, c, f, h, w)."""
+        """(b, tokens, c·pf·ph·pw) → (b, …) of the samples' shape."""
         (pf, ph, pw), (f, h, w) = self.patch, self.grid
         pattern = "b (f h w) (c pf ph pw) -> b c (f pf) (h ph) (w pw)"
-        return rearrange(patches, pattern, f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
+        whole = rearrange(patches, pattern, f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
+        return whole.reshape(-1, *self.shape)
 
     def _initialise(self) -> None:
         """Xavier-uniform linears, N(0, 0.02²) embeddings, zero for every modulation and for the last layer."""
@@ -220,9 +243,9 @@ class DiT(nn.Module):
         if self.embed_class is not None:
             nn.init.normal_(self.embed_class.weight, std=0.02)
         modulations = [module.modulation for module in self.modules() if isinstance(module, Block | Final)]
-        for linear in [*modulations, *(module.out for module in self.modules() if isinstance(module, Final))]:
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in [*modulations, *(module.out for module in self.modules() if isinstance(module, Final))]:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def __repr__(self) -> str:
         shape, *rest = self.config.items()

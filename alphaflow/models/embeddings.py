@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..types import Time
+from ..tangents import Value, linear, linearly, primal, silu, waves
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns; an image has one frame."""
@@ -52,12 +51,11 @@ class PatchEmbedding(nn.Module):
         self.patch = patch
         self.proj = nn.Linear(channels * math.prod(patch), width)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Value) -> Value:
         """(b, c, f, h, w) → (b, tokens, width)."""
         pf, ph, pw = self.patch
-        patches = rearrange(z, "b c (f pf) (h ph) (w pw) -> b (f h w) (c pf ph pw)", pf=pf, ph=ph, pw=pw)
-        tokens: Tensor = self.proj(patches)
-        return tokens
+        pattern = "b c (f pf) (h ph) (w pw) -> b (f h w) (c pf ph pw)"
+        return linear(self.proj, linearly(lambda x: rearrange(x, pattern, pf=pf, ph=ph, pw=pw), z))
 
 
 class TimeEmbedding(nn.Module):
@@ -74,11 +72,9 @@ class TimeEmbedding(nn.Module):
         self.hidden = nn.Linear(frequencies, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, t: Time) -> Tensor:
+    def forward(self, t: Value) -> Value:
         """(b,) → (b, width)."""
-        half = self.frequencies // 2
-        rate = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (-math.log(10_000.0) / half))
-        angles = t[:, None] * rate
-        waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(self.hidden.weight.dtype)
-        embedding: Tensor = self.out(F.silu(self.hidden(waves)))
-        return embedding
+        half, like = self.frequencies // 2, primal(t)
+        rates = torch.exp(torch.arange(half, device=like.device, dtype=like.dtype) * (-math.log(10_000.0) / half))
+        features = linearly(lambda x: x.to(self.hidden.weight.dtype), waves(t, rates))
+        return linear(self.out, silu(linear(self.hidden, features)))

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..derivatives import total_derivative
 from ..flow import expand, jump
 from ..schedules import Constant, Scheduled, value_at
-from ..types import Model
+from ..types import Model, Sample
 from .base import Objective
 from .records import Draw, Target
 
@@ -34,6 +33,10 @@ class AlphaFlow(Objective):
         """α and fm_share at a step."""
         return {"alpha": value_at(self.alpha, step), **super().scalars(step)}
 
+    def direction(self, draw: Draw, step: int) -> Sample | None:
+        """ṽ at α = 0."""
+        return draw.v if value_at(self.alpha, step) == 0 else None
+
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """The few-step target at this step's α."""
         z, r, t, v, cond = draw.z, draw.r, draw.t, draw.v, draw.cond
@@ -44,7 +47,7 @@ class AlphaFlow(Objective):
             return Target(v, ones)
 
         if alpha == 0:  # MeanFlow (arXiv 2505.13447, eq. 10): ṽ − (t − r)·du⁻/dt
-            _, dudt = total_derivative(model, z, r, t, cond, v)
+            _, dudt = draw.derivative(model, v)
             return Target(v - expand(t - r, z) * dudt, ones)
 
         # 0 < α < 1: a step of length α(t − r) along ṽ, then the network's own jump from there

@@ -14,13 +14,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..derivatives import with_derivative
 from ..flow import expand, interpolate, mean_square, velocity
 from ..guidance import TrainedGuidance
 from ..printing import Compact
 from ..schedules import Scheduled, value_at
 from ..times import Dyadic, LogitNormal, PairDistribution, Pairing, TimeDistribution, TimePairs
-from ..types import Cond, Loss, Model, PerSample, Sample, Time
+from ..types import Cond, Loss, Model, PerSample, Sample, Time, check_output
 from ..weighting import Adaptive, Weighting
+from .guided import guided_velocity
 from .records import Draw, Prediction, Target
 
 
@@ -52,13 +54,15 @@ class Objective(Compact, ABC):
     """How a plain distribution of times is paired."""
     takes_ema_target: ClassVar[bool] = True
     """Whether u⁻ may be another network than the one in training."""
+    wants_own: ClassVar[bool] = False
+    """Whether few-step targets need u⁻(z_t, t, t, y)."""
 
     def __post_init__(self) -> None:
         if not callable(self.fm_share):
             _check_share(self.fm_share)
         if isinstance(self.times, type) or not hasattr(self.times, "sample"):
             raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
-        if self.guidance is not None and not hasattr(self.guidance, "drop"):
+        if self.guidance is not None and not hasattr(self.guidance, "mix"):
             raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
         if self.clamp is not None and self.clamp <= 0:
             raise ValueError(f"clamp must be positive, or None for no clipping, got {self.clamp}")
@@ -94,9 +98,23 @@ class Objective(Compact, ABC):
         error = mean_square(u - draw.v)
         return self.weighting(error.detach(), torch.ones_like(draw.t)) * error
 
-    def predict(self, model: Model, draw: Draw) -> Prediction:
-        """The network's prediction for a draw, with gradient."""
-        return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
+    def direction(self, draw: Draw, step: int) -> Sample | None:
+        """dz/dt of the few-step samples, which ``draw`` consists of, if their target needs du⁻/dt; else None.
+
+        It is then taken along with the prediction, where both are of the same network: `Draw.derivative`.
+        """
+        return None
+
+    def predict(self, model: Model, draw: Draw, along: Sample | None = None) -> Prediction:
+        """The network's prediction for a draw, with gradient; with du/dt of the few-step samples if dz/dt is given."""
+        if along is None:
+            return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
+        u, dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along)
+        return Prediction(u, dudt=dudt)
+
+    def auxiliary_loss(self, prediction: Prediction, draw: Draw) -> PerSample | None:
+        """A further loss of each sample (b,), with gradient, or None."""
+        return None
 
     def flow_model(self, model: Model) -> Model:
         """What gives the network's instantaneous velocity at (z, t, t): the network itself."""
@@ -147,11 +165,12 @@ class Objective(Compact, ABC):
         if self.ema_target and ema is None:
             raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
         frozen = ema if self.ema_target and ema is not None else model  # u⁻
-        draw = self.draw(frozen, x, Cond() if cond is None else cond, step, generator)
-        prediction = self.predict(model, draw)
-        u, n = prediction.u, draw.few
-        if u.shape != x.shape:
-            raise ValueError(f"the model must return u with z's shape {tuple(x.shape)}, got {tuple(u.shape)}")
+        draw = self.draw(frozen, x, Cond() if cond is None else cond, step, generator, predicted=frozen is model)
+        n = draw.few
+        along = self.direction(draw.few_step(), step) if n and frozen is model else None
+        prediction = self.predict(model, draw, along)
+        check_output(u := prediction.u, x)
+        draw = draw.completed(prediction)
 
         goal, alpha, losses = draw.v, torch.ones_like(draw.t), []
         if n:
@@ -162,8 +181,9 @@ class Objective(Compact, ABC):
         if n < len(x):
             losses.append(self.flow_loss(u[n:], draw.flow()))
         per_sample = torch.cat(losses)
-        if prediction.auxiliary is not None:
-            per_sample = per_sample + prediction.auxiliary
+        auxiliary = self.auxiliary_loss(prediction, draw)
+        if auxiliary is not None:
+            per_sample = per_sample + auxiliary
         return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
 
     def draw(
@@ -175,8 +195,13 @@ class Objective(Compact, ABC):
         generator: torch.Generator | None,
         *,
         few: int | None = None,
+        predicted: bool = False,
     ) -> Draw:
-        """Draws times and noise, drops labels, mixes guidance into the velocity. ``few`` overrides fm_share."""
+        """Draws times and noise, drops labels, mixes guidance into the velocity, by u⁻ = ``model``.
+
+        ``few`` is the number of few-step samples, in place of fm_share. If u⁻ is about to be ``predicted`` for this
+        draw, what it will say of the samples with r = t is left for later (`Draw.completed`).
+        """
         b = x.shape[0]
         if few is None:
             few = b - math.floor(self.share(step) * b + 1e-9)
@@ -191,9 +216,12 @@ class Objective(Compact, ABC):
         if self.teacher is not None:
             with torch.no_grad():
                 v = self.teacher(z, t, t, cond.without("guidance")).to(v.dtype)
-        if self.guidance is not None:
-            v = self.guidance.velocity(self.flow_model(model), z, t, cond, v, dropped)
-        return Draw(z, r, t, v, cond, few, generator)
+        first = torch.arange(b, device=x.device) < few
+        later, wanted = ~first if predicted else None, first if self.wants_own else None
+        guided = guided_velocity(
+            self.guidance, self.flow_model(model), z, t, cond, v, dropped, predicted=later, wanted=wanted
+        )
+        return Draw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
 
     def _paired(self) -> PairDistribution:
         return self.times if isinstance(self.times, PairDistribution) else TimePairs(self.times, self.pairing)

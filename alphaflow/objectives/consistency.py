@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..derivatives import total_derivative
 from ..flow import expand, jump, mean_square
 from ..schedules import Scheduled, value_at
 from ..times import Pairing
@@ -134,9 +133,13 @@ class ContinuousConsistency(Objective):
         """w(t), (b,) → (b,), to be trained beside the model; None where ``adaptive`` is off."""
         return self._weight
 
+    def direction(self, draw: Draw, step: int) -> Sample | None:
+        """ṽ."""
+        return draw.v
+
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """u⁻ + g/(‖g‖ + c), g = ṽ − u⁻ − ramp·t·du⁻/dt."""
-        u, dudt = total_derivative(model, draw.z, draw.r, draw.t, draw.cond, draw.v)
+        u, dudt = draw.derivative(model, draw.v)
         ramp = min(1.0, step / self.warmup) if self.warmup else 1.0
         g = draw.v - u - ramp * expand(draw.t, u) * dudt
         g = g / (expand(mean_square(g).sqrt(), g) + self.c)

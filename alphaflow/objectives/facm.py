@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 
-from ..derivatives import total_derivative
 from ..flow import expand, mean_square
 from ..times import Pairing
 from ..types import Model, PerSample, Sample
@@ -45,10 +44,14 @@ class FACM(Objective):
         if self.p <= 0 or self.c <= 0:
             raise ValueError(f"FACM needs p > 0 and c > 0, got {self.p} and {self.c}")
 
+    def direction(self, draw: Draw, step: int) -> Sample | None:
+        """ṽ."""
+        return draw.v
+
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """u⁻ − a·clip(u⁻ − u_avg, −1, 1)."""
         t = expand(draw.t, draw.z)
-        u, dudt = total_derivative(model, draw.z, draw.r, draw.t, draw.cond, draw.v)
+        u, dudt = draw.derivative(model, draw.v)
         average = draw.v - t * dudt
         a = 1 - (1 - t) ** self.p
         return Target(u - a * (u - average).clamp(-1, 1), torch.ones_like(draw.t))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from ..derivatives import total_derivative
+from ..derivatives import with_derivative
 from ..flow import expand, mean_square
-from ..types import Cond, Model, Sample, Time
+from ..types import Cond, Model, PerSample, Sample, Time
 from .base import Objective
 from .records import Draw, Prediction, Target
 
@@ -27,14 +28,17 @@ class ImprovedMeanFlow(Objective):
         fm_share, times, guidance, weighting, clamp, teacher, ema_target: see `Objective`.
     """
 
+    wants_own: ClassVar[bool] = True
+
+    def direction(self, draw: Draw, step: int) -> Sample | None:
+        """v_θ(z_t, t)."""
+        return draw.own
+
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """ṽ − (t − r)·du⁻/dt along v_θ: ‖u − target‖² is ‖V − ṽ‖²."""
-        z, r, t, cond = draw.z, draw.r, draw.t, draw.cond
-        with torch.no_grad():
-            now = cond if self.guidance is None else self.guidance.instant(cond, t)
-            direction = self.flow_model(model)(z, t, t, now).to(z.dtype)
-        _, dudt = total_derivative(model, z, r, t, cond, direction)
-        return Target(draw.v - expand(t - r, z) * dudt, torch.ones_like(t))
+        assert draw.own is not None, "a draw of another family"
+        _, dudt = draw.derivative(model, draw.own)
+        return Target(draw.v - expand(draw.t - draw.r, draw.z) * dudt, torch.ones_like(draw.t))
 
     def flow_model(self, model: Model) -> Model:
         """v_θ: the network's velocity head if it has one, else u(z, t, t)."""
@@ -46,10 +50,19 @@ class ImprovedMeanFlow(Objective):
 
         return head if getattr(model, "velocity_head", 0) else model
 
-    def predict(self, model: Model, draw: Draw) -> Prediction:
-        """u, and the velocity head's own loss where there is one."""
+    def predict(self, model: Model, draw: Draw, along: Sample | None = None) -> Prediction:
+        """u, and v_θ where the network has a head for it."""
         if not getattr(model, "velocity_head", 0):
-            return super().predict(model, draw)
-        u, v = model(draw.z, draw.r, draw.t, draw.cond, velocity=True)  # type: ignore[call-arg]
-        error = mean_square(v - draw.v)
-        return Prediction(u, self.weighting(error.detach(), torch.ones_like(error)) * error)
+            return super().predict(model, draw, along)
+        if along is None:
+            u, v = model(draw.z, draw.r, draw.t, draw.cond, velocity=True)  # type: ignore[call-arg]
+            return Prediction(u, v)
+        (u, v), dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along, velocity=True)
+        return Prediction(u, v, dudt)
+
+    def auxiliary_loss(self, prediction: Prediction, draw: Draw) -> PerSample | None:
+        """‖v_θ − ṽ‖², weighted, where the network has a head for v_θ."""
+        if prediction.v is None:
+            return None
+        error = mean_square(prediction.v - draw.v)
+        return self.weighting(error.detach(), torch.ones_like(error)) * error

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..types import Cond, PerSample, Sample, Time
+from ..derivatives import total_derivative
+from ..flow import expand
+from ..types import Cond, Model, PerSample, Sample, Time
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,13 @@ class Draw:
     Attributes:
         z: z_t (b, …).
         r, t: times (b,).
-        v: ṽ, the target velocity after guidance (b, …).
+        v: ṽ, the target velocity after guidance (b, …); in ``rest`` what it still lacks.
         cond: the condition after labels were dropped.
         few: how many samples are few-step ones: a count, not a mask, so that shapes are the same at every step.
         generator: the source of what else a family draws.
+        rest: ṽ is v + rest·u⁻(z_t, t, t, y), (b,), where guidance needs what the network is about to predict; or None.
+        own: u⁻(z_t, t, t, y) (b, …) of the few-step samples, where the family asks for it; or None.
+        derived: u⁻(z_t, r, t) and its derivative along the path, where the prediction came with them; or None.
     """
 
     z: Sample
@@ -29,6 +34,25 @@ class Draw:
     cond: Cond
     few: int
     generator: torch.Generator | None = None
+    rest: PerSample | None = None
+    own: Sample | None = None
+    derived: tuple[Sample, Sample] | None = None
+
+    def completed(self, prediction: Prediction) -> Draw:
+        """The draw with what the network's prediction for it tells: all of ṽ where r = t, and du⁻/dt."""
+        v, derived, n = self.v, None, self.few
+        if self.rest is not None:
+            instant = prediction.u if prediction.v is None else prediction.v
+            v = v + expand(self.rest, v) * instant.detach().to(v.dtype)
+        if prediction.dudt is not None:
+            derived = prediction.u[:n].detach(), prediction.dudt
+        return replace(self, v=v, rest=None, derived=derived)
+
+    def derivative(self, model: Model, along: Sample) -> tuple[Sample, Sample]:
+        """u⁻(z_t, r, t) and du⁻/dt with dz/dt = ``along``: as the prediction brought them, else taken now."""
+        if self.derived is not None:
+            return self.derived
+        return total_derivative(model, self.z, self.r, self.t, self.cond, along)
 
     def few_step(self) -> Draw:
         """Only the few-step samples."""
@@ -39,7 +63,9 @@ class Draw:
         return self._part(slice(self.few, None), 0)
 
     def _part(self, n: slice, few: int) -> Draw:
-        return replace(self, z=self.z[n], r=self.r[n], t=self.t[n], v=self.v[n], cond=self.cond[n], few=few)
+        rest, own = (None if x is None else x[n] for x in (self.rest, self.own))
+        z, r, t, v, cond = self.z[n], self.r[n], self.t[n], self.v[n], self.cond[n]
+        return replace(self, z=z, r=r, t=t, v=v, cond=cond, few=few, rest=rest, own=own)
 
 
 @dataclass(frozen=True)
@@ -61,8 +87,10 @@ class Prediction:
 
     Attributes:
         u: the mean velocity (b, …), with gradient.
-        auxiliary: a further loss of each sample (b,), with gradient, or None.
+        v: the instantaneous velocity (b, …), with gradient, of networks that predict it beside u; or None.
+        dudt: du/dt of the few-step samples (n, …), without gradient, where it was asked for; or None.
     """
 
     u: Sample
-    auxiliary: PerSample | None = None
+    v: Sample | None = None
+    dudt: Sample | None = None

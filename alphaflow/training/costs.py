@@ -40,9 +40,19 @@ def counted(work: Callable[[], object]) -> float:
     """The floating-point operations of some work: matrix products, convolutions, attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    on_cpu: dict[Any, Any] = {  # which PyTorch counts on GPUs only
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: partial(_attention_flops, 0, 2),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: partial(_attention_flops, 1, 5),
+    }
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         work()
     return float(counter.get_total_flops())
+
+
+def _attention_flops(query: int, products: int, *shapes: Any, **options: Any) -> int:
+    """Of so many products of (tokens × d) with (d × tokens) matrices; ``query`` is q's place among the arguments."""
+    (b, heads, tokens, d), others = shapes[query], shapes[query + 1][2]
+    return int(products * 2 * b * heads * tokens * others * d)
 
 
 def forward_flops(recipe: Recipe, device: torch.device) -> float | None:

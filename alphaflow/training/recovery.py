@@ -83,9 +83,7 @@ def _other_order(trainer: Trainer) -> None:
     numbers = (trainer.seed, trainer.step, trainer.watch.rollbacks)
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 2)
     trainer.generator.manual_seed(trainer.world.seed(seed))
-    reorder = getattr(trainer.recipe.dataset, "reorder", None)
-    if reorder is not None:
-        reorder(seed)
+    trainer.feed.reorder(seed)
 
 
 def _note(trainer: Trainer, incident: Incident) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from .device import find_device
 from .distributed import join, shared_out
 from .ema import EMA
 from .engine import Engine, Setup
+from .feed import Feed
 from .guard import Guard, Incident, Watch, examine, squared_error
 from .logging import Display, Meter
 from .reporting import Evaluation, Reporter, describe_run
@@ -104,8 +104,7 @@ class Trainer:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
         self.watch, self.stop = Watch(guard or Guard()), Stop()
-        self._parts = shared_out(recipe.dataset, self.world)
-        self._batches: Iterator[Batch] | None = None
+        self.feed = Feed(recipe.dataset, shared_out(recipe.dataset, self.world), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
         self._saver = None if self.folder is None else Saver(self.folder, self.engine, keep or Keep())
@@ -137,9 +136,7 @@ class Trainer:
             UserError: bad batches came in a row, and going back doesn't help or isn't possible.
         """
         started = time.perf_counter()
-        if self._batches is None:
-            self._batches = iter(self._parts)
-        raw = next(self._batches).to(self.device)
+        raw = next(self.feed)
         waited = time.perf_counter() - started
         before = self.generator.get_state()
         self._batch = batch = raw.drawn(self.generator)
@@ -182,6 +179,7 @@ class Trainer:
             if saved != self.step and self.step > 0:
                 self.save()
             self.wait()
+        self.feed.rewind()
         self.report.close()
 
     def _after_step(self, saved: int) -> int:
@@ -231,7 +229,7 @@ class Trainer:
         if self._saver is None:
             return None
         self.settle()
-        plain = {"dataset": self.recipe.dataset.state_dict(), "watch": self.watch.state_dict()}
+        plain = {"dataset": self.feed.state_dict(), "watch": self.watch.state_dict()}
         return self._saver.save(self.step, self.generator, plain, self.report.measured_at(self.step))
 
     def settle(self) -> None:
@@ -254,12 +252,11 @@ class Trainer:
             checkpoint.load_weights(place / f"{name}.safetensors", average.model)
         same = state.read(place, saved, self.engine, self.generator)
         self.step = self._loaded = saved["step"]
-        self._batches = None
         if not same:
             self.generator.manual_seed(self.world.seed(self.seed + self.step))
         self.watch.load_state_dict(saved["watch"])
         try:
-            self.recipe.dataset.load_state_dict(saved["dataset"])
+            self.feed.load_state_dict(saved["dataset"])
         except ValueError as error:
             raise UserError(f"the run in {place.parent.parent} can't go on with this data: {error}") from error
 

@@ -1,0 +1,30 @@
+"""Activation checkpointing of a block, with or without tangents."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..tangents import Dual, Value
+
+
+def recomputed(block: nn.Module, tokens: Value, c: Value) -> Value:
+    """``block(tokens, c)``, of which only the inputs are kept: the backward pass computes the values again.
+
+    Tangents are computed once: they have no part in the backward pass.
+    """
+    if isinstance(tokens, Tensor):
+        out: Tensor = checkpoint(block, tokens, c, use_reentrant=False)
+        return out
+    tangents: list[Tensor] = []
+
+    def values(tokens_value: Tensor, c_value: Tensor) -> Tensor:
+        if tangents:  # the backward pass
+            out: Tensor = block(tokens_value, c_value)
+            return out
+        found: Dual = block(Dual(tokens_value, tokens.tangent), Dual(c_value, c.tangent))
+        tangents.append(found.tangent)
+        return found.value
+
+    value: Tensor = checkpoint(values, tokens.value, c.value, use_reentrant=False)
+    return Dual(value, tangents[0])

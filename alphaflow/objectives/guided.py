@@ -1,0 +1,87 @@
+"""The guided velocity ṽ that a draw is trained towards, with no evaluation more than it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..flow import expand
+from ..guidance import TrainedGuidance
+from ..types import Cond, Model, PerSample, Sample, Time, check_output
+
+
+@dataclass(frozen=True)
+class GuidedVelocity:
+    """A batch's guided velocity, as far as it is known before the network's prediction.
+
+    Attributes:
+        v: ṽ (b, …) without ``rest``, a constant to the optimiser.
+        rest: what is still to be added, rest·u⁻(z_t, t, t, y), (b,); None if nothing is.
+        own: u⁻(z_t, t, t, y) (b, …) where it was evaluated, 0 elsewhere; None if it was nowhere.
+    """
+
+    v: Sample
+    rest: PerSample | None = None
+    own: Sample | None = None
+
+
+@torch.no_grad()
+def guided_velocity(
+    guidance: TrainedGuidance | None,
+    model: Model,
+    z: Sample,
+    t: Time,
+    cond: Cond,
+    v: Sample,
+    dropped: Tensor,
+    *,
+    predicted: Tensor | None = None,
+    wanted: Tensor | None = None,
+) -> GuidedVelocity:
+    """ṽ in place of v. The network runs only where its output counts, in one batch.
+
+    Args:
+        guidance: how it is mixed; None for ṽ = v.
+        model: u⁻(z, r, t, cond).
+        z: (b, …) at time t.
+        t: (b,).
+        cond: the condition after `TrainedGuidance.drop`.
+        v: the conditional velocity ε − x (b, …).
+        dropped: the mask (b,) that ``drop`` gave.
+        predicted: a mask (b,) of samples whose u⁻(z_t, t, t, y) the prediction will give: it is left for ``rest``.
+        wanted: a mask (b,) of samples for which it is wanted in any case, as ``own``.
+    """
+    mix = None if guidance is None else guidance.mix(cond, t, dropped)
+    nowhere = torch.zeros_like(t, dtype=torch.bool)
+    if mix is None and wanted is None:
+        return GuidedVelocity(v)
+    counts = nowhere if mix is None else mix.own != 0
+    later = nowhere if predicted is None else predicted & counts
+    asked = [((counts & ~later) | (nowhere if wanted is None else wanted), cond)]
+    if guidance is not None and mix is not None:
+        asked = [(asked[0][0], guidance.instant(cond, t)), (mix.free != 0, guidance.unconditional(cond))]
+    own, *free = _instantaneous(model, z, t, asked)
+    if mix is None:
+        return GuidedVelocity(v, None, own.to(v.dtype))
+    now = expand(torch.where(later, 0, mix.own), v)
+    mixed = expand(mix.data, v) * v + now * own + expand(mix.free, v) * free[0]
+    rest = None if predicted is None else torch.where(later, mix.own, 0)
+    return GuidedVelocity(mixed.to(v.dtype), rest, own.to(v.dtype))
+
+
+def _instantaneous(model: Model, z: Sample, t: Time, asked: list[tuple[Tensor, Cond]]) -> list[Sample]:
+    """u(z, t, t) of the samples that each mask (b,) picks, under its condition, as one batch; 0 for others."""
+    picked = [mask.nonzero().squeeze(1) for mask, _ in asked]
+    found = [torch.zeros_like(z) for _ in asked]
+    if torch.distributed.is_initialized() and not any(len(index) for index in picked):
+        picked[0] = torch.zeros(1, dtype=torch.long, device=z.device)  # a network may be split: it runs in all or none
+    rows = torch.cat(picked)
+    if len(rows):
+        conds = Cond.cat([cond[index] for index, (_, cond) in zip(picked, asked, strict=True)])
+        u = model(z[rows], t[rows], t[rows], conds).to(z.dtype)
+        check_output(u, z[rows])
+        for whole, index, part in zip(found, picked, torch.split(u, [len(index) for index in picked]), strict=True):
+            whole[index] = part
+    return found
