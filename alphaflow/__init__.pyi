@@ -1,3 +1,4 @@
+from . import tangents as tangents
 from .autoencoders.base import Autoencoder as Autoencoder
 from .autoencoders.base import Normalisation as Normalisation
 from .autoencoders.base import Normalised as Normalised
@@ -14,7 +15,10 @@ from .data.streams import RemoteShards as RemoteShards
 from .data.video import Clip as Clip
 from .data.video import ClipError as ClipError
 from .data.video import read_clip as read_clip
+from .derivatives import TangentModel as TangentModel
+from .derivatives import derivative_of as derivative_of
 from .derivatives import total_derivative as total_derivative
+from .derivatives import with_derivative as with_derivative
 from .diagnostics.gradients import Conflict as Conflict
 from .diagnostics.gradients import measure_conflict as measure_conflict
 from .diagnostics.probe import Probe as Probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,15 +14,15 @@ def recomputed(block: nn.Module, tokens: Value, c: Value) -> Value:
 
     Tangents are computed once: they have no part in the backward pass.
     """
-    if isinstance(tokens, Tensor):
-        out: Tensor = checkpoint(block, tokens, c, use_reentrant=False)
+    if isinstance(tokens, Tensor) or torch.compiler.is_compiling():  # a compiler drops what the backward pass needs not
+        out: Value = checkpoint(block, tokens, c, use_reentrant=False)
         return out
     tangents: list[Tensor] = []
 
     def values(tokens_value: Tensor, c_value: Tensor) -> Tensor:
         if tangents:  # the backward pass
-            out: Tensor = block(tokens_value, c_value)
-            return out
+            again: Tensor = block(tokens_value, c_value)
+            return again
         found: Dual = block(Dual(tokens_value, tokens.tangent), Dual(c_value, c.tangent))
         tangents.append(found.tangent)
         return found.value
