@@ -35,8 +35,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks: tables on the screen, JSON in benchmarks/results/."""
-    session.install(".")
-    session.run("python", "benchmarks/overhead.py", *session.posargs)
-    session.run("python", "benchmarks/loader.py")
-    session.run("python", "benchmarks/failures.py")
+    """Benchmarks: tables on the screen and in docs/speed.md, JSON in benchmarks/results/; `-- gpu` for those of a GPU."""
+    session.install(".[diffusers]")
+    names = ["gpu"] if session.posargs == ["gpu"] else ["step", "attention", "sample", "overhead", "loader", "failures"]
+    for name in names:
+        session.run("python", f"benchmarks/{name}.py")
+    session.run("python", "benchmarks/tables.py")

@@ -23,6 +23,7 @@ def info(
     """What a recipe costs: parameters, operations a step in each phase, memory by batch size, and time."""
     import torch
 
+    from alphaflow.derivatives import derivative_of
     from alphaflow.recipe import find_recipe
     from alphaflow.training.device import find_device
 
@@ -32,6 +33,7 @@ def info(
     print(f"{found.name}: {made.model}, {made.steps} steps of {_batch_size(made)}")
     parts = sum(p.numel() for p in made.model.parameters())
     print(f"parameters: {parts:,}; weights, gradients, Adam and one average in fp32: {parts * 20 / 2**20:,.0f} MiB")
+    print(f"du/dt, where the objective needs it: by {derivative_of(made.model)}")
     _costs(made, find_device(device), measure)
 
 
