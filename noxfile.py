@@ -35,7 +35,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks: tables on the screen and in docs/speed.md, JSON in benchmarks/results/; `-- gpu` for those of a GPU."""
+    """Benchmarks: tables here and in docs/speed.md, JSON in benchmarks/results/; `-- gpu` for those of a GPU."""
     session.install(".[diffusers]")
     names = ["gpu"] if session.posargs == ["gpu"] else ["step", "attention", "sample", "overhead", "loader", "failures"]
     for name in names:

@@ -119,7 +119,7 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def peaks(names: list[str]) -> dict[str, int]:
-    """Memory of each step, a fresh process each. What is freed goes back to the system: gaps in the heap don't count."""
+    """Memory of each step, a fresh process each; gaps in the heap don't count, what is freed goes back at once."""
     found, environment = {}, {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
     for name in names:
         call = [sys.executable, __file__, *sys.argv[1:], "--peak", name]

@@ -128,7 +128,7 @@ def test_the_docs_own_objective_tends_to_meanflow(
 
     import alphaflow as af
 
-    (source,) = blocks("python", (ROOT / "docs" / "your-own-objective.md").read_text(encoding="utf-8"))
+    source, _ = blocks("python", (ROOT / "docs" / "your-own-objective.md").read_text(encoding="utf-8"))
     assert len(source.splitlines()) < 100
     (tmp_path / "mine.py").write_text(source)
     spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")

@@ -436,9 +436,9 @@ def test_a_users_network_of_rules() -> None:
 def test_the_guides_meanflow(grad: Any) -> None:
     """docs/your-own-objective.md's MeanFlow of two methods: the library's own, sample for sample."""
     text = (Path(__file__).parent.parent / "docs" / "your-own-objective.md").read_text(encoding="utf-8")
-    code = text.split("```python\nclass MyMeanFlow", 1)[1].split("```", 1)[0]
-    scope: dict[str, Any] = {"af": af, "torch": torch}
-    exec("class MyMeanFlow" + code, scope)
+    (code,) = [part.split("```", 1)[0] for part in text.split("```python\n")[1:] if "class MyMeanFlow" in part]
+    scope: dict[str, Any] = {}
+    exec(code, scope)
     model, x, cond = Counting(made()), random(10, 2, 4, 4), af.Cond(labels=torch.arange(10) % 4)
     mine = scope["MyMeanFlow"]()(model, x, cond, 0, torch.Generator().manual_seed(4))
     assert (model.graph, model.constant, model.tangent) == (10, 0, 5)
