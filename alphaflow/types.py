@@ -150,8 +150,12 @@ class Batch:
 
     def pinned(self) -> Batch:
         """The same batch in page-locked memory, from which a GPU copies while it works."""
-        cond = Cond(**{name: tensor.pin_memory() for name, tensor in self.cond.tensors.items()})
-        return Batch(self.x.pin_memory(), cond, None if self.std is None else self.std.pin_memory())
+
+        def pinned(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
+
+        cond = Cond(**{name: pinned(tensor) for name, tensor in self.cond.tensors.items()})
+        return Batch(pinned(self.x), cond, None if self.std is None else pinned(self.std))
 
     def split(self, size: int) -> list[Batch]:
         """The batch in parts of at most so many samples."""

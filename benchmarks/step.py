@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from measure import interleaved, peak_bytes, pin, ratios, spread, write
-from plain import PlainDiT, flow_matching, subset, whole_batch
+from plain import PlainDiT, flow_matching, one_jvp, subset, whole_batch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -47,6 +47,7 @@ PLAIN: dict[str, tuple[Callable[..., Tensor], bool]] = {
     "(a) 0.75": (partial(whole_batch, share=0.75), False),
     "(a) 0.75, guidance": (partial(whole_batch, share=0.75, kappa=0.5, none=CLASSES), False),
     "(b) 0.5": (partial(subset, share=0.5), True),
+    "(c) 0.75": (partial(one_jvp, share=0.75), False),
 }
 GOALS = {
     "α = 0, 0.75": "≤ 1.10", "α = 0, 0.5": "≤ 1.20", "α = 0, 0.25": "≤ 1.30", "α = 0, 0.5, guidance": "≤ 1.50",
@@ -56,6 +57,7 @@ AGAINST = [
     ("(a) 0.75", "α = 0, 0.75", "≥ 1.9"),
     ("(a) 0.75, guidance", "α = 0, 0.75, guidance", "≥ 1.8"),
     ("(b) 0.5", "α = 0, 0.5", "≥ 1.35"),
+    ("(c) 0.75", "α = 0, 0.75", ""),
     ("flow matching", "bare flow matching", "≤ 1.02"),
 ]
 
@@ -103,9 +105,9 @@ def step(name: str, arguments: argparse.Namespace, batch: int) -> Callable[[], o
     def run() -> None:
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
             total = work()
-        optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return run
 

@@ -117,7 +117,8 @@ def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
 
     trainer = Trainer(recipe, seed=seed, **rest)
     trainer.model.train()
-    losses = [trainer.train_step().total.item() for _ in range(2)]
+    with trainer.feed:
+        losses = [trainer.train_step().total.item() for _ in range(2)]
     print(f"dry run: two steps on {trainer.device}, losses {losses[0]:.4f} and {losses[1]:.4f}; nothing was written")
 
 

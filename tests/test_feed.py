@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +26,17 @@ def feed(ahead: int, batch_size: int = 48) -> Feed:
     return Feed(data, shared_out(data, World()), CPU, ahead)
 
 
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "alphaflow-feed"]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    gc.collect()
+    assert not readers()
+
+
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_the_same_batches_and_places(ahead: int) -> None:
     read, plain = feed(ahead), iter(af.Digits(batch_size=48, seed=3))
@@ -37,7 +52,7 @@ def test_the_same_batches_and_places(ahead: int) -> None:
     assert read.dataset.state_dict() == counted.state_dict()
     assert torch.equal(next(read).x, next(plain).x)
     read.rewind()
-    assert not [thread for thread in threading.enumerate() if "_read_ahead" in thread.name]
+    assert not readers()
 
 
 def test_going_back_and_another_order() -> None:
@@ -113,3 +128,48 @@ def test_a_run_that_reads_ahead_resumes_exactly(tmp_path: Path) -> None:
         load_file(tmp_path / run / "checkpoints" / "step-00000009" / "model.safetensors") for run in ("plain", "ahead")
     )
     assert all(torch.equal(plain[name], ahead[name]) for name in plain)
+
+
+def test_training_that_fails_leaves_the_data_where_it_stood() -> None:
+    torch.manual_seed(0)
+    recipe = af.find_recipe("digits")(steps=9, width=32, depth=1, batch_size=16)
+    trainer = af.Trainer(recipe)
+    trainer.feed = Feed(recipe.dataset, recipe.dataset, trainer.device, 3)
+    steps = iter(range(4))
+    own = trainer.train_step
+
+    def failing() -> Any:
+        if next(steps, None) is None:
+            raise af.UserError("broken")
+        return own()
+
+    trainer.train_step = failing  # type: ignore[method-assign]
+    with pytest.raises(af.UserError, match="broken"):
+        trainer.fit()
+    assert not readers()
+    assert recipe.dataset.state_dict()["position"] == 4 * 16
+
+
+def test_a_process_that_ends_while_reading_ends_well() -> None:
+    """The thread is inside an operation of PyTorch's when the process wants to go."""
+    code = """
+import alphaflow as af, torch
+from alphaflow.training.feed import Feed
+class Slow(af.Digits):
+    def fetch(self, indices, generator=None):
+        for _ in range(20):
+            torch.randn(700, 700) @ torch.randn(700, 700)
+        return super().fetch(indices, generator)
+data = Slow(batch_size=8, seed=0)
+feed = Feed(data, data, torch.device("cpu"), 2)
+next(feed), next(feed)
+"""
+    path = str(Path(af.__file__).resolve().parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

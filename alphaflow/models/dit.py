@@ -90,6 +90,12 @@ class DiT(nn.Module):
 
     offers_tangent: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass with a ``forward`` of its own offers no tangent unless it says so."""
+        super().__init_subclass__(**options)
+        if "forward" in cls.__dict__ and "offers_tangent" not in cls.__dict__:
+            cls.offers_tangent = False
+
     def __init__(
         self,
         shape: tuple[int, ...],

@@ -17,15 +17,16 @@ def recomputed(block: nn.Module, tokens: Value, c: Value) -> Value:
     if isinstance(tokens, Tensor) or torch.compiler.is_compiling():  # a compiler drops what the backward pass needs not
         out: Value = checkpoint(block, tokens, c, use_reentrant=False)
         return out
-    tangents: list[Tensor] = []
+    given, tangents = [tokens.tangent, c.tangent], []  # emptied: the backward pass's closure shall hold none
 
     def values(tokens_value: Tensor, c_value: Tensor) -> Tensor:
-        if tangents:  # the backward pass
+        if not given:  # the backward pass
             again: Tensor = block(tokens_value, c_value)
             return again
-        found: Dual = block(Dual(tokens_value, tokens.tangent), Dual(c_value, c.tangent))
+        found: Dual = block(Dual(tokens_value, given[0]), Dual(c_value, given[1]))
+        given.clear()
         tangents.append(found.tangent)
         return found.value
 
     value: Tensor = checkpoint(values, tokens.value, c.value, use_reentrant=False)
-    return Dual(value, tangents[0])
+    return Dual(value, tangents.pop())

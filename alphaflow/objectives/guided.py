@@ -59,9 +59,10 @@ def guided_velocity(
         return GuidedVelocity(v)
     counts = nowhere if mix is None else mix.own != 0
     later = nowhere if predicted is None else predicted & counts
-    asked = [((counts & ~later) | (nowhere if wanted is None else wanted), cond)]
+    own_for = (counts & ~later) | (nowhere if wanted is None else wanted)
+    asked = [(own_for, cond if guidance is None else guidance.instant(cond, t))]
     if guidance is not None and mix is not None:
-        asked = [(asked[0][0], guidance.instant(cond, t)), (mix.free != 0, guidance.unconditional(cond))]
+        asked.append((mix.free != 0, guidance.unconditional(cond)))
     own, *free = _instantaneous(model, z, t, asked)
     if mix is None:
         return GuidedVelocity(v, None, own.to(v.dtype))

@@ -8,6 +8,7 @@ derivative for the first samples of it, in one pass: the tangents need no second
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -48,7 +49,7 @@ def linear(layer: nn.Linear, x: Value) -> Value:
     if isinstance(x, Tensor):
         out: Tensor = layer(x)
         return out
-    if type(layer) is not nn.Linear:  # an adapter, for example, that does more than its weight says
+    if not _plain(layer, nn.Linear):
         return through(layer, x)
     return Dual(layer(x.value), _mapped(x.tangent, layer.weight))
 
@@ -61,6 +62,8 @@ def layer_norm(layer: nn.LayerNorm, x: Value) -> Value:
     if isinstance(x, Tensor):
         out: Tensor = layer(x)
         return out
+    if not _plain(layer, nn.LayerNorm):
+        return through(layer, x)
     value, mean, rstd = torch.native_layer_norm(x.value, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
     return Dual(value, _normalised(layer, x, mean, rstd))
 
@@ -142,12 +145,27 @@ def chunk(x: Value, parts: int, dim: int) -> tuple[Value, ...]:
 
 
 def through(function: Callable[[Tensor], Tensor], x: Value) -> Value:
-    """Any function of the samples, each on its own; its tangent by ``torch.func.jvp``, which computes values again."""
+    """Any function of the samples, each on its own; its tangent by ``torch.func.jvp``, which computes values again.
+
+    Both draw the same random numbers, if any.
+    """
     if isinstance(x, Tensor):
         return function(x)
-    with torch.no_grad():
+    with torch.no_grad(), _same_randomness(x.value):
         found: Any = torch.func.jvp(function, (x.first,), (x.tangent,))
     return Dual(function(x.value), found[1].detach())
+
+
+def _plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer does what its kind does and no more, as an adapter or one with hooks may."""
+    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+
+
+def _same_randomness(x: Tensor) -> Any:
+    """A context after which the generators stand where they stood before."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return torch.random.fork_rng([x.device] if x.is_cuda else [])
 
 
 @torch.no_grad()

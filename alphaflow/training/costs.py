@@ -171,9 +171,10 @@ def seconds_a_step(recipe: Recipe, step: int, device: torch.device, count: int) 
     trainer = Trainer(replace(recipe, model=copy.deepcopy(recipe.model)), device=device)
     trainer.model.train()
     times = []
-    for _ in range(count + 1):
-        trainer.step = step
-        before = time.perf_counter()
-        trainer.train_step()
-        times.append(time.perf_counter() - before)
+    with trainer.feed:
+        for _ in range(count + 1):
+            trainer.step = step
+            before = time.perf_counter()
+            trainer.train_step()
+            times.append(time.perf_counter() - before)
     return statistics.median(times[1:])

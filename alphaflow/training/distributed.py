@@ -142,8 +142,9 @@ def leave() -> None:
 class Replicated:
     """A network on every process, as the objective calls it: with gradient through DistributedDataParallel.
 
-    Without gradient (targets, tangents by ``torch.func.jvp``, guidance) the network itself is called: there is
-    nothing to average then, and DistributedDataParallel can't be differentiated forward.
+    Without gradient (targets, guidance, derivatives by ``torch.func.jvp``) the network itself is called: there is
+    nothing to average then, and DistributedDataParallel can't be differentiated forward. A network's own tangent comes
+    with its prediction, through DistributedDataParallel.
 
     Args:
         model: the network.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from typing import Any
 
 import torch
@@ -45,8 +46,7 @@ class Feed:
         self.ahead = ahead if isinstance(dataset, IndexedDataset) else 0
         self._batches: Iterator[Batch] | None = None
         self._queue: Queue[_Read] = Queue(max(self.ahead, 1))
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._end: weakref.finalize[..., Feed] | None = None  # ends the thread, with this object or the process
         self._state: dict[str, Any] | None = None
 
     def __next__(self) -> Batch:
@@ -55,11 +55,12 @@ class Feed:
             self._batches = iter(self.parts)
         if not self.ahead:
             return next(self._batches).to(self.device)
-        if self._thread is None:
-            self._state = self.dataset.state_dict()
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._read_ahead, args=(self._batches,), daemon=True)
-            self._thread.start()
+        if self._end is None:
+            self._state, stop = self.dataset.state_dict(), threading.Event()
+            work = (self.dataset, self._batches, self._queue, stop, self.device.type == "cuda")
+            thread = threading.Thread(target=_read_ahead, args=work, name="alphaflow-feed", daemon=True)
+            thread.start()
+            self._end = weakref.finalize(self, _end, thread, stop)
         read = self._queue.get()
         if read.batch is None:
             self._join()
@@ -67,6 +68,14 @@ class Feed:
             raise read.error
         self._state = read.state
         return read.batch.to(self.device)
+
+    def __enter__(self) -> Feed:
+        """Reads for the time of a ``with``."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """As `rewind`."""
+        self.rewind()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands after the batches that were taken."""
@@ -86,34 +95,39 @@ class Feed:
 
     def rewind(self) -> None:
         """Ends reading ahead, until the next batch is asked for: the dataset stands where the last one taken ends."""
-        if self._thread is not None and self._state is not None:
+        if self._end is not None and self._state is not None:
             self.load_state_dict(self._state)
 
     def _join(self) -> None:
         """Ends the thread and forgets what it has read."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        while True:
-            try:
-                self._queue.get_nowait()
-            except Empty:
-                break
-        self._thread = self._batches = self._state = None
+        if self._end is not None:
+            self._end()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._end = self._batches = self._state = None
 
-    def _read_ahead(self, batches: Iterator[Batch]) -> None:
-        pin = self.device.type == "cuda"
-        while not self._stop.is_set():
+
+def _end(thread: threading.Thread, stop: threading.Event) -> None:
+    stop.set()
+    if thread is not threading.current_thread():  # collecting garbage
+        thread.join()
+
+
+def _read_ahead(
+    dataset: Dataset, batches: Iterator[Batch], queue: Queue[_Read], stop: threading.Event, pin: bool
+) -> None:
+    """The thread's work. It doesn't hold the Feed, whose end is its own."""
+    while not stop.is_set():
+        try:
+            batch = next(batches)
+            read = _Read(batch.pinned() if pin else batch, dataset.state_dict())
+        except BaseException as error:
+            read = _Read(error=error)
+        while not stop.is_set():
             try:
-                batch = next(batches)
-                read = _Read(batch.pinned() if pin else batch, self.dataset.state_dict())
-            except BaseException as error:
-                read = _Read(error=error)
-            while not self._stop.is_set():
-                try:
-                    self._queue.put(read, timeout=0.05)
-                    break
-                except Full:
-                    continue
-            if read.batch is None:
-                return
+                queue.put(read, timeout=0.05)
+                break
+            except Full:
+                continue
+        if read.batch is None:
+            return

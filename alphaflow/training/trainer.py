@@ -166,7 +166,7 @@ class Trainer:
         steps, saved = self.recipe.steps, self._loaded
         self.model.train()
         self.report.meter = Meter()
-        with self.display as display, self.stop:
+        with self.feed, self.display as display, self.stop:
             display.start(self.step, steps)
             while self.step < steps and not self.stopped:
                 before = self.step
@@ -179,7 +179,6 @@ class Trainer:
             if saved != self.step and self.step > 0:
                 self.save()
             self.wait()
-        self.feed.rewind()
         self.report.close()
 
     def _after_step(self, saved: int) -> int:
