@@ -39,15 +39,17 @@ def steps(found: Found) -> str:
         [
             row["step"],
             spread(row["ratios"]),
+            f"{row['fastest']:.2f}",
             f"{row['bytes'] / unit:.2f}",
             *([f"{row['mfu']:.0%}"] if row["mfu"] else [""] * mfu),
         ]
         for row in own
     ]
-    against = [[row["step"], row["unit"], spread(row["ratios"])] for row in found["rows"] if "unit" in row]
-    text = markdown(["step", "÷ flow matching", "memory ÷ its", *(["MFU"] * mfu)], rows)
+    pairs = [row for row in found["rows"] if "unit" in row]
+    against = [[row["step"], row["unit"], spread(row["ratios"]), f"{row['fastest']:.2f}"] for row in pairs]
+    text = markdown(["step", "÷ flow matching", "fastest ÷ its", "memory ÷ its", *(["MFU"] * mfu)], rows)
     if against:
-        text += "\n\n" + markdown(["", "÷", ""], against)
+        text += "\n\n" + markdown(["", "÷", "", "of the fastest"], against)
     unit_seconds = own[0]["seconds"]
     settings = found["settings"]
     name = (
