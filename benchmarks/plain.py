@@ -6,6 +6,7 @@ The network is `alphaflow.DiT` in ordinary PyTorch, block for block as in timm, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -125,8 +126,7 @@ def flow_matching(model: Network, x: Tensor, labels: Tensor) -> Tensor:
     t = torch.sigmoid(torch.randn(len(x), device=x.device) - 0.4)
     noise = torch.randn_like(x)
     at = t[:, None, None, None]
-    error = (model((1 - at) * x + at * noise, t, t, labels) - (noise - x)).square().flatten(1).mean(1)
-    return (error / (error.detach() + 1e-3)).mean()
+    return weighted(model((1 - at) * x + at * noise, t, t, labels), noise - x)
 
 
 def times(b: int, share: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -135,12 +135,37 @@ def times(b: int, share: float, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.where(torch.arange(b, device=device) < b - int(share * b), r, t), t
 
 
-def guided(model: Network, z: Tensor, t: Tensor, labels: Tensor, none: int, v: Tensor, kappa: float) -> Tensor:
-    """ω = 1: v + κ·(u(z, t, t, y) − u(z, t, t, ∅)), two forward passes of the whole batch, one after the other."""
-    if not kappa:
-        return v
-    with torch.no_grad():
-        return v + kappa * (model(z, t, t, labels) - model(z, t, t, torch.full_like(labels, none)))
+@dataclass(frozen=True)
+class Draw:
+    """What all of MeanFlow's steps begin with."""
+
+    r: Tensor
+    t: Tensor
+    z: Tensor
+    v: Tensor
+    labels: Tensor
+
+
+def draw(model: Network, x: Tensor, labels: Tensor, share: float, kappa: float = 0.0, none: int = 0) -> Draw:
+    """Times, noise and dropped labels; with κ, ω = 1 also guidance: v + κ·(u(z, t, t, y) − u(z, t, t, ∅)).
+
+    Guidance takes two forward passes of the whole batch, one after the other.
+    """
+    r, t = times(len(x), share, x.device)
+    noise = torch.randn_like(x)
+    at = t[:, None, None, None]
+    z, v = (1 - at) * x + at * noise, noise - x
+    if kappa:
+        labels = torch.where(torch.rand(len(x), device=x.device) < 0.1, none, labels)
+        with torch.no_grad():
+            v = v + kappa * (model(z, t, t, labels) - model(z, t, t, torch.full_like(labels, none)))
+    return Draw(r, t, z, v, labels)
+
+
+def weighted(u: Tensor, target: Tensor) -> Tensor:
+    """The squared error with the adaptive weight."""
+    error = (u - target.detach()).square().flatten(1).mean(1)
+    return (error / (error.detach() + 1e-3)).mean()
 
 
 def whole_batch(
@@ -151,35 +176,19 @@ def whole_batch(
     Attention is PyTorch's fused one in the forward pass; forward-mode AD needs its plain kernel. The jvp runs with
     gradients on, so it builds a graph that is never used, which costs time and most of the memory.
     """
-    r, t = times(len(x), share, x.device)
-    noise = torch.randn_like(x)
-    at = t[:, None, None, None]
-    labels = torch.where(torch.rand(len(x), device=x.device) < (0.1 if kappa else 0.0), none, labels)
-    z = (1 - at) * x + at * noise
-    v = guided(model, z, t, labels, none, noise - x, kappa)
-    u = model(z, r, t, labels)
+    d = draw(model, x, labels, share, kappa, none)
+    u = model(d.z, d.r, d.t, d.labels)
     with sdpa_kernel(SDPBackend.MATH):
-        _, dudt = torch.func.jvp(
-            lambda z, t: model(z, r, t, labels), (z, t), (v, torch.ones_like(t))
-        )  # fmt: skip
-    target = (v - (t - r)[:, None, None, None] * dudt).detach()
-    error = (u - target).square().flatten(1).mean(1)
-    return (error / (error.detach() + 1e-3)).mean()
+        _, dudt = torch.func.jvp(lambda z, t: model(z, d.r, t, d.labels), (d.z, d.t), (d.v, torch.ones_like(d.t)))
+    return weighted(u, d.v - (d.t - d.r)[:, None, None, None] * dudt)
 
 
 def one_jvp(model: Network, x: Tensor, labels: Tensor, *, share: float) -> Tensor:
     """MeanFlow's step, (c): prediction and derivative of the whole batch by one jvp (arXiv 2505.13447, algorithm 1)."""
-    r, t = times(len(x), share, x.device)
-    noise = torch.randn_like(x)
-    at = t[:, None, None, None]
-    v = noise - x
+    d = draw(model, x, labels, share)
     with sdpa_kernel(SDPBackend.MATH):
-        u, dudt = torch.func.jvp(
-            lambda z, t: model(z, r, t, labels), ((1 - at) * x + at * noise, t), (v, torch.ones_like(t))
-        )  # fmt: skip
-        target = (v - (t - r)[:, None, None, None] * dudt).detach()
-        error = (u - target).square().flatten(1).mean(1)
-    return (error / (error.detach() + 1e-3)).mean()
+        u, dudt = torch.func.jvp(lambda z, t: model(z, d.r, t, d.labels), (d.z, d.t), (d.v, torch.ones_like(d.t)))
+    return weighted(u, d.v - (d.t - d.r)[:, None, None, None] * dudt)
 
 
 def subset(model: Network, x: Tensor, labels: Tensor, *, share: float, kappa: float = 0.0, none: int = 0) -> Tensor:
@@ -187,18 +196,12 @@ def subset(model: Network, x: Tensor, labels: Tensor, *, share: float, kappa: fl
 
     For a network whose attention is written out: fused attention can't be differentiated twice.
     """
-    r, t = times(len(x), share, x.device)
-    noise = torch.randn_like(x)
-    at = t[:, None, None, None]
-    labels = torch.where(torch.rand(len(x), device=x.device) < (0.1 if kappa else 0.0), none, labels)
-    z = (1 - at) * x + at * noise
-    v = guided(model, z, t, labels, none, noise - x, kappa)
-    u = model(z, r, t, labels)
+    d = draw(model, x, labels, share, kappa, none)
+    u = model(d.z, d.r, d.t, d.labels)
     n = len(x) - int(share * len(x))
-    target = v.clone()
     _, dudt = torch.autograd.functional.jvp(
-        lambda z, t: model(z, r[:n], t, labels[:n]), (z[:n], t[:n]), (v[:n], torch.ones_like(t[:n]))
+        lambda z, t: model(z, d.r[:n], t, d.labels[:n]), (d.z[:n], d.t[:n]), (d.v[:n], torch.ones_like(d.t[:n]))
     )
-    target[:n] -= (t - r)[:n, None, None, None] * dudt
-    error = (u - target.detach()).square().flatten(1).mean(1)
-    return (error / (error.detach() + 1e-3)).mean()
+    target = d.v.clone()
+    target[:n] -= (d.t - d.r)[:n, None, None, None] * dudt
+    return weighted(u, target)

@@ -185,8 +185,7 @@ class DiT(nn.Module):
         cond = Cond() if cond is None else cond
         if along is None:
             return self._run(z, t, r, cond, velocity)[0]
-        out, dudt = self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)
-        return out, dudt
+        return self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)
 
     def _run(self, z: Value, t: Value, r: Time, cond: Cond, velocity: bool) -> tuple[Any, Tensor | None]:
         """The output, u or (u, v), and the tangent of u where there is one."""

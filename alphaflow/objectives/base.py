@@ -216,10 +216,9 @@ class Objective(Compact, ABC):
         if self.teacher is not None:
             with torch.no_grad():
                 v = self.teacher(z, t, t, cond.without("guidance")).to(v.dtype)
-        first = torch.arange(b, device=x.device) < few
-        later, wanted = ~first if predicted else None, first if self.wants_own else None
+        flow, wanted = self.flow_model(model), self.wants_own
         guided = guided_velocity(
-            self.guidance, self.flow_model(model), z, t, cond, v, dropped, predicted=later, wanted=wanted
+            self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
         )
         return Draw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
 

@@ -37,8 +37,9 @@ def guided_velocity(
     v: Sample,
     dropped: Tensor,
     *,
-    predicted: Tensor | None = None,
-    wanted: Tensor | None = None,
+    few: int = 0,
+    predicted: bool = False,
+    wanted: bool = False,
 ) -> GuidedVelocity:
     """ṽ in place of v. The network runs only where its output counts, in one batch.
 
@@ -50,16 +51,17 @@ def guided_velocity(
         cond: the condition after `TrainedGuidance.drop`.
         v: the conditional velocity ε − x (b, …).
         dropped: the mask (b,) that ``drop`` gave.
-        predicted: a mask (b,) of samples whose u⁻(z_t, t, t, y) the prediction will give: it is left for ``rest``.
-        wanted: a mask (b,) of samples for which it is wanted in any case, as ``own``.
+        few: how many samples, the first ones, are few-step; the others have r = t.
+        predicted: the prediction will give u⁻(z_t, t, t, y) of those with r = t: it is left for ``rest``.
+        wanted: that of the few-step ones is wanted in any case, as ``own``.
     """
     mix = None if guidance is None else guidance.mix(cond, t, dropped)
-    nowhere = torch.zeros_like(t, dtype=torch.bool)
-    if mix is None and wanted is None:
+    if mix is None and not wanted:
         return GuidedVelocity(v)
-    counts = nowhere if mix is None else mix.own != 0
-    later = nowhere if predicted is None else predicted & counts
-    own_for = (counts & ~later) | (nowhere if wanted is None else wanted)
+    first = torch.arange(len(t), device=t.device) < few
+    counts = torch.zeros_like(first) if mix is None else mix.own != 0
+    later = counts & ~first & predicted
+    own_for = (counts & ~later) | (first & wanted)
     asked = [(own_for, cond if guidance is None else guidance.instant(cond, t))]
     if guidance is not None and mix is not None:
         asked.append((mix.free != 0, guidance.unconditional(cond)))
@@ -68,7 +70,7 @@ def guided_velocity(
         return GuidedVelocity(v, None, own.to(v.dtype))
     now = expand(torch.where(later, 0, mix.own), v)
     mixed = expand(mix.data, v) * v + now * own + expand(mix.free, v) * free[0]
-    rest = None if predicted is None else torch.where(later, mix.own, 0)
+    rest = torch.where(later, mix.own, 0) if predicted else None
     return GuidedVelocity(mixed.to(v.dtype), rest, own.to(v.dtype))
 
 
