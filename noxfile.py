@@ -37,7 +37,11 @@ def types(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Benchmarks: tables here and in docs/speed.md, JSON in benchmarks/results/; `-- gpu` for those of a GPU."""
     session.install(".[diffusers]")
-    names = ["gpu"] if session.posargs == ["gpu"] else ["step", "attention", "sample", "overhead", "loader", "failures"]
+    names = (
+        ["gpu"]
+        if session.posargs == ["gpu"]
+        else ["step", "attention", "sample", "overhead", "loader", "failures", "evaluate"]
+    )
     for name in names:
         session.run("python", f"benchmarks/{name}.py")
     session.run("python", "benchmarks/tables.py")

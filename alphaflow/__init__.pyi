@@ -23,7 +23,11 @@ from .diagnostics.gradients import Conflict as Conflict
 from .diagnostics.gradients import measure_conflict as measure_conflict
 from .diagnostics.probe import Probe as Probe
 from .errors import UserError as UserError
-from .evaluate import Evaluation as Evaluation
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.in_training import Evaluation as Evaluation
+from .evaluation.reference import Reference as Reference
+from .evaluation.result import Result as Result
+from .evaluation.sources import Images as Images
 from .flow import expand as expand
 from .flow import interpolate as interpolate
 from .flow import jump as jump
@@ -33,11 +37,12 @@ from .guidance import Guidance as Guidance
 from .guidance import GuidanceInputs as GuidanceInputs
 from .guidance import guidance_setting as guidance_setting
 from .metrics.frechet import Moments as Moments
+from .metrics.frechet import RunningMoments as RunningMoments
 from .metrics.frechet import frechet_distance as frechet_distance
+from .metrics.kernels import kernel_distance as kernel_distance
 from .metrics.neighbours import label_agreement as label_agreement
 from .metrics.neighbours import precision_recall as precision_recall
-from .metrics.pixels import ImageSet as ImageSet
-from .metrics.pixels import measure as measure
+from .metrics.scores import InceptionScore as InceptionScore
 from .metrics.sliced import sliced_wasserstein as sliced_wasserstein
 from .models.dit import DiT as DiT
 from .objectives.alpha_flow import AlphaFlow as AlphaFlow

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .autoencoders.base import Autoencoder
 from .autoencoders.pixels import Pixels
-from .data.base import to_bytes
+from .data.base import finite_bytes
 from .data.labels import balanced_labels
 from .describe import rebuild
 from .errors import UserError
@@ -56,6 +58,7 @@ class Run:
         shape: of one sample, channels first.
         classes, class_names: the number of classes or None, and their names.
         step: the checkpoint's step.
+        ema: whether the weights are the averaged ones.
 
     Raises:
         UserError: the folder is no run, has no such checkpoint, or the checkpoint is damaged.
@@ -78,6 +81,7 @@ class Run:
         """A recipe in training as a run, to sample this network of it: nothing is on disk, nothing is loaded."""
         run = cls.__new__(cls)
         run.device, run.model, run._recipe, run.step, run.record = device, model, recipe, 0, {}
+        run.ema = True
         run.samplers = dict(recipe.samplers)
         run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
         run.shape, run.classes = tuple(recipe.dataset.shape), recipe.dataset.classes
@@ -88,7 +92,7 @@ class Run:
     def load(self, place: Path, *, ema: bool = True) -> None:
         """Takes over the weights of one of the run's checkpoints, a folder."""
         checkpoint.load_weights(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), self.model)
-        self.step = step_of(place)
+        self.step, self.ema = step_of(place), ema
 
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
@@ -157,26 +161,32 @@ class Run:
             batch_size: samples at a time.
             guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
         """
+        if labels is None and self.classes:
+            labels = balanced_labels(count, self.classes)
+        maker = self.maker(nfe, seed=seed, guidance=guidance)
+        ends = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        return torch.cat([maker(i, j, None if labels is None else labels[i:j]) for i, j in ends])
+
+    def maker(self, nfe: int, *, seed: int = 0, guidance: Guide | None = None) -> Maker:
+        """Makes samples part by part, in any order; arguments as those of `sample`.
+
+        Raises:
+            UserError: as `sampler`; or nothing turns the run's samples into pixels.
+        """
         sampler = self.sampler(nfe, guidance)
         if isinstance(self.autoencoder, Pixels) and self.shape[0] not in (1, 3):
             raise UserError(
                 f"the run's samples have {self.shape[0]} channels and nothing decodes them: its recipe names no "
                 "autoencoder; give the one that the data were encoded with, af.Recipe(…, autoencoder=…)"
             )
-        if labels is None and self.classes:
-            labels = balanced_labels(count, self.classes)
-        noise_source = torch.Generator().manual_seed(seed)
-        fresh = torch.Generator(self.device).manual_seed(seed)
-        pixels = []
-        for start in range(0, count, batch_size):
-            n = min(batch_size, count - start)
-            noise = torch.stack([torch.randn(self.shape, generator=noise_source) for _ in range(n)])
-            cond = Cond() if labels is None else Cond(labels=labels[start : start + n])
-            if guidance is not None and self.takes_guidance:
-                cond = cond.replace(guidance=guidance_setting(n, guidance.scale, guidance.interval))
-            x = sampler(self.model, noise.to(self.device), cond.to(self.device), fresh)
-            pixels.append(to_bytes(self.autoencoder.decode(x)).cpu())
-        return torch.cat(pixels)
+        return Maker(self, sampler, seed, guidance)
+
+    @cached_property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """Of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, where latents are decoded."""
+        if isinstance(self.autoencoder, Pixels):
+            return self.shape
+        return tuple(self.autoencoder.decode(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
 
     def _open(self) -> None:
         record = self.record
@@ -194,6 +204,42 @@ class Run:
         self.model = cast(nn.Module, rebuild(record["model"]))
         self.samplers = {int(nfe): cast(Sampler, rebuild(part)) for nfe, part in record["samplers"].items()}
         self.autoencoder = autoencoder_on(cast(Autoencoder, rebuild(record["autoencoder"])), self.device)
+
+
+class Maker:
+    """Samples of a run, part by part. Sample i has the same noise whatever the parts are, and the same at every NFE.
+
+    (The fresh noise of consistency sampling is drawn for each part, from the seed and the part's first sample.)
+    """
+
+    def __init__(self, run: Run, sampler: Sampler, seed: int, guidance: Guide | None) -> None:
+        self.run, self.sampler, self.seed, self.guidance = run, sampler, seed, guidance
+        self._drawn = 0
+        self._source = torch.Generator().manual_seed(seed)
+
+    def __call__(self, start: int, stop: int, labels: Labels | None = None) -> Tensor:
+        """Samples ``start`` up to ``stop``, 8-bit pixels (b, …); labels (b,), or None for a run without classes.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        run, count = self.run, stop - start
+        noise = self._noise(start, stop).to(run.device)
+        cond = Cond() if labels is None else Cond(labels=labels)
+        if self.guidance is not None and run.takes_guidance:
+            cond = cond.replace(guidance=guidance_setting(count, self.guidance.scale, self.guidance.interval))
+        own = np.random.SeedSequence((self.seed, start)).generate_state(1, np.uint64)[0] >> 1
+        fresh = torch.Generator(run.device).manual_seed(int(own) if start else self.seed)
+        x = self.sampler(run.model, noise, cond.to(run.device), fresh)
+        return finite_bytes(run.autoencoder.decode(x), start)
+
+    def _noise(self, start: int, stop: int) -> Tensor:
+        if start < self._drawn:
+            self._drawn, self._source = 0, torch.Generator().manual_seed(self.seed)
+        for _ in range(self._drawn, start):
+            torch.randn(self.run.shape, generator=self._source)
+        self._drawn = stop
+        return torch.stack([torch.randn(self.run.shape, generator=self._source) for _ in range(start, stop)])
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

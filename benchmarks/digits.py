@@ -25,7 +25,7 @@ from rich.table import Table
 
 METHODS = ("flow-matching", "mean-flow", "alpha-flow")
 NFES = (1, 2, 4)
-METRICS = ("pixel-fd", "precision", "recall", "agreement")
+METRICS = ("pixel-fd", "pixel-precision", "pixel-recall", "agreement")
 
 
 def alphaflow(*arguments: object) -> None:

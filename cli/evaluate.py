@@ -1,131 +1,178 @@
-"""`alphaflow evaluate`: metrics of a run or of images on disk, as a table and as JSON."""
+"""`alphaflow evaluate`: metrics of a run, or of pictures or clips on disk, as a table, JSON and CSV."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, Seed, guide, integers
+from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, WeightsOption, guide, integers
+from .options import weights as weights_of
+from .progress import shown
 
 if TYPE_CHECKING:
-    from alphaflow.evaluate import Measured, Reference
-    from alphaflow.run import Guide, Run
+    import torch
 
-_COLUMNS = {
-    "pixel-fd": ("pixel FD ↓", "{:.3f}"),
-    "precision": ("precision ↑", "{:.3f}"),
-    "recall": ("recall ↑", "{:.3f}"),
-    "agreement": ("agreement ↑", "{:.4f}"),
-}
+    from alphaflow.evaluation.result import Result
+    from alphaflow.run import Run
+
+
+Target = Annotated[str, typer.Argument(help="A run's folder; or pictures or clips: a folder, a zip, an .npz, shards.")]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        help="Real ones: the same forms, a file of `alphaflow stats`, ADM's .npz with mu and sigma, or digits.",
+        show_default="the run's training data",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        help="fid, is, kid, pr, fdd (DINOv2), clip-fd, vgg-pr; clips: fvd, cd-fvd; pixel-fd, pixel-pr, agreement.",
+        show_default="fid,is; fvd; pixel metrics under 32 pixels",
+    ),
+]
+Nfes = Annotated[str, typer.Option(help="Numbers of network evaluations, for example 1,2,4.")]
+Seeds = Annotated[str, typer.Option(help="Of the noise; several, 0,1,2, for means and deviations.")]
+Count = Annotated[
+    int | None,
+    typer.Option(
+        help="Samples at each, every class equally often.",
+        min=1,
+        show_default="50000; of clips 2048; for pixel metrics 2000",
+    ),
+]
+Size = Annotated[int | None, typer.Option(help="Crop and scale files to this size.", min=1, show_default="as they are")]
+Json = Annotated[Path | None, typer.Option(help="Write figures and protocol to this file.")]
+Csv = Annotated[Path | None, typer.Option(help="Append a row for each set to this file.")]
+Save = Annotated[Path | None, typer.Option(help="Write all samples to this folder, as PNG files.")]
+Pictures = Annotated[
+    Path | None, typer.Option(help="Write grids, nearest real pictures, and the worst classes to this folder.")
+]
 
 
 def evaluate(
-    target: Annotated[Path, typer.Argument(help="A run's folder; or images: a folder, a zip, an .npz.")],
+    target: Target,
     *,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="Real images: a folder, a zip, an .npz.", show_default="the run's training data"),
-    ] = None,
-    metrics: Annotated[
-        str, typer.Option(help="pixel-fd, pr (precision and recall), agreement (labels against neighbours).")
-    ] = "pixel-fd,pr,agreement",
-    nfe: Annotated[str, typer.Option(help="Numbers of network evaluations, for example 1,2,4.")] = "1",
+    reference: ReferenceOption = None,
+    metrics: Metrics = None,
+    nfe: Nfes = "1",
     guidance: Guidance = None,
     guidance_interval: GuidanceInterval = "0,1",
-    count: Annotated[int, typer.Option(help="Samples at each, every class equally often.", min=1)] = 2000,
-    seed: Seed = 0,
-    size: Annotated[
-        int | None, typer.Option(help="Crop and scale image files to this size.", show_default="as they are")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    count: Count = None,
+    seed: Seeds = "0",
+    size: Size = None,
+    weights: WeightsOption = None,
+    json: Json = None,
+    csv: Csv = None,
+    save: Save = None,
+    pictures: Pictures = None,
     checkpoint: Checkpoint = None,
     raw: Raw = False,
+    batch_size: Annotated[int, typer.Option(help="Samples made or read at once.", min=1)] = 128,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Measure a run, or images on disk, against real images. These metrics look at raw pixels and need no download."""
-    from alphaflow.evaluate import evaluate_images, real_halves
-    from alphaflow.files import write_json
-    from alphaflow.metrics.pixels import check_metrics
-    from alphaflow.training.run_folder import versions
+    """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
+    from alphaflow.evaluation.evaluate import evaluate as measure
+    from alphaflow.training.device import find_device
+    from alphaflow.training.distributed import join
 
-    names = metrics.split(",")
-    check_metrics(names)
-    record: dict[str, object] = {"target": str(target), "metrics": names, "versions": versions()}
-    if target.is_dir() and (target / "run.json").is_file():
-        run = _open(target, checkpoint, raw, device)
-        nfes, guided = integers(nfe, "--nfe"), guide(guidance, guidance_interval)
-        real, rows = _run(run, reference, size, nfes, count, seed, names, guided)
-        record |= {"checkpoint": run.step, "weights": "raw" if raw else "ema", "seed": seed}
-        record |= {"guidance": None if guided is None else asdict(guided)}
-    else:
-        real = _reference(target, reference, size)
-        rows = [evaluate_images(target, real, names, size)]
-    halves = real_halves(real, names)
-    rows += [] if halves is None else [halves]
-    record |= {"reference": {"name": real.name, "count": len(real.images)}, "rows": [asdict(row) for row in rows]}
-    _print(rows, real)
-    if json is not None:
-        write_json(json, record)
-        print(f"written to {json}")
+    found = find_device(device)
+    world = join(found)
+    opened = _opened(target, checkpoint, raw, found)
+    with shown(world.main) as progress:
+        result = measure(
+            opened,
+            reference,
+            world=world,
+            progress=progress,
+            metrics=None if metrics is None else tuple(metrics.split(",")),
+            nfes=tuple(integers(nfe, "--nfe")),
+            count=count,
+            seeds=tuple(integers(seed, "--seed")),
+            guidance=guide(guidance, guidance_interval),
+            size=size,
+            weights=weights_of(weights),
+            device=found,
+            batch_size=batch_size,
+            save=save,
+            pictures=pictures,
+        )
+    if result is not None:
+        _tell(result, json, csv, pictures)
 
 
-def _open(target: Path, checkpoint: int | None, raw: bool, device: str) -> Run:
+def _opened(target: str, checkpoint: int | None, raw: bool, device: torch.device) -> Run | str:
+    """The run, where the target is one's folder."""
     from alphaflow.run import Run
 
-    return Run(target, step=checkpoint, ema=not raw, device=device)
+    is_run = (Path(target) / "run.json").is_file()
+    return Run(target, step=checkpoint, ema=not raw, device=device) if is_run else target
 
 
-def _run(
-    run: Run,
-    reference: Path | None,
-    size: int | None,
-    nfes: list[int],
-    count: int,
-    seed: int,
-    metrics: list[str],
-    guided: Guide | None,
-) -> tuple[Reference, list[Measured]]:
-    """A run, sampled and measured."""
-    from alphaflow.data.images import image_mode
-    from alphaflow.evaluate import Reference, evaluate_run
-
-    for wanted in nfes:  # a wrong number is reported before the reference is read
-        run.sampler(wanted, guided)
-    real = Reference.of_run(run) if reference is None else Reference.of_path(reference, size, image_mode(run.shape[0]))
-    return real, evaluate_run(run, real, nfes, count, seed, metrics, guided)
+def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | None) -> None:
+    """Prints the figures and writes them."""
+    _print(result)
+    for line in result.warnings:
+        print(f"note: {line}")
+    if json is not None:
+        result.write(json)
+        print(f"written to {json}")
+    if csv is not None:
+        result.append(csv)
+        print(f"appended to {csv}")
+    if pictures is not None:
+        _worst(pictures)
+        print(f"pictures in {pictures}")
 
 
-def _reference(target: Path, reference: Path | None, size: int | None) -> Reference:
-    """What images on disk are measured against."""
-    from alphaflow.errors import UserError
-    from alphaflow.evaluate import Reference
-
-    if not target.exists():
-        raise UserError(f"{target} doesn't exist; give a run's folder, a folder or zip of images, or an .npz")
-    if reference is None:
-        raise UserError(f"{target} is no run, so there is no training data to measure against; give --reference")
-    return Reference.of_path(reference, size)
-
-
-def _print(rows: list[Measured], reference: Reference) -> None:
+def _print(result: Result) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"against {len(reference.images)} images: {reference.name}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    from alphaflow.metrics.catalogue import VALUES
+
+    reference = result.protocol["reference"]
+    of = f"{reference['count']:,} images: " if reference["count"] else ""
+    table = Table(title=f"against {of}{reference['name']}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows = result.shown()
     for heading in ("NFE", "what", "images"):
         left = heading == "what"
         table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    shown = [name for name in _COLUMNS if any(name in row.values for row in rows)]
-    for name in shown:
-        table.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
+    table.columns[1].min_width = min(max(len(row.name) for row in rows), 10)
+    names = [name for name in VALUES if any(name in row.values for row in rows)]
+    for name in names:
+        table.add_column(VALUES[name].title, justify="right", overflow="fold")
     for row in rows:
-        values = [_COLUMNS[name][1].format(row.values[name]) if name in row.values else "–" for name in shown]
-        table.add_row(str(row.nfe or "–"), row.name, str(row.count), *values)
+        cells = []
+        for name in names:
+            cell = VALUES[name].form.format(row.values[name]) if name in row.values else "–"
+            cells.append(cell + (" ± " + VALUES[name].form.format(row.std[name]) if name in row.std else ""))
+        table.add_row(str(row.nfe or "–"), row.name, str(row.count), *cells)
     Console().print(table)
+
+
+def _worst(folder: Path) -> None:
+    """The worst classes of each set, from the files that were written."""
+    import json
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    for file in sorted(folder.glob("*-classes.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        table = Table(
+            title=f"{file.name.removesuffix('-classes.json')}: the worst classes by {found['features']}",
+            box=box.SIMPLE_HEAD,
+        )
+        for column in ("class", "kernel distance ↓", "samples", "real"):
+            table.add_column(column, justify="left" if column == "class" else "right")
+        for row in found["worst"]:
+            numbers = (f"{row['kernel distance']:.4f}", str(row["samples"]), str(row["real"]))
+            table.add_row(row["class"], *numbers)
+        Console().print(table)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import diagnose, encode, evaluate, info, recipes, sample, shards, train
+from . import diagnose, encode, evaluate, info, recipes, sample, shards, stats, train
 from .errors import one_line
 
 HELP = """Trains few-step image and video generators: flow matching, MeanFlow, and α-Flow between them.
@@ -31,6 +31,7 @@ def build(arguments: list[str]) -> typer.Typer:
     app.add_typer(encode.app, name="encode")
     app.command("verify", no_args_is_help=True)(shards.verify)
     app.command("preview", no_args_is_help=True)(shards.preview)
+    app.command("stats", no_args_is_help=True)(stats.stats)
     return app
 
 

@@ -18,6 +18,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Seed = Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)]
 Checkpoint = Annotated[int | None, typer.Option(help="Of which step.", show_default="the last")]
 Raw = Annotated[bool, typer.Option("--raw", help="The raw weights, not their average.")]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        help="An extractor's weights: FILE, or EXTRACTOR=FILE (inception, dinov2, clip, vgg16, i3d, videomae), "
+        "more than once. Weights of your own with their SHA-256: FILE#SHA256.",
+        show_default="downloaded to torch's cache",
+    ),
+]
 Guidance = Annotated[
     float | None,
     typer.Option(help="The guidance scale: an input of networks trained so, else two evaluations a step."),
@@ -35,6 +44,17 @@ def integers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"{option} takes whole numbers with commas between, for example 1,2,4; got {text!r}") from error
+
+
+def weights(given: list[str] | None) -> dict[str, str]:
+    """--weights by extractor; the file under "" where none is named."""
+    from alphaflow.metrics.features import EXTRACTORS
+
+    split = [text.partition("=") for text in given or []]
+    return {
+        name if name in EXTRACTORS else "": file if name in EXTRACTORS else name + "=" * bool(equals) + file
+        for name, equals, file in split
+    }
 
 
 def guide(scale: float | None, interval: str) -> Guide | None:

@@ -101,7 +101,7 @@ def machine(
 ) -> dict[str, Any]:
     """The Trainer's arguments from these options."""
     from alphaflow.errors import UserError
-    from alphaflow.evaluate import Evaluation
+    from alphaflow.evaluation.in_training import Evaluation
     from alphaflow.training.engine import Setup
     from alphaflow.training.guard import Guard
     from alphaflow.training.saving import Keep

@@ -99,7 +99,7 @@ def test_train_sample_evaluate(cli: Cli, small_run: Path, tmp_path: Path) -> Non
     result = json.loads((tmp_path / "r.json").read_text())
     assert [row["nfe"] for row in result["rows"]] == [1, 3, None]
     assert result["reference"]["count"] == 1797
-    assert set(result["rows"][0]["values"]) == {"pixel-fd", "precision", "recall", "agreement"}
+    assert set(result["rows"][0]["values"]) == {"pixel-fd", "pixel-precision", "pixel-recall", "agreement"}
 
     # the same samples from disk give the same numbers
     digits = af.Digits().all()
@@ -220,7 +220,7 @@ def test_wrong_runs(here: Cli, small_run: Path, tmp_path: Path) -> None:
     fails(here("sample", small_run, "--checkpoint", "7"), "no checkpoint of step 7; it has 6, 12")
     fails(here("evaluate", small_run, "--nfe", "1,0"), "at least 1")
     fails(here("evaluate", small_run, "--nfe", "one"), "--nfe takes whole numbers")
-    fails(here("evaluate", small_run, "--metrics", "fid"), "no metric 'fid'")
+    fails(here("evaluate", small_run, "--metrics", "fif"), "no metric 'fif'")
     fails(here("evaluate", small_run, "--reference", tmp_path), "holds no images")
     fails(here("train", "digits", "--out", small_run), "already holds a run", "--resume")
     broken = tmp_path / "broken"

@@ -18,7 +18,8 @@ import alphaflow as af
 from alphaflow.data.base import to_bytes, to_unit
 from alphaflow.data.images import centre_crop, class_folders, decode
 from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
-from alphaflow.data.written import read_images, write_samples
+from alphaflow.data.written import write_samples
+from alphaflow.evaluation.sources import Source, open_source
 
 
 def test_digits_are_the_real_ones() -> None:
@@ -272,6 +273,12 @@ def test_labels() -> None:
     assert torch.bincount(drawn).min() > 2300
 
 
+def whole(source: Source) -> tuple[torch.Tensor, list[str] | None]:
+    """All pixels, and each one's class name."""
+    block = source.read(0, len(source))
+    return block.pixels, None if block.labels is None else [source.class_names[int(i)] for i in block.labels]
+
+
 @pytest.mark.parametrize("labels", [None, torch.tensor([1, 0, 1, 2])])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_written_samples_read_back(labels: Any, channels: int, tmp_path: Path) -> None:
@@ -281,12 +288,12 @@ def test_written_samples_read_back(labels: Any, channels: int, tmp_path: Path) -
     for form in ("png", "npz"):
         write_samples(tmp_path / form, lambda: pixels, labels, names, form)
         assert Image.open(tmp_path / f"{form}.png").mode == ("L" if channels == 1 else "RGB")
-    back, found = read_images(tmp_path / "npz" / "samples.npz")
+    back, found = whole(open_source(tmp_path / "npz" / "samples.npz"))
     assert torch.equal(back, pixels)
     assert found == (None if labels is None else ["1", "0", "1", "2"])
     order = [0, 1, 2, 3] if labels is None else [3, 0, 2, 1]  # sorted by class name w, x, y, then by number
     order = order if labels is None else sorted(range(4), key=lambda i: (names[int(labels[i])], i))
-    back, found = read_images(tmp_path / "png", mode="L" if channels == 1 else "RGB")
+    back, found = whole(open_source(tmp_path / "png", mode="L" if channels == 1 else "RGB"))
     assert torch.equal(back, pixels[order])
     assert found == (None if labels is None else [names[int(labels[i])] for i in order])
 
@@ -316,7 +323,7 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
         ("cut", "no readable"), ("missing", "doesn't exist"),
     ):  # fmt: skip
         with pytest.raises(af.UserError, match=message):
-            read_images(tmp_path / f"{name}.npz")
+            open_source(tmp_path / f"{name}.npz")
 
 
 def test_real_cifar10(real_data: Path) -> None:

@@ -406,20 +406,19 @@ def test_checkpoints_that_stay(tmp_path: Path) -> None:
 
 
 def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
-    """`Evaluation` gives what `evaluate_run` gives for the saved run, and training goes on as without it."""
-    from alphaflow.evaluate import Reference, evaluate_run
-
+    """`Evaluation` gives what `evaluate` gives for the same network, and training goes on as without it."""
     settings: dict[str, Any] = {"samplers": {1: af.ODE(1), 2: af.ODE(2)}, "steps": 4}
     plain = af.Trainer(recipe(**settings), out=tmp_path / "plain")
     plain.fit()
-    evaluation = af.Evaluation(2, nfes=(1, 2), count=100, metrics=("pixel-fd", "pr"))
+    evaluation = af.Evaluation(2, nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
     measured = af.Trainer(recipe(**settings), out=tmp_path / "run", evaluation=evaluation)
     measured.fit()
     assert torch.equal(flat(plain.model), flat(measured.model))
     run = af.Run.of(recipe(**settings), measured.ema.model, torch.device("cpu"))
-    rows = evaluate_run(run, Reference.of_run(run), (1, 2), 100, 0, ("pixel-fd", "pr"))
-    assert measured.report.values["pixel-fd_2"] == rows[1].values["pixel-fd"]
-    assert {"pixel-fd_1", "precision_1", "recall_2"} <= measured.report.values.keys()
+    result = af.evaluate(run, nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
+    assert result is not None
+    assert measured.report.values["pixel-fd_2"] == result.rows[1].values["pixel-fd"]
+    assert {"pixel-fd_1", "pixel-precision_1", "pixel-recall_2"} <= measured.report.values.keys()
 
 
 def test_wrong_inputs(here: Callable[..., Any], tmp_path: Path) -> None:

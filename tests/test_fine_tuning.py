@@ -188,7 +188,7 @@ def test_guidance_as_an_input(guided_run: Path, cli: Cli, tmp_path: Path) -> Non
         "evaluate", guided_run, "--guidance", "2", "--nfe", "1,2", "--count", "20", "--json", tmp_path / "e.json"
     )
     assert done.status == 0, done.err
-    assert json.loads((tmp_path / "e.json").read_text())["guidance"] == {"scale": 2.0, "interval": [0.0, 1.0]}
+    assert json.loads((tmp_path / "e.json").read_text())["run"]["guidance"] == {"scale": 2.0, "interval": [0.0, 1.0]}
 
 
 def test_guidance_applied_by_the_sampler(flow_run: Path, cli: Cli) -> None:

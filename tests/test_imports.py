@@ -18,7 +18,7 @@ LAYERS = [
     {"objectives", "samplers"},
     {"training", "diagnostics"},
     {"recipe"},
-    {"run", "evaluate", "diagnose"},
+    {"run", "evaluation", "diagnose"},
     {"cli", "data_tools"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

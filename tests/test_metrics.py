@@ -8,7 +8,6 @@ import torch
 from scipy import linalg
 
 import alphaflow as af
-from alphaflow.metrics.pixels import ImageSet, measure
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -85,30 +84,96 @@ def test_label_agreement_equals_brute_force() -> None:
 def test_real_digits_agree_with_their_labels() -> None:
     batch = af.Digits().all()
     assert batch.cond.labels is not None
-    halves = ImageSet(((batch.x + 1) * 127.5).round().to(torch.uint8), batch.cond.labels).halves()
-    values = measure(halves[1], halves[0], ["pixel-fd", "pr", "agreement"])
+    pixels = ((batch.x + 1) * 127.5).round().to(torch.uint8)
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    half, other = order[:898], order[898:]
+    real = af.Images(pixels[other], batch.cond.labels[other])
+    values = measured(af.Images(pixels[half], batch.cond.labels[half]), real, "pixel-fd", "pixel-pr", "agreement")
     assert values["agreement"] > 0.97
     assert 0.2 < values["pixel-fd"] < 0.4
-    assert values["precision"] > 0.85
-    wrong = ImageSet(halves[0].pixels, (halves[0].labels + 1) % 10)  # type: ignore[operator]
-    assert measure(halves[1], wrong, ["agreement"])["agreement"] < 0.02
+    assert values["pixel-precision"] > 0.85
+    wrong = af.Images(pixels[half], (batch.cond.labels[half] + 1) % 10)
+    assert measured(wrong, real, "agreement")["agreement"] < 0.02
+
+
+def measured(target: af.Images, reference: af.Images, *metrics: str) -> dict[str, float]:
+    result = af.evaluate(target, reference, metrics=metrics, device="cpu")
+    assert result is not None
+    return result.rows[0].values
 
 
 def test_wrong_sets() -> None:
-    images = ImageSet(torch.zeros(20, 1, 4, 4, dtype=torch.uint8))
-    other = ImageSet(torch.zeros(20, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(af.UserError, match="8×8 with 3 channels, but the reference is 4×4 with 1 channel"):
-        measure(images, other, ["pixel-fd"])
-    with pytest.raises(af.UserError, match="no metric 'fid'; choose from pixel-fd"):
-        measure(images, images, ["fid"])
+    images = af.Images(torch.zeros(20, 1, 4, 4, dtype=torch.uint8))
+    other = af.Images(torch.zeros(20, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(af.UserError, match="4×4 with 1 channel, but the reference is 8×8 with 3 channels"):
+        measured(images, other, "pixel-fd")
+    with pytest.raises(af.UserError, match="no metric 'fif'; choose from fid"):
+        measured(images, images, "fif")
     with pytest.raises(af.UserError, match="agreement needs labels"):
-        measure(images, images, ["agreement"])
+        measured(images, images, "agreement")
     with pytest.raises(af.UserError, match="at least 10 sample images, got 3"):
-        measure(images, ImageSet(images.pixels[:3]), ["pixel-fd"])
+        measured(af.Images(images.pixels[:3]), images, "pixel-fd")
+    with pytest.raises(ValueError, match="8-bit"):
+        af.Images(torch.zeros(20, 1, 4, 4))
 
 
 def test_pixel_fd_is_for_small_images() -> None:
-    large = af.ImageSet(torch.zeros(20, 3, 64, 64, dtype=torch.uint8))
-    with pytest.raises(af.UserError, match=r"small images.*--metrics pr,agreement"):
-        af.measure(large, large, ["pixel-fd"])
-    assert set(af.measure(large, large, ["pr"])) == {"precision", "recall"}
+    large = af.Images(torch.zeros(20, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(af.UserError, match="small images, of at most 4096"):
+        measured(large, large, "pixel-fd")
+    assert set(measured(large, large, "pixel-pr")) == {"pixel-precision", "pixel-recall"}
+
+
+@pytest.mark.parametrize("parts", [[1000], [1, 999], [300, 0, 500, 200]])
+def test_moments_of_parts_are_those_of_the_whole(parts: list[int]) -> None:
+    """Far from zero too, where sums of squares would lose all digits."""
+    x = features(1000, 12, 4, shift=1e6)
+    running = af.RunningMoments()
+    for part in x.split(parts):
+        running.add(part)
+    found, expected = running.moments(), np.cov(x.numpy().T)
+    assert np.linalg.norm(found.covariance.numpy() - expected) < 1e-9 * np.linalg.norm(expected)
+    assert np.allclose(found.mean.numpy(), x.numpy().mean(0), rtol=1e-14)
+    halves = [af.RunningMoments(), af.RunningMoments()]
+    halves[0].add(x[:400])
+    halves[1].add(x[400:])
+    halves[0].merge(*halves[1].parts())
+    assert torch.allclose(halves[0].moments().covariance, found.covariance, rtol=1e-9)
+    with pytest.raises(ValueError, match="at least 2"):
+        af.RunningMoments().moments()
+
+
+def test_frechet_distance_of_few_samples_is_exact() -> None:
+    """40 samples in 300 dimensions: the exact cross term is the nuclear norm of a small product of the samples."""
+    a, b = features(40, 300, 5), features(40, 300, 6)
+    centred = [(x - x.mean(0)) / 39**0.5 for x in (a, b)]
+    cross = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    gap = (a.mean(0) - b.mean(0)).square().sum()
+    expected = float(gap + centred[0].square().sum() + centred[1].square().sum() - 2 * cross)
+    assert af.frechet_distance(af.Moments.of(a), af.Moments.of(b)) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="300 and of 12"):
+        af.frechet_distance(af.Moments.of(a), af.Moments.of(features(40, 12, 1)))
+
+
+def test_scores_and_kernel_distances_equal_torch_fidelitys() -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    logits = features(137, 20, 7).float()
+    score = af.InceptionScore(137)
+    for start in (100, 0, 50):  # in any order
+        score.add(logits[start : start + (50 if start < 100 else 37)], start)
+    expected = isc_features_to_metric(logits)
+    found = score.score()
+    assert found.mean == pytest.approx(expected["inception_score_mean"], rel=1e-12)
+    assert found.std == pytest.approx(expected["inception_score_std"], rel=1e-9)
+
+    real, fake = features(400, 16, 8).float() / 4, features(300, 16, 9, shift=1.0).float() / 4
+    for size, subsets in ((100, 20), (250, 2)):  # by the whole kernel, and subset by subset
+        given = {"kid_subsets": subsets, "kid_subset_size": size, "verbose": False}
+        theirs = kid_features_to_metric(fake, real, **given)
+        ours = af.kernel_distance(real, fake, subsets, size)
+        assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+        assert ours.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-4)
+    with pytest.raises(ValueError, match="subsets of 301"):
+        af.kernel_distance(real, fake, 2, 301)

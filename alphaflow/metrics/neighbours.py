@@ -1,7 +1,12 @@
-"""Metrics from nearest neighbours: precision and recall, label agreement."""
+"""Metrics from nearest neighbours: precision and recall, label agreement, the nearest themselves.
+
+Distances are computed in blocks, so that memory doesn't grow with the number of pairs, and in float64: the expanded
+squares lose digits in float32.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +15,7 @@ from torch import Tensor
 from ..types import Labels
 from .frechet import Features
 
-_CHUNK = 2048
+_ROWS, _COLUMNS = 2048, 4096
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,19 @@ class PrecisionRecall:
 
     precision: float
     recall: float
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest members of a set, nearest first.
+
+    Attributes:
+        indices: (n, k), in the set.
+        distances: (n, k), Euclidean.
+    """
+
+    indices: Tensor
+    distances: Tensor
 
 
 def precision_recall(real: Features, fake: Features, k: int = 3) -> PrecisionRecall:
@@ -33,7 +51,27 @@ def precision_recall(real: Features, fake: Features, k: int = 3) -> PrecisionRec
     for name, features in (("real", real), ("generated", fake)):
         if len(features) <= k:
             raise ValueError(f"precision and recall need more than k = {k} {name} samples, got {len(features)}")
-    return PrecisionRecall(_covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k)))
+    reach_real, reach_fake = (nearest(features, features, k + 1).distances[:, k] for features in (real, fake))
+    real_covered = torch.zeros(len(real), dtype=torch.bool)
+    fake_covered = torch.zeros(len(fake), dtype=torch.bool)
+    for rows, columns, distances in _blocks(fake, real):
+        fake_covered[rows] |= (distances <= reach_real[columns]).any(dim=1)
+        real_covered[columns] |= (distances <= reach_fake[rows, None]).any(dim=0)
+    return PrecisionRecall(float(fake_covered.double().mean()), float(real_covered.double().mean()))
+
+
+def nearest(points: Features, centres: Features, k: int) -> Neighbours:
+    """Each point's k nearest centres, or all where there are fewer."""
+    k = min(k, len(centres))
+    indices = torch.empty(len(points), k, dtype=torch.long)
+    found = torch.full((len(points), k), torch.inf, dtype=torch.float64)
+    for rows, columns, distances in _blocks(points, centres):
+        here = torch.arange(columns.start, columns.start + distances.shape[1]).expand_as(distances)
+        both = torch.cat([found[rows], distances], dim=1)
+        which = torch.cat([indices[rows], here], dim=1)
+        found[rows], picked = both.topk(k, dim=1, largest=False)
+        indices[rows] = which.gather(1, picked)
+    return Neighbours(indices, found)
 
 
 def label_agreement(real: Features, real_labels: Labels, fake: Features, fake_labels: Labels, k: int = 5) -> float:
@@ -41,35 +79,19 @@ def label_agreement(real: Features, real_labels: Labels, fake: Features, fake_la
 
     The most frequent label among the k wins; of equally frequent ones, that of the nearest neighbour.
     """
-    agreeing = 0
     classes = int(real_labels.max()) + 1
-    for part, labels in zip(_chunks(fake), _chunks(fake_labels), strict=True):
-        nearest = _distances(part, real).topk(min(k, len(real)), dim=1, largest=False).indices
-        votes = real_labels[nearest]
-        counts = torch.zeros(len(part), classes, dtype=torch.long).scatter_add_(1, votes, torch.ones_like(votes))
-        best = counts.gather(1, votes)
-        first_best = (best == best.max(dim=1, keepdim=True).values).int().argmax(dim=1)
-        agreeing += int((votes.gather(1, first_best[:, None])[:, 0] == labels).sum())
-    return agreeing / len(fake)
+    votes = real_labels[nearest(fake, real, k).indices]
+    counts = torch.zeros(len(fake), classes, dtype=torch.long).scatter_add_(1, votes, torch.ones_like(votes))
+    best = counts.gather(1, votes)
+    first_best = (best == best.max(dim=1, keepdim=True).values).int().argmax(dim=1)
+    return float((votes.gather(1, first_best[:, None])[:, 0] == fake_labels).double().mean())
 
 
-def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
-    """Rows in parts, so that distances to all others fit into memory."""
-    return torch.split(rows, _CHUNK)
-
-
-def _distances(a: Features, b: Features) -> Tensor:
-    """Euclidean distances (len(a), len(b)), in float64: the expanded squares lose digits in float32."""
-    return torch.cdist(a.double(), b.double())
-
-
-def _radii(features: Features, k: int) -> Tensor:
-    """The distance of each member to its k-th nearest other member: (n,)."""
-    nearest = [_distances(part, features).kthvalue(k + 1, dim=1).values for part in _chunks(features)]
-    return torch.cat(nearest)
-
-
-def _covered(points: Features, centres: Features, radii: Tensor) -> float:
-    """The share of points inside at least one ball."""
-    inside = [(_distances(part, centres) <= radii).any(dim=1) for part in _chunks(points)]
-    return float(torch.cat(inside).double().mean())
+def _blocks(points: Features, centres: Features) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Distances (rows, columns) block by block, in float64."""
+    for start in range(0, len(points), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(points)))
+        part = points[rows].double()
+        for first in range(0, len(centres), _COLUMNS):
+            columns = slice(first, min(first + _COLUMNS, len(centres)))
+            yield rows, columns, torch.cdist(part, centres[columns].double())

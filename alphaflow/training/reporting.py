@@ -89,10 +89,13 @@ class Reporter:
     def evaluate(self, evaluation: Evaluation, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
         engine = self.engine
-        if not (engine.world.main or engine.split):
+        shared = not engine.split and getattr(evaluation, "shares", False)  # any callable may be an evaluation
+        if not (engine.world.main or engine.split or shared):
             return
+        world = {"world": engine.world} if shared else {}
         try:
-            self.values, self._measured = evaluation(engine.recipe, engine.ema.model, engine.device), step
+            self.values = evaluation(engine.recipe, engine.ema.model, engine.device, **world)
+            self._measured = step
         except UserError as error:
             self.display.say(f"nothing measured at step {step}: {error}")
             return

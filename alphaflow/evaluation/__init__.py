@@ -1,0 +1,1 @@
+"""Measuring runs, and pictures or clips on disk, against real ones."""

@@ -1,0 +1,75 @@
+"""What pictures and clips are measured from: a source of blocks of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..types import Labels
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples one after another.
+
+    Attributes:
+        start: the first one's index.
+        pixels: 8-bit (b, c, h, w), or clips (b, c, f, h, w).
+        labels: (b,), or None.
+    """
+
+    start: int
+    pixels: Tensor
+    labels: Labels | None = None
+
+
+class Source(ABC):
+    """Pictures or clips of one shape, of known number, in a fixed order.
+
+    Attributes:
+        name: where they come from.
+        shape: of one, channels first.
+        class_names: by label; empty where there are no classes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    class_names: Sequence[str] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Block:
+        """Those from ``start`` up to ``stop``."""
+
+    def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Block]:
+        """All of them, or every world-th block from the rank-th on; the next is read while one is worked on."""
+        starts = range(rank * size, len(self), world * size)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = [pool.submit(self.read, start, min(start + size, len(self))) for start in starts[:1]]
+            for start in [*starts[1:], None]:
+                if not waiting:
+                    return
+                block = waiting.pop().result()
+                if start is not None:
+                    waiting.append(pool.submit(self.read, start, min(start + size, len(self))))
+                yield block
+
+    def labels_of(self, names: Sequence[str]) -> Tensor | None:
+        """The labels here ↦ the labels of a set with these classes, (classes,): by name, or by number.
+
+        None where that isn't possible for every class.
+        """
+        index = {name: i for i, name in enumerate(names)}
+        if all(name in index for name in self.class_names):
+            return torch.tensor([index[name] for name in self.class_names])
+        if all(name.isdecimal() and int(name) < len(index) for name in self.class_names):
+            return torch.tensor([int(name) for name in self.class_names])
+        return None

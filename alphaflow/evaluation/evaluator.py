@@ -1,0 +1,246 @@
+"""What runs the extractors over sets of pictures or clips, in one process or many, and compares them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..errors import UserError
+from ..metrics.catalogue import METRICS, check_metrics
+from ..metrics.compare import MIN_SAMPLES, check_pixels, check_shapes, compare, warnings_of
+from ..metrics.features import EXTRACTORS, PIXELS, Extractor, check_weights, open_extractor
+from ..metrics.gather import Gatherer, Needs, Space, Statistics, needs_of
+from ..metrics.kernels import SIZE
+from ..training.distributed import World
+from .base import Block, Source
+from .reference import Reference
+
+Progress = Callable[[str, int, int], None]
+"""Told what is looked at, how many are done, and of how many."""
+
+BATCH = 128
+"""Samples that are made or read at once."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Figures of one set against the reference.
+
+    Attributes:
+        values: name ↦ value.
+        warnings: what a reader should know.
+        statistics: of the set.
+    """
+
+    values: dict[str, float]
+    warnings: list[str]
+    statistics: Statistics
+
+
+class Evaluator:
+    """Metrics with their extractors loaded once, for one reference and any number of sets.
+
+    Args:
+        metrics: names of METRICS.
+        reference: what is measured against.
+        device: where extractors run.
+        weights: files of extractors' weights by extractor, as `metrics.weights.find_weights` takes them; where only
+            one is used, ``""`` stands for it.
+        batch_size: samples made or read at once.
+        world: the processes that share the work.
+        keep: features are kept whatever the metrics, for neighbours and classes.
+        progress: is told how far it is.
+
+    Raises:
+        UserError: an unknown metric, missing weights.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        reference: Reference,
+        *,
+        device: torch.device | None = None,
+        weights: Mapping[str, str] | None = None,
+        batch_size: int = BATCH,
+        world: World | None = None,
+        keep: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        check_metrics(metrics)
+        self.metrics, self.reference, self.batch_size = tuple(metrics), reference, batch_size
+        self.world, self._keep, self._progress = world or World(), keep, progress
+        self._device, self._given = device or torch.device("cpu"), dict(weights or {})
+        wanted = {METRICS[name].extractor for name in metrics}
+        networks = wanted - {PIXELS}
+        if "" in self._given and len(networks) == 1:
+            self._given[next(iter(networks))] = self._given.pop("")
+        strange = [name for name in self._given if name not in networks]
+        if strange:
+            named = f"names {strange[0]}" if strange[0] else "doesn't say which extractor it is for"
+            raise UserError(f"--weights {named}; {', '.join(metrics)} use {', '.join(sorted(networks)) or 'none'}")
+        self._extractors: dict[str, Extractor] = {}
+        self._real: Statistics | None = None
+        self._gathered = False
+        for name in sorted(wanted):
+            self.extractor(name)
+
+    def extractor(self, name: str) -> Extractor:
+        """An extractor, loaded at its first use; the first process downloads what is missing."""
+        if name not in self._extractors:
+            given = self._given.get(name)
+            self.world.first(lambda: check_weights(name, given))
+            self._extractors[name] = open_extractor(name, self._device, given)
+        return self._extractors[name]
+
+    def check(self, count: int, shape: Sequence[int]) -> None:
+        """What is known to go wrong before anything is looked at.
+
+        Raises:
+            UserError: too few samples, another shape than the reference's, metrics that don't go with the shape.
+        """
+        source = self.reference.source
+        reals = len(source) if source is not None else self.reference.fixed.count if self.reference.fixed else 0
+        for side, number in (("sample", count), ("reference", reals)):
+            if not number and side == "reference":
+                continue
+            if number < MIN_SAMPLES:
+                raise UserError(f"metrics need at least {MIN_SAMPLES} {side} images, got {number}")
+            if any(METRICS[name].kind == "kid" for name in self.metrics) and number < SIZE and len(shape) == 3:
+                raise UserError(
+                    f"kid draws subsets of {SIZE:,}, but there are {number:,} {side} images; give more, or leave it out"
+                )
+        check_shapes(self.reference.shape, shape)
+        check_pixels(shape, self.metrics)
+        clips = [name for name in self.metrics if METRICS[name].video]
+        if clips and len(shape) == 3:
+            raise UserError(f"{clips[0]} is for clips, but these are pictures; leave it out")
+
+    def real(self) -> Statistics | None:
+        """The reference's statistics, gathered at their first use; None in processes but the first."""
+        if not self._gathered:
+            self._real, self._gathered = self._reference(), True
+        return self._real
+
+    def gather(self, source: Source, needs: Mapping[str, Needs], seen: Callable[[Block], None] | None = None) -> Any:
+        """One pass over a source: its statistics, in the first process; None in the others.
+
+        Args:
+            source: what is looked at.
+            needs: by extractor.
+            seen: is given each block of this process.
+        """
+        extractors = {name: self.extractor(name) for name in needs}
+        gatherer = Gatherer(needs, extractors, len(source), source.shape)
+        rank, size = self.world.rank, self.world.size
+        done, total = 0, len(source)
+        shown = 0.0
+        error: UserError | None = None
+        try:
+            for block in source.blocks(self.batch_size, rank, size):
+                gatherer.add(block.pixels, block.start, block.labels)
+                if seen is not None:
+                    seen(block)
+                done = min(done + len(block.pixels) * size, total)
+                if self._progress is not None and (time.monotonic() - shown > 0.2 or done == total):
+                    self._progress(source.name, done, total)
+                    shown = time.monotonic()
+        except UserError as wrong:
+            error = wrong
+        _agree(self.world, error)
+        return gatherer.finish(rank, size)
+
+    def measure(self, source: Source, seen: Callable[[Block], None] | None = None) -> Compared | None:
+        """Measures a set against the reference; None in processes but the first.
+
+        Raises:
+            UserError: as `check`, or sets that can't be compared.
+        """
+        self.check(len(source), source.shape)
+        real = self.real()
+        fake: Statistics | None = self.gather(source, needs_of(self.metrics, keep=self._keep), seen)
+        if fake is None or real is None:
+            return None
+        fake = replace(fake, labels=self._relabelled(source, fake))
+        return Compared(compare(real, fake, self.metrics), warnings_of(real, fake, self.metrics), fake)
+
+    def real_halves(self) -> Compared | None:
+        """One random half of the reference against the other by the pixel metrics: what chance makes of real pictures.
+
+        None where there are none of these metrics, no such pictures, or the halves are too small.
+        """
+        real = self._real
+        names = [name for name in self.metrics if METRICS[name].extractor == PIXELS]
+        if not names or real is None or self.reference.source is None or real.count < 2 * MIN_SAMPLES:
+            return None
+        space = real.spaces[PIXELS]
+        order = torch.randperm(real.count, generator=torch.Generator().manual_seed(0))
+        first, second = order[: real.count // 2], order[real.count // 2 :]
+        halves = []
+        for i, half in enumerate((first, second)):
+            features = None if space.features is None else space.features[half]
+            moments = None if space.halves is None else space.halves[i]
+            labels = None if real.labels is None else real.labels[half]
+            part = Space(len(half), moments, None, features)
+            halves.append(Statistics(len(half), real.shape, {PIXELS: part}, None, labels))
+        if real.labels is None:
+            names = [name for name in names if name != "agreement"]
+        return Compared(compare(halves[1], halves[0], names), [], halves[0]) if names else None
+
+    def used(self) -> dict[str, dict[str, Any]]:
+        """The extractors that were loaded, with their weights' files, for a protocol."""
+        files = {name: extractor.weights for name, extractor in self._extractors.items()}
+        return {
+            name: {
+                "about": EXTRACTORS[name].about,
+                "file": file.path.name,
+                "sha256": file.sha256,
+                "published": file.published,
+            }
+            for name, file in files.items()
+            if file is not None
+        }
+
+    def _reference(self) -> Statistics | None:
+        """A file's statistics, and of pictures what it doesn't hold."""
+        fixed, source = self.reference.fixed, self.reference.source
+        needs = needs_of(self.metrics, real=True, keep=self._keep)
+        if fixed is not None:
+            needs = {name: need for name, need in needs.items() if _lacks(fixed.spaces.get(name), need)}
+        if source is None or not needs:
+            assert fixed is not None
+            return fixed
+        found: Statistics | None = self.gather(source, needs)
+        if found is None or fixed is None:
+            return found
+        spaces = dict(found.spaces)
+        for name, space in fixed.spaces.items():
+            spaces[name] = replace(spaces.get(name, space), moments=space.moments, halves=None)
+        return replace(found, spaces=spaces)
+
+    def _relabelled(self, source: Source, fake: Statistics) -> torch.Tensor | None:
+        """The samples' labels as the reference's, by the classes' names; None where they don't match."""
+        if fake.labels is None or not self.reference.class_names:
+            return None
+        mapping = source.labels_of(self.reference.class_names)
+        return None if mapping is None else mapping[fake.labels]
+
+
+def _agree(world: World, error: UserError | None) -> None:
+    """Raises a user's error in all processes where one has any: the others would wait for it."""
+    errors: list[str | None] = [None if error is None else str(error)] * world.size
+    if world.size > 1:
+        dist.all_gather_object(errors, errors[0])
+    found = next((line for line in errors if line is not None), None)
+    if found is not None:
+        raise error or UserError(found)
+
+
+def _lacks(space: Space | None, need: Needs) -> bool:
+    """Whether a file's features are not all that is needed."""
+    return space is None or (need.moments and space.moments is None) or (need.features and space.features is None)

@@ -1,0 +1,113 @@
+"""Pictures beside the figures: uncurated samples, the nearest real pictures, and the classes that are worst."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import write_json
+from ..metrics.catalogue import METRICS
+from ..metrics.gather import Statistics
+from ..metrics.kernels import squared_mmd
+from ..metrics.neighbours import nearest
+from ..plots import grid, save_picture
+from .base import Source
+from .evaluator import Evaluator
+
+GRID, ROWS, NEAREST, WORST = 64, 8, 6, 10
+"""Samples in a grid, samples whose neighbours are shown, neighbours of each, classes in the table."""
+
+
+class Pictures:
+    """Writes them into a folder.
+
+    Args:
+        folder: nfe-N.png, nfe-N-neighbours.png and .json, nfe-N-classes.json are written there.
+        evaluator: whose features are compared: those of its first metric.
+    """
+
+    def __init__(self, folder: Path, evaluator: Evaluator) -> None:
+        self.folder, self.evaluator = folder, evaluator
+        self.space = METRICS[evaluator.metrics[0]].extractor
+
+    def of(self, source: Source, statistics: Statistics, nfe: int | None) -> list[str]:
+        """Writes what there is to show of a set that was measured; says what can't be shown."""
+        name = "images" if nfe is None else f"nfe-{nfe}"
+        pixels = source.read(0, min(GRID, len(source))).pixels
+        save_picture(_grid(pixels), self.folder / f"{name}.png")
+        real, reference = self.evaluator.real(), self.evaluator.reference.source
+        fakes = statistics.spaces[self.space].features
+        space = None if real is None else real.spaces.get(self.space)
+        if space is None or space.features is None or fakes is None:
+            return [f"no nearest real pictures and no classes: the reference keeps no features of {self.space}"]
+        frames = statistics.spaces[self.space].count // statistics.count
+        if real is not None and real.labels is not None and statistics.labels is not None and frames == 1:
+            names = self.evaluator.reference.class_names
+            found = worst_classes(space.features, real.labels, fakes, statistics.labels, list(names))
+            write_json(self.folder / f"{name}-classes.json", {"features": self.space, "worst": found})
+        if reference is None or frames > 1:
+            return ["no nearest real pictures: the reference's features are there, but not its pictures"]
+        self._neighbours(name, pixels, fakes, space.features, reference)
+        return []
+
+    def _neighbours(self, name: str, pixels: Tensor, fakes: Tensor, reals: Tensor, reference: Source) -> None:
+        """A row for each of the first samples: the sample, then its nearest real pictures.
+
+        Beside it as numbers: how far they are, and how far real pictures are from each other. A sample much nearer to a
+        real picture than real ones are to theirs is a copy.
+        """
+        count = min(ROWS, len(pixels))
+        found = nearest(fakes[:count], reals, NEAREST)
+        some = reals[torch.randperm(len(reals), generator=torch.Generator().manual_seed(0))[:1000].sort().values]
+        usual = float(nearest(some, reals, 2).distances[:, 1].median())
+        rows = []
+        for row in range(count):
+            shown = [reference.read(int(i), int(i) + 1).pixels for i in found.indices[row].sort().values]
+            order = found.indices[row].argsort().argsort()
+            rows.append(torch.cat([pixels[row : row + 1], torch.cat(shown)[order]]))
+        picture = torch.cat(rows)
+        if picture.ndim == 5:
+            picture = picture[:, :, picture.shape[2] // 2]
+        save_picture(grid(picture, NEAREST + 1), self.folder / f"{name}-neighbours.png")
+        write_json(
+            self.folder / f"{name}-neighbours.json",
+            {
+                "features": self.space,
+                "nearest": [
+                    {"sample": i, "real": indices, "distance": distances}
+                    for i, (indices, distances) in enumerate(
+                        zip(found.indices.tolist(), found.distances.tolist(), strict=True)
+                    )
+                ],
+                "median distance of a real picture to the nearest other": usual,
+            },
+        )
+
+
+def worst_classes(
+    real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor, names: list[str]
+) -> list[dict[str, Any]]:
+    """The classes with the largest kernel distance between their samples and their real pictures, worst first.
+
+    The kernel distance is unbiased at any number, and a class has few. Classes with fewer than two on a side are
+    left out.
+    """
+    found: list[tuple[float, dict[str, Any]]] = []
+    for label, name in enumerate(names):
+        ours, theirs = fake[fake_labels == label], real[real_labels == label]
+        if len(ours) > 1 and len(theirs) > 1:
+            distance = squared_mmd(theirs, ours)
+            row = {"class": name, "kernel distance": distance, "samples": len(ours), "real": len(theirs)}
+            found.append((distance, row))
+    return [row for _, row in sorted(found, key=lambda pair: -pair[0])[:WORST]]
+
+
+def _grid(pixels: Tensor) -> Any:
+    """Pictures in a square; of clips, a row of frames each."""
+    if pixels.ndim == 4:
+        return grid(pixels)
+    clips = pixels[:8].transpose(1, 2)
+    return grid(clips.flatten(0, 1), columns=clips.shape[1])

@@ -1,0 +1,115 @@
+"""What samples are measured against: real pictures or clips, or statistics of them in a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..data.images import Mode, walk
+from ..data.shards import DATASET
+from ..errors import UserError
+from ..metrics.gather import Statistics
+from ..metrics.networks import FRAMES
+from ..run import Run
+from .arrays import Arrays
+from .base import Source
+from .sources import BUILT_IN, open_source, training_data
+from .statistics import holds_statistics, read_statistics
+
+MAX_REFERENCE = 100_000
+"""Training samples up to which a run's own data are the reference unless one is given: more would take hours."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real pictures or clips.
+
+    Attributes:
+        name: where they come from.
+        source: they themselves; None where a file holds only statistics.
+        fixed: statistics from a file, or None.
+        class_names: by label.
+        sha256: of the file, or of a folder's names and sizes; empty where there is no such thing.
+    """
+
+    name: str
+    source: Source | None = None
+    fixed: Statistics | None = None
+    class_names: Sequence[str] = ()
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.source is not None or self.fixed is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample; () where a file doesn't say."""
+        if self.source is not None:
+            return self.source.shape
+        return () if self.fixed is None else self.fixed.shape
+
+    @staticmethod
+    def of_run(run: Run) -> Reference:
+        """The data that a run was trained on.
+
+        Raises:
+            UserError: it is not of known length, or too many.
+        """
+        source = training_data(run)
+        if len(source) > MAX_REFERENCE:
+            raise UserError(
+                f"the run's {len(source):,} training samples would take long to look at each time; do it once, "
+                "`alphaflow stats DATA stats.npz`, and give --reference stats.npz"
+            )
+        return Reference(source.name, source, class_names=source.class_names)
+
+    @staticmethod
+    def of_path(
+        path: Path | str,
+        *,
+        size: int | None = None,
+        mode: Mode | None = None,
+        frames: int = FRAMES,
+        device: torch.device | None = None,
+    ) -> Reference:
+        """Pictures or clips as `open_source` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.
+
+        Raises:
+            UserError: nothing is there, or it can't be read.
+        """
+        place = Path(path)
+        if place.suffix == ".npz" and holds_statistics(place):
+            found = read_statistics(place)
+            pictures = None if found.own else _pictures(place)
+            names = found.class_names if pictures is None else pictures.class_names
+            return Reference(str(path), pictures, found.statistics, names, fingerprint(path))
+        source = open_source(path, size=size, mode=mode, frames=frames, device=device)
+        return Reference(str(path), source, class_names=source.class_names, sha256=fingerprint(path))
+
+
+def fingerprint(path: Path | str) -> str:
+    """SHA-256 of a file, of shards' dataset.json, or of the names and sizes of a folder's files; else empty."""
+    place = Path(path)
+    if str(path) in BUILT_IN and not place.exists():
+        return ""
+    if (place / DATASET).is_file():
+        place = place / DATASET
+    if place.is_file():
+        with place.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    found = hashlib.sha256()
+    for name in sorted(walk(place)):
+        found.update(f"{name}\t{(place / name).stat().st_size}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def _pictures(path: Path) -> Source | None:
+    """The pictures that ADM's files hold beside the statistics."""
+    try:
+        return Arrays(path)
+    except UserError:
+        return None

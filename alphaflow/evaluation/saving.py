@@ -1,0 +1,52 @@
+"""Samples written as PNG files while they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import UserError
+from ..files import put, remove
+from ..training.distributed import World
+from .base import Block
+
+
+@contextmanager
+def saving(place: Path, class_names: Sequence[str], world: World) -> Iterator[Callable[[Block], None]]:
+    """Gives what writes a block's samples, CLASS/NNNNNN.png; the folder is in its place once all are written.
+
+    Every process writes its own into the same folder.
+
+    Raises:
+        UserError: something is in the place.
+    """
+    beside = place.with_name(f".{place.name}.writing.tmp")
+
+    def begin() -> None:
+        if place.exists():
+            raise UserError(f"{place} exists; choose another --save, or remove it")
+        remove(beside)
+        beside.mkdir(parents=True)
+
+    world.first(begin)
+    try:
+        yield lambda block: _write(beside, block, class_names)
+        world.first(lambda: put(beside, place))
+    except BaseException:
+        if world.main:
+            remove(beside)
+        raise
+
+
+def _write(folder: Path, block: Block, class_names: Sequence[str]) -> None:
+    if block.pixels.ndim != 4:
+        raise UserError("--save writes pictures, and these are clips; leave it out")
+    arrays = block.pixels.permute(0, 2, 3, 1).numpy()
+    for i, array in enumerate(arrays):
+        into = folder if block.labels is None else folder / class_names[int(block.labels[i])]
+        into.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+        picture.save(into / f"{block.start + i:06d}.png")

@@ -1,0 +1,141 @@
+"""Two sets' statistics ↦ the metrics between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import UserError
+from ..types import Labels
+from .catalogue import FRAME, MAX_PIXELS, METRICS, Metric
+from .features import PIXELS
+from .frechet import frechet_distance
+from .gather import Space, Statistics
+from .kernels import SIZE, kernel_distance
+from .neighbours import label_agreement, precision_recall
+from .scores import Score
+
+MIN_SAMPLES = 10
+"""Fewer samples than this are not measured."""
+
+
+def compare(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> dict[str, float]:
+    """Measures samples against a reference: name ↦ value. Agreement is left out where a side has no labels.
+
+    Args:
+        real: of the reference, with what the metrics need (`needs_of`).
+        fake: of the samples.
+        metrics: names from METRICS.
+
+    Raises:
+        UserError: sets that can't be compared, or too few samples.
+    """
+    check_sets(real, fake, metrics)
+    values: dict[str, float] = {}
+    for name in metrics:
+        metric = METRICS[name]
+        found = _measured(name, metric, real, fake)
+        frames = len(fake.shape) == 4 and not metric.video and metric.extractor != PIXELS
+        values |= {FRAME * frames + value.name: v for value, v in zip(metric.values, found, strict=False)}
+    if not values:
+        raise UserError("agreement needs labels on both sides: images in class folders, or arr_1 in an .npz")
+    return values
+
+
+def check_sets(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> None:
+    """What can be said before anything is computed.
+
+    Raises:
+        UserError: shapes that differ, too few samples, pixels that are too many, or features of different weights.
+    """
+    check_shapes(real.shape, fake.shape)
+    for side, count in (("reference", real.count), ("sample", fake.count)):
+        if count and count < MIN_SAMPLES:
+            raise UserError(f"metrics need at least {MIN_SAMPLES} {side} images, got {count}")
+    for name in metrics:
+        space, theirs = fake.spaces.get(METRICS[name].extractor), real.spaces.get(METRICS[name].extractor)
+        if space is not None and theirs is not None and theirs.weights not in ("", space.weights):
+            raise UserError(
+                f"{name}: the reference was made with weights {theirs.weights[:8]}…, the samples are measured with "
+                f"{space.weights[:8]}…; give the same --weights, or make the reference again"
+            )
+
+
+def check_shapes(real: Sequence[int], fake: Sequence[int]) -> None:
+    """Raises UserError where samples of this shape can't be compared; an unknown shape, (), goes with any."""
+    if not real or tuple(real) == tuple(fake):
+        return
+    raise UserError(
+        f"the samples are {_shape(fake)}, but the reference is {_shape(real)}; give a reference of the same shape"
+    )
+
+
+def check_pixels(shape: Sequence[int], metrics: Sequence[str]) -> None:
+    """Raises UserError where pixels' covariance would be too large."""
+    values = int(torch.Size(shape).numel())
+    if "pixel-fd" in metrics and values > MAX_PIXELS:
+        raise UserError(
+            f"pixel-fd is for small images, of at most {MAX_PIXELS} values; these have {values}: leave it out, for "
+            "example --metrics fid"
+        )
+
+
+def warnings_of(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> list[str]:
+    """What a reader of the figures should know: sets that are small for their features."""
+    found = []
+    for name in metrics:
+        metric = METRICS[name]
+        space = fake.spaces.get(metric.extractor)
+        if metric.kind != "fd" or metric.extractor == PIXELS or space is None or space.moments is None:
+            continue
+        width = len(space.moments.mean)
+        least = min(space.count, real.spaces[metric.extractor].count or space.count)
+        if least <= width:
+            found.append(
+                f"{name}: {least:,} samples don't fill {width:,} dimensions; the distance is far too large, and "
+                "compares only with others of as many samples"
+            )
+    return found
+
+
+def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics) -> tuple[float, ...]:
+    if metric.kind == "is":
+        assert fake.score is not None
+        return fake.score.mean, fake.score.std
+    a, b = real.spaces.get(metric.extractor), fake.spaces[metric.extractor]
+    if a is None or (metric.kind == "fd" and a.moments is None) or (metric.kind != "fd" and a.features is None):
+        raise UserError(f"the reference has nothing for {name}; make it with `alphaflow stats … --metrics {name}`")
+    if metric.kind == "fd":
+        assert a.moments is not None
+        assert b.moments is not None
+        if len(a.moments.mean) != len(b.moments.mean):
+            raise UserError(
+                f"the reference holds {len(a.moments.mean)} features, but {metric.extractor} has "
+                f"{len(b.moments.mean)}: it was made with another extractor"
+            )
+        return (frechet_distance(a.moments, b.moments),)
+    return _of_features(metric, a, b, real.labels, fake.labels)
+
+
+def _of_features(metric: Metric, a: Space, b: Space, real: Labels | None, fake: Labels | None) -> tuple[float, ...]:
+    assert a.features is not None
+    assert b.features is not None
+    if metric.kind == "kid":
+        least = min(a.count, b.count)
+        if least < SIZE:
+            raise UserError(f"kid draws subsets of {SIZE:,}, but there are {least:,}; give more, or leave kid out")
+        score: Score = kernel_distance(a.features, b.features)
+        return score.mean, score.std
+    if metric.kind == "pr":
+        found = precision_recall(a.features, b.features)
+        return found.precision, found.recall
+    if real is None or fake is None:
+        return ()
+    return (label_agreement(a.features, real, b.features, fake),)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    channels, (height, width) = shape[0], shape[-2:]
+    frames = f", {shape[1]} frames" if len(shape) == 4 else ""
+    return f"{width}×{height} with {channels} channel{'s' if channels > 1 else ''}{frames}"

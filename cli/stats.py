@@ -1,0 +1,57 @@
+"""`alphaflow stats`: statistics of real pictures or clips, once for all evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Debug, Device, WeightsOption
+from .options import weights as weights_of
+from .progress import shown
+
+
+def stats(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Pictures or clips: a folder, a zip, an .npz, shards; or digits.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .npz to write.")],
+    *,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="What will be measured, as in evaluate; kid and pr keep every feature.", show_default="fid"),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Crop and scale files to this size.", min=1, show_default="as they are")
+    ] = None,
+    weights: WeightsOption = None,
+    batch_size: Annotated[int, typer.Option(help="Samples read at once.", min=1)] = 128,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write statistics of real pictures or clips, for `evaluate --reference OUT`. Under torchrun, work is shared."""
+    from alphaflow.data_tools.statistics import make_statistics
+
+    from alphaflow.training.device import find_device
+    from alphaflow.training.distributed import join
+
+    found = find_device(device)
+    world = join(found)
+    with shown(world.main) as progress:
+        written = make_statistics(
+            source,
+            out,
+            metrics=None if metrics is None else tuple(metrics.split(",")),
+            size=size,
+            weights=weights_of(weights),
+            device=found,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            world=world,
+            progress=progress,
+        )
+    if written is not None:
+        kept = ", ".join(f"{name} ({space.count:,})" for name, space in written.spaces.items())
+        print(f"statistics of {written.count:,} samples in {out}: {kept}")
