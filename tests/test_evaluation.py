@@ -229,6 +229,55 @@ def test_videomae_equals_transformers(tmp_path: Path) -> None:
     assert (extractor(clips)[FEATURES] - expected).norm() < 1e-5 * expected.norm()
 
 
+def archive(state: dict[str, Tensor], file: Path) -> Path:
+    """A TorchScript archive that holds these weights, as OpenAI's file does."""
+    root = nn.Module()
+    for name, value in state.items():
+        *path, last = name.split(".")
+        at = root
+        for part in path:
+            if not hasattr(at, part):
+                at.add_module(part, nn.Module())
+            at = getattr(at, part)
+        at.register_parameter(last, nn.Parameter(value, requires_grad=False))
+    torch.jit.script(root).save(str(file))
+    return file
+
+
+@pytest.mark.slow
+def test_clip_and_vgg_load(tmp_path: Path) -> None:
+    """CLIP's vision transformer and VGG-16 with random weights, against the networks without our loading."""
+    from torch_fidelity.feature_extractor_clip import CLIPVisual
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+    from torchvision.models import vgg16
+
+    pixels = torch.randint(256, (3, 3, 40, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    resized = interpolate_bilinear_2d_like_tensorflow1x(pixels.float(), size=(224, 224), align_corners=False) / 255
+    clip = CLIPVisual(32, 224, 2, 128, 32)
+    for parameter in clip.parameters():
+        parameter.data.copy_((0.1 * torch.randn_like(parameter)).half().float())
+    state = {name: value.clone() for name, value in clip.state_dict().items()}
+    file = archive({**state, "text_projection": torch.zeros(8, 32)}, tmp_path / "clip.pt")
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    with torch.no_grad():
+        expected = clip.visual((resized - _rgb(mean)) / _rgb(std))
+    found = open_extractor("clip", CPU, own(file))(pixels)[FEATURES]
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+    vgg = randomise(vgg16()).eval()
+    torch.save(vgg.state_dict(), tmp_path / "vgg.pth")
+    del vgg.classifier[5:]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    with torch.no_grad():
+        expected = vgg((resized - _rgb(mean)) / _rgb(std))
+    found = open_extractor("vgg16", CPU, own(tmp_path / "vgg.pth"))(pixels)[FEATURES]
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def _rgb(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values)[:, None, None]
+
+
 class LikeI3D(nn.Module):
     """The interface of StyleGAN-V's file with a small network behind it."""
 
@@ -438,6 +487,28 @@ def test_the_published_weights_are_where_we_say() -> None:
         published.open(name, CPU)
 
 
+def torchrun(processes: int, *arguments: str | Path) -> None:
+    """Runs alphaflow in several processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    package = str(Path(af.__file__).resolve().parent.parent)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": package}
+    call = [*launch, "-m", "alphaflow", *map(str, arguments)]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_processes_that_train_share_evaluations(tmp_path: Path) -> None:
+    """What two training processes measure together is what one measures of the finished run."""
+    small = ["--steps", "4", "--width", "32", "--depth", "1", "--batch-size", "16", "--evaluate-every", "4"]
+    torchrun(2, "train", "digits", *small, "--device", "cpu", "--out", tmp_path / "run")
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (measured,) = [row["eval/pixel-fd_1"] for row in logged if "eval/pixel-fd_1" in row]
+    result = af.evaluate(tmp_path / "run", metrics=("pixel-fd",), count=1000, device="cpu")
+    assert result is not None
+    assert measured == pytest.approx(result.rows[0].values["pixel-fd"], rel=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_work(small_run: Path, tmp_path: Path, processes: int, cli: Cli) -> None:
@@ -445,12 +516,7 @@ def test_processes_share_the_work(small_run: Path, tmp_path: Path, processes: in
     call = ["evaluate", small_run, "--count", "90", "--nfe", "1,2", "--seed", "0,1", "--batch-size", "16"]
     alone = cli(*map(str, call), "--json", tmp_path / "one.json")
     assert alone.status == 0, alone.err
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    call = [*launch, "-m", "alphaflow", *call, "--json", tmp_path / "many.json", "--save", tmp_path / "saved"]
-    package = str(Path(af.__file__).resolve().parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": package}
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    torchrun(processes, *call, "--json", tmp_path / "many.json", "--save", tmp_path / "saved")
     one, many = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "many"))
     assert many["processes"] == processes
     for a, b in zip(one["rows"], many["rows"], strict=True):
