@@ -166,3 +166,35 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = command("train", "digits", *options, "--out", place)
     assert done.status == 0, done.err
     return place
+
+
+def random_weights(network: torch.nn.Module) -> torch.nn.Module:
+    """He-normal convolutions, and batch norms that do something."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in network.state_dict().items():
+        if value.ndim > 1:
+            value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=generator)
+        elif name.endswith("running_var") or (name.endswith("weight") and ".bn" in name):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif name.endswith("bias") or name.endswith("running_mean"):
+            value.normal_(0, 0.1, generator=generator)
+    return network
+
+
+@pytest.fixture(scope="session")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inception v3 with random weights, in a file of the published form."""
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    place = tmp_path_factory.mktemp("weights") / "inception.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    torch.save(random_weights(network).state_dict(), place)
+    return place
+
+
+@pytest.fixture
+def randomised() -> Callable[[torch.nn.Module], torch.nn.Module]:
+    return random_weights

@@ -29,8 +29,8 @@ class Arrays(Source):
             if "arr_0.npy" not in file.namelist():
                 raise UserError(f"{path} holds no arr_0; expected images (n, h, w, c), 8-bit, under that name")
             with file.open("arr_0.npy") as stream:
-                shape, self._fortran, dtype = array_header(stream, path)
-            if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or self._fortran:
+                shape, fortran, dtype = array_header(stream, path)
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or fortran:
                 raise UserError(f"{path}: arr_0 must be 8-bit (n, h, w, 1 or 3), got {dtype} {shape}")
             self._labels: np.ndarray[Any, Any] | None = None
             if "arr_1.npy" in file.namelist():

@@ -127,7 +127,9 @@ class Evaluator:
             self._real, self._gathered = self._reference(), True
         return self._real
 
-    def gather(self, source: Source, needs: Mapping[str, Needs], seen: Callable[[Block], None] | None = None) -> Any:
+    def gather(
+        self, source: Source, needs: Mapping[str, Needs], seen: Callable[[Block], None] | None = None
+    ) -> Statistics | None:
         """One pass over a source: its statistics, in the first process; None in the others.
 
         Args:
@@ -163,7 +165,7 @@ class Evaluator:
         """
         self.check(len(source), source.shape)
         real = self.real()
-        fake: Statistics | None = self.gather(source, needs_of(self.metrics, keep=self._keep), seen)
+        fake = self.gather(source, needs_of(self.metrics, keep=self._keep), seen)
         if fake is None or real is None:
             return None
         fake = replace(fake, labels=self._relabelled(source, fake))
@@ -215,7 +217,7 @@ class Evaluator:
         if source is None or not needs:
             assert fixed is not None
             return fixed
-        found: Statistics | None = self.gather(source, needs)
+        found = self.gather(source, needs)
         if found is None or fixed is None:
             return found
         spaces = dict(found.spaces)
