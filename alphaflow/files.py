@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -37,6 +38,12 @@ def put(beside: Path, path: Path) -> None:
         remove(old)
     else:
         beside.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, about 1 GB/s."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

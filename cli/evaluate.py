@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, WeightsOption, guide, integers
+from .options import (
+    AT_ONCE,
+    AtOnce,
+    Checkpoint,
+    Debug,
+    Device,
+    FileSize,
+    Guidance,
+    GuidanceInterval,
+    Raw,
+    WeightsOption,
+    guide,
+    integers,
+    metric_names,
+)
 from .options import weights as weights_of
 from .progress import shown
 
@@ -44,7 +58,6 @@ Count = Annotated[
         show_default="50000; of clips 2048; for pixel metrics 2000",
     ),
 ]
-Size = Annotated[int | None, typer.Option(help="Crop and scale files to this size.", min=1, show_default="as they are")]
 Json = Annotated[Path | None, typer.Option(help="Write figures and protocol to this file.")]
 Csv = Annotated[Path | None, typer.Option(help="Append a row for each set to this file.")]
 Save = Annotated[Path | None, typer.Option(help="Write all samples to this folder, as PNG files.")]
@@ -63,7 +76,7 @@ def evaluate(
     guidance_interval: GuidanceInterval = "0,1",
     count: Count = None,
     seed: Seeds = "0",
-    size: Size = None,
+    size: FileSize = None,
     weights: WeightsOption = None,
     json: Json = None,
     csv: Csv = None,
@@ -71,25 +84,24 @@ def evaluate(
     pictures: Pictures = None,
     checkpoint: Checkpoint = None,
     raw: Raw = False,
-    batch_size: Annotated[int, typer.Option(help="Samples made or read at once.", min=1)] = 128,
+    batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
     from alphaflow.evaluation.evaluate import evaluate as measure
     from alphaflow.training.device import find_device
-    from alphaflow.training.distributed import join
+    from alphaflow.training.distributed import join, leave
 
     found = find_device(device)
     world = join(found)
-    opened = _opened(target, checkpoint, raw, found)
     with shown(world.main) as progress:
         result = measure(
-            opened,
+            _opened(target, checkpoint, raw, found),
             reference,
             world=world,
             progress=progress,
-            metrics=None if metrics is None else tuple(metrics.split(",")),
+            metrics=metric_names(metrics),
             nfes=tuple(integers(nfe, "--nfe")),
             count=count,
             seeds=tuple(integers(seed, "--seed")),
@@ -101,6 +113,7 @@ def evaluate(
             save=save,
             pictures=pictures,
         )
+    leave()
     if result is not None:
         _tell(result, json, csv, pictures)
 

@@ -18,6 +18,11 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Seed = Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)]
 Checkpoint = Annotated[int | None, typer.Option(help="Of which step.", show_default="the last")]
 Raw = Annotated[bool, typer.Option("--raw", help="The raw weights, not their average.")]
+FileSize = Annotated[
+    int | None, typer.Option("--size", help="Crop and scale files to this size.", min=1, show_default="as they are")
+]
+AtOnce = Annotated[int, typer.Option("--batch-size", help="Samples made or read at once.", min=1)]
+AT_ONCE = 128
 WeightsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,6 +49,11 @@ def integers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"{option} takes whole numbers with commas between, for example 1,2,4; got {text!r}") from error
+
+
+def metric_names(text: str | None) -> tuple[str, ...] | None:
+    """--metrics, as a list; None where it isn't given."""
+    return None if text is None else tuple(text.split(","))
 
 
 def weights(given: list[str] | None) -> dict[str, str]:

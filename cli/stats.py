@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Device, WeightsOption
+from .options import AT_ONCE, AtOnce, Debug, Device, FileSize, WeightsOption, metric_names
 from .options import weights as weights_of
 from .progress import shown
 
@@ -22,11 +22,9 @@ def stats(
         str | None,
         typer.Option(help="What will be measured, as in evaluate; kid and pr keep every feature.", show_default="fid"),
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Crop and scale files to this size.", min=1, show_default="as they are")
-    ] = None,
+    size: FileSize = None,
     weights: WeightsOption = None,
-    batch_size: Annotated[int, typer.Option(help="Samples read at once.", min=1)] = 128,
+    batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     debug: Debug = False,
@@ -35,7 +33,7 @@ def stats(
     from alphaflow.data_tools.statistics import make_statistics
 
     from alphaflow.training.device import find_device
-    from alphaflow.training.distributed import join
+    from alphaflow.training.distributed import join, leave
 
     found = find_device(device)
     world = join(found)
@@ -43,7 +41,7 @@ def stats(
         written = make_statistics(
             source,
             out,
-            metrics=None if metrics is None else tuple(metrics.split(",")),
+            metrics=metric_names(metrics),
             size=size,
             weights=weights_of(weights),
             device=found,
@@ -52,6 +50,7 @@ def stats(
             world=world,
             progress=progress,
         )
+    leave()
     if written is not None:
         kept = ", ".join(f"{name} ({space.count:,})" for name, space in written.spaces.items())
         print(f"statistics of {written.count:,} samples in {out}: {kept}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import alphaflow as af
+from alphaflow.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = str(Path(af.__file__).resolve().parent.parent)
@@ -198,3 +199,21 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def randomised() -> Callable[[torch.nn.Module], torch.nn.Module]:
     return random_weights
+
+
+@pytest.fixture(scope="session")
+def own() -> Callable[[Path], str]:
+    """A file of weights as `--weights` takes it: with its SHA-256, since it isn't the published one."""
+    return lambda file: f"{file}#{sha256(file)}"
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[..., dict[str, float]]:
+    """The values of one set against a reference."""
+
+    def measure(target: object, reference: object, *metrics: str, **options: object) -> dict[str, float]:
+        result = af.evaluate(target, reference, metrics=metrics, device="cpu", **options)  # type: ignore[arg-type]
+        assert result is not None
+        return result.rows[0].values
+
+    return measure

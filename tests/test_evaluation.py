@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -26,25 +25,16 @@ from alphaflow.metrics.features import open_extractor
 from alphaflow.metrics.gather import Gatherer, needs_of
 
 CPU = torch.device("cpu")
+Own = Callable[[Path], str]
+Rows = Callable[..., dict[str, float]]
 Cli = Callable[..., Any]
-
-
-def own(file: Path) -> str:
-    """A file of weights as `--weights` takes it: with its SHA-256, since it isn't the published one."""
-    return f"{file}#{hashlib.sha256(file.read_bytes()).hexdigest()}"
-
-
-def rows(target: Any, reference: Any, *metrics: str, **options: Any) -> dict[str, float]:
-    result = af.evaluate(target, reference, metrics=metrics, device="cpu", **options)
-    assert result is not None
-    return result.rows[0].values
 
 
 def pixels_of(count: int, seed: int) -> Tensor:
     return torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_every_form_gives_the_same_figures(tmp_path: Path, cli: Cli) -> None:
+def test_every_form_gives_the_same_figures(tmp_path: Path, cli: Cli, rows: Rows) -> None:
     """PNG files, a zip, arrays (compressed or not), shards, statistics; any batch size."""
     from alphaflow.data.written import write_samples
 
@@ -75,7 +65,7 @@ def test_every_form_gives_the_same_figures(tmp_path: Path, cli: Cli) -> None:
 
 
 @pytest.mark.slow
-def test_statistics_of_adms_form(tmp_path: Path, inception: Path) -> None:
+def test_statistics_of_adms_form(tmp_path: Path, inception: Path, rows: Rows, own: Own) -> None:
     """mu and sigma are taken as they are; other metrics look at the pictures beside them; ours reads back."""
     weights = {"inception": own(inception)}
     real, fake = pixels_of(12, 0), pixels_of(11, 1) // 2
@@ -130,7 +120,7 @@ def test_damaged_statistics(tmp_path: Path, here: Cli) -> None:
         assert message in done.err, (name, done.err)
 
 
-def test_weights_are_never_others(tmp_path: Path, here: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_never_others(tmp_path: Path, here: Cli, monkeypatch: pytest.MonkeyPatch, own: Own) -> None:
     """One line and status 2: missing, another file, a file of something else, a wrong SHA-256 of one's own."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
@@ -166,7 +156,7 @@ def _no_network(*_: Any, **__: Any) -> None:
     raise OSError("Network is unreachable")
 
 
-def test_a_pickle_among_weights_is_not_run(tmp_path: Path) -> None:
+def test_a_pickle_among_weights_is_not_run(tmp_path: Path, own: Own) -> None:
     torch.save({"a": Bomb()}, tmp_path / "bomb.pth")
     with pytest.raises(af.UserError, match="holds no weights of inception"):
         open_extractor("inception", CPU, own(tmp_path / "bomb.pth"))

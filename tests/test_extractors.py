@@ -5,7 +5,6 @@ No pretrained weights are needed: networks with random weights are saved to disk
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Callable
@@ -23,18 +22,8 @@ from alphaflow.metrics.features import EXTRACTORS, FEATURES, LOGITS, open_extrac
 from alphaflow.metrics.vit import DINOv2, VideoMAE
 
 CPU = torch.device("cpu")
-Cli = Callable[..., Any]
-
-
-def own(file: Path) -> str:
-    """A file of weights as `--weights` takes it: with its SHA-256, since it isn't the published one."""
-    return f"{file}#{hashlib.sha256(file.read_bytes()).hexdigest()}"
-
-
-def rows(target: Any, reference: Any, *metrics: str, **options: Any) -> dict[str, float]:
-    result = af.evaluate(target, reference, metrics=metrics, device="cpu", **options)
-    assert result is not None
-    return result.rows[0].values
+Own = Callable[[Path], str]
+Rows = Callable[..., dict[str, float]]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +43,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> tuple[Pat
 
 
 @pytest.mark.slow
-def test_figures_equal_torch_fidelitys(sets: tuple[Path, Path], inception: Path) -> None:
+def test_figures_equal_torch_fidelitys(sets: tuple[Path, Path], inception: Path, rows: Rows, own: Own) -> None:
     from torch_fidelity import calculate_metrics
 
     test, train = sets
@@ -73,7 +62,7 @@ def test_figures_equal_torch_fidelitys(sets: tuple[Path, Path], inception: Path)
 
 
 @pytest.mark.slow
-def test_features_and_preprocessing_equal_torch_fidelitys(inception: Path) -> None:
+def test_features_and_preprocessing_equal_torch_fidelitys(inception: Path, own: Own) -> None:
     """At sizes below and above the network's, greyscale, and in any batch: to rounding; among batches, bit for bit."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -129,7 +118,7 @@ def dino_weights(width: int, depth: int) -> dict[str, Tensor]:
     return found
 
 
-def test_dinov2_equals_transformers(tmp_path: Path) -> None:
+def test_dinov2_equals_transformers(tmp_path: Path, own: Own) -> None:
     """At its own 518 pixels; at 224 with resized positions; by the file, through torch-fidelity's preprocessing."""
     weights = dino_weights(128, 2)
     torch.save(weights, tmp_path / "dino.pth")
@@ -180,7 +169,7 @@ def videomae_weights() -> tuple[dict[str, Tensor], Any]:
 
 
 @pytest.mark.slow
-def test_videomae_equals_transformers(tmp_path: Path) -> None:
+def test_videomae_equals_transformers(tmp_path: Path, own: Own) -> None:
     weights, theirs = videomae_weights()
     torch.save({"module": weights}, tmp_path / "mae.pth")
     extractor = open_extractor("videomae", CPU, own(tmp_path / "mae.pth"))
@@ -211,7 +200,7 @@ def archive(state: dict[str, Tensor], file: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_clip_and_vgg_load(tmp_path: Path, randomised: Callable[[nn.Module], nn.Module]) -> None:
+def test_clip_and_vgg_load(tmp_path: Path, randomised: Callable[[nn.Module], nn.Module], own: Own) -> None:
     """CLIP's vision transformer and VGG-16 with random weights, against the networks without our loading."""
     from torch_fidelity.feature_extractor_clip import CLIPVisual
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
@@ -262,7 +251,7 @@ class LikeI3D(nn.Module):
 
 
 @pytest.mark.slow
-def test_fvd_equals_independent_code(tmp_path: Path) -> None:
+def test_fvd_equals_independent_code(tmp_path: Path, rows: Rows, own: Own) -> None:
     """Of random clips of 18 frames, from memory; the detector's first 16 frames, resized and rescaled here."""
     from scipy import linalg
 
@@ -294,7 +283,7 @@ def test_fvd_equals_independent_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_image_metrics_of_clips_look_at_frames(tmp_path: Path) -> None:
+def test_image_metrics_of_clips_look_at_frames(tmp_path: Path, rows: Rows, own: Own) -> None:
     torch.save(dino_weights(64, 1), tmp_path / "dino.pth")
     weights = {"dinov2": own(tmp_path / "dino.pth")}
     clips = torch.randint(256, (12, 3, 2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from ..autoencoders.base import Autoencoder, Normalisation, Normalised
 from ..autoencoders.diffusers_vae import DiffusersVAE
 from ..describe import rebuild
 from ..errors import UserError
+from ..files import sha256
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices
 
@@ -227,10 +227,8 @@ class LatentShards(IndexedDataset):
             size = file.stat().st_size
             if size != shard["bytes"]:
                 return f"has {size} bytes instead of {shard['bytes']}: it is damaged"
-            if self.hashes:
-                with file.open("rb") as stream:
-                    if hashlib.file_digest(stream, "sha256").hexdigest() != shard["sha256"]:
-                        return "is damaged: its SHA-256 is another"
+            if self.hashes and sha256(file) != shard["sha256"]:
+                return "is damaged: its SHA-256 is another"
         except OSError as error:
             return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
         return ""

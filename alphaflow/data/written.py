@@ -46,17 +46,24 @@ def write_samples(
         which = f"{place} is not empty" if taken else f"{picture_file} exists"
         raise UserError(f"{which}; choose another --out, or replace it with --overwrite")
     pixels = make()
-    arrays = pixels.permute(0, 2, 3, 1).numpy()
     with replacing(place) as beside:
         beside.mkdir()
         if form == "npz":
+            arrays = pixels.permute(0, 2, 3, 1).numpy()
             named = {"arr_0": arrays} if labels is None else {"arr_0": arrays, "arr_1": labels.numpy()}
             np.savez(beside / "samples.npz", allow_pickle=False, **named)
         else:
-            for index, array in enumerate(arrays):
-                folder = beside if labels is None else beside / class_names[int(labels[index])]
-                folder.mkdir(parents=True, exist_ok=True)
-                picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-                picture.save(folder / f"{index:06d}.png")
+            write_pictures(beside, pixels, labels, class_names)
     columns = min(len(pixels), 10)
     save_picture(grid(pixels[:100], columns), picture_file)
+
+
+def write_pictures(
+    folder: Path, pixels: Tensor, labels: Labels | None, class_names: Sequence[str], start: int = 0
+) -> None:
+    """Writes 8-bit pixels (n, c, h, w) as NNNNNN.png, in folders by class; ``start`` is the first one's number."""
+    for index, array in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+        into = folder if labels is None else folder / class_names[int(labels[index])]
+        into.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+        picture.save(into / f"{start + index:06d}.png")

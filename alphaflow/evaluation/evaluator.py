@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics
 from ..metrics.compare import MIN_SAMPLES, check_pixels, check_shapes, compare, warnings_of
 from ..metrics.features import EXTRACTORS, PIXELS, Extractor, check_weights, open_extractor
-from ..metrics.gather import Gatherer, Needs, Space, Statistics, needs_of
+from ..metrics.gather import Gatherer, Needs, Space, Statistics, needs_of, random_halves
 from ..metrics.kernels import SIZE
 from ..training.distributed import World
 from .base import Block, Source
@@ -94,7 +94,8 @@ class Evaluator:
         """An extractor, loaded at its first use; the first process downloads what is missing."""
         if name not in self._extractors:
             given = self._given.get(name)
-            self.world.first(lambda: check_weights(name, given))
+            if self.world.size > 1:
+                self.world.first(lambda: check_weights(name, given))
             self._extractors[name] = open_extractor(name, self._device, given)
         return self._extractors[name]
 
@@ -181,10 +182,8 @@ class Evaluator:
         if not names or real is None or self.reference.source is None or real.count < 2 * MIN_SAMPLES:
             return None
         space = real.spaces[PIXELS]
-        order = torch.randperm(real.count, generator=torch.Generator().manual_seed(0))
-        first, second = order[: real.count // 2], order[real.count // 2 :]
         halves = []
-        for i, half in enumerate((first, second)):
+        for i, half in enumerate(random_halves(real.count)):
             features = None if space.features is None else space.features[half]
             moments = None if space.halves is None else space.halves[i]
             labels = None if real.labels is None else real.labels[half]

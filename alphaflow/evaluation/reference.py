@@ -12,6 +12,7 @@ import torch
 from ..data.images import Mode, walk
 from ..data.shards import DATASET
 from ..errors import UserError
+from ..files import sha256
 from ..metrics.gather import Statistics
 from ..metrics.networks import FRAMES
 from ..run import Run
@@ -99,8 +100,7 @@ def fingerprint(path: Path | str) -> str:
     if (place / DATASET).is_file():
         place = place / DATASET
     if place.is_file():
-        with place.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256(place)
     found = hashlib.sha256()
     for name in sorted(walk(place)):
         found.update(f"{name}\t{(place / name).stat().st_size}\n".encode("utf-8", "surrogateescape"))

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-
+from ..data.written import write_pictures
 from ..errors import UserError
 from ..files import put, remove
 from ..training.distributed import World
@@ -44,9 +43,4 @@ def saving(place: Path, class_names: Sequence[str], world: World) -> Iterator[Ca
 def _write(folder: Path, block: Block, class_names: Sequence[str]) -> None:
     if block.pixels.ndim != 4:
         raise UserError("--save writes pictures, and these are clips; leave it out")
-    arrays = block.pixels.permute(0, 2, 3, 1).numpy()
-    for i, array in enumerate(arrays):
-        into = folder if block.labels is None else folder / class_names[int(block.labels[i])]
-        into.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-        picture.save(into / f"{block.start + i:06d}.png")
+    write_pictures(folder, block.pixels, block.labels, class_names, block.start)

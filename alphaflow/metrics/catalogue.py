@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -108,13 +109,6 @@ def default_metrics(shape: Sequence[int]) -> tuple[str, ...]:
 
     Pixels for pictures under 32 pixels a side, for which no published network is meant.
     """
-    if min(shape[-2:]) < 32 and _values(shape) <= MAX_PIXELS:
+    if min(shape[-2:]) < 32 and math.prod(shape) <= MAX_PIXELS:
         return ("pixel-fd", "pixel-pr", "agreement")
     return ("fid", "is") if len(shape) == 3 else ("fvd",)
-
-
-def _values(shape: Sequence[int]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import torch
 
 from ..errors import UserError
 from ..types import Labels
@@ -65,7 +64,7 @@ def check_shapes(real: Sequence[int], fake: Sequence[int]) -> None:
 
 def check_pixels(shape: Sequence[int], metrics: Sequence[str]) -> None:
     """Raises UserError where pixels' covariance would be too large."""
-    values = int(torch.Size(shape).numel())
+    values = math.prod(shape)
     if "pixel-fd" in metrics and values > MAX_PIXELS:
         raise UserError(
             f"pixel-fd is for small images, of at most {MAX_PIXELS} values; these have {values}: leave it out, for "

@@ -137,7 +137,7 @@ class Gatherer:
         self._times = {name: self._frames(name) for name in needs}
         totals = {name: count * times for name, times in self._times.items()}
         self._moments = {n: [RunningMoments() for _ in range(1 + need.halves)] for n, need in needs.items()}
-        self._half = {name: _halves(totals[name]) for name, need in needs.items() if need.halves}
+        self._half = {name: _in_second_half(totals[name]) for name, need in needs.items() if need.halves}
         self._kept = {name: KeptFeatures(totals[name]) for name, need in needs.items() if need.features}
         self._scores = {n: InceptionScore(totals[n], min(10, totals[n])) for n, need in needs.items() if need.score}
         self._labels = torch.full((count,), -1)
@@ -217,11 +217,14 @@ class Gatherer:
         return self.shape[1] if len(self.shape) == 4 and name in EXTRACTORS and not EXTRACTORS[name].video else 1
 
 
-def _halves(total: int) -> Tensor:
-    """Which samples are in the second of two random halves (seed 0)."""
-    second = torch.zeros(total, dtype=torch.bool)
-    second[torch.randperm(total, generator=torch.Generator().manual_seed(0))[total // 2 :]] = True
-    return second
+def random_halves(total: int) -> tuple[Tensor, Tensor]:
+    """The indices of two random halves (seed 0); the second has one more of an odd number."""
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+    return order[: total // 2], order[total // 2 :]
+
+
+def _in_second_half(total: int) -> Tensor:
+    return torch.zeros(total, dtype=torch.bool).index_fill_(0, random_halves(total)[1], True)
 
 
 Parts = Iterable[Sequence[Tensor]]

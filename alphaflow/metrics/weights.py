@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import urlparse
 import torch
 
 from ..errors import UserError
+from ..files import sha256
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def find_weights(name: str, weights: Weights, given: str | None = None) -> Weigh
 
 def _checked(name: str, weights: Weights, path: Path, own: str | None) -> WeightsFile:
     try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256(path)
     except FileNotFoundError as error:
         raise UserError(f"the weights of {name}, {path}, don't exist; {_remedy(name, weights)}") from error
     except IsADirectoryError as error:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import sha256, write_json
 from .distributed import full, load_whole
 
 MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
@@ -76,9 +76,8 @@ def damage(folder: Path) -> str:
         try:
             if (folder / name).stat().st_size != about["bytes"]:
                 return f"{name} is cut short"
-            with (folder / name).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != about["sha256"]:
-                    return f"{name} is damaged"
+            if sha256(folder / name) != about["sha256"]:
+                return f"{name} is damaged"
         except OSError:
             return f"{name} is missing"
     return ""
