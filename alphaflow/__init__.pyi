@@ -10,11 +10,13 @@ from .data.digits import Digits as Digits
 from .data.folders import ImageFolder as ImageFolder
 from .data.folders import VideoFolder as VideoFolder
 from .data.labels import balanced_labels as balanced_labels
+from .data.mixture import Mixture as Mixture
 from .data.shards import LatentShards as LatentShards
 from .data.streams import RemoteShards as RemoteShards
 from .data.video import Clip as Clip
 from .data.video import ClipError as ClipError
 from .data.video import read_clip as read_clip
+from .data_tools.moving_digits import moving_digits as moving_digits
 from .derivatives import TangentModel as TangentModel
 from .derivatives import derivative_of as derivative_of
 from .derivatives import total_derivative as total_derivative

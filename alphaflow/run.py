@@ -57,12 +57,16 @@ class Run:
         samplers: the recipe's samplers, by number of network evaluations.
         shape: of one sample, channels first.
         classes, class_names: the number of classes or None, and their names.
+        fps: frames a second of the clips it was trained on; None for images, or where the data don't say.
         step: the checkpoint's step.
         ema: whether the weights are the averaged ones.
 
     Raises:
         UserError: the folder is no run, has no such checkpoint, or the checkpoint is damaged.
     """
+
+    shape: tuple[int, ...]
+    autoencoder: Autoencoder
 
     def __init__(
         self, path: Path | str, *, step: int | None = None, ema: bool = True, device: str | torch.device = "auto"
@@ -86,6 +90,7 @@ class Run:
         run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
         run.shape, run.classes = tuple(recipe.dataset.shape), recipe.dataset.classes
         names = list(getattr(recipe.dataset, "class_names", []))
+        run.fps = getattr(recipe.dataset, "fps", None)
         run.class_names = names or [str(index) for index in range(run.classes or 0)]
         return run
 
@@ -181,6 +186,34 @@ class Run:
             )
         return Maker(self, sampler, seed, guidance)
 
+    def resize(self, frames: int | None = None, size: int | None = None) -> None:
+        """Samples clips of another length, or samples of another size, than was trained; see `DiT` for what that means.
+
+        Args:
+            frames: of the clip, in pixels' frames; None leaves it.
+            size: pixels along each side; None leaves it.
+
+        Raises:
+            UserError: the run is of images and frames are asked for, or its network or autoencoder can't do it.
+        """
+        if frames is None and size is None:
+            return
+        if frames is not None and len(self.shape) == 3:
+            raise UserError(f"{self.folder.path} makes images, which have no frames; leave --frames out")
+        _, *known, height, width = self.pixel_shape
+        if height != width:
+            raise UserError(f"{self.folder.path} makes samples of {height} × {width} pixels; only squares are resized")
+        length = frames or (known[0] if known else None)
+        shape = (self.shape[0], *self.autoencoder.latent_shape(size or height, length)[1:])
+        one = torch.ones(1, device=self.device)
+        try:
+            with torch.inference_mode():
+                self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
+        except ValueError as error:
+            raise UserError(f"{self.folder.path} can't make that: {error}") from error
+        self.shape = tuple(shape)
+        self.__dict__.pop("pixel_shape", None)
+
     @cached_property
     def pixel_shape(self) -> tuple[int, ...]:
         """Of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, where latents are decoded."""
@@ -191,9 +224,10 @@ class Run:
     def _open(self) -> None:
         record = self.record
         data = record["data"]
-        self.shape: tuple[int, ...] = tuple(data["shape"])
+        self.shape = tuple(data["shape"])
         self.classes: int | None = data["classes"]
         self.class_names: list[str] = data["class_names"]
+        self.fps: float | None = data.get("fps")
         described = [record["model"], record["autoencoder"], *record["samplers"].values()]
         if any(part is None for part in described):
             recipe = self.recipe()

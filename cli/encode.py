@@ -33,7 +33,9 @@ class Crop(StrEnum):
 Out = Annotated[Path, typer.Argument(help="The folder of shards, new or to be gone on with.")]
 AutoencoderName = Annotated[
     str,
-    typer.Option(help="pixels; a diffusers autoencoder on the Hub or in a folder; or module:name, an object of yours."),
+    typer.Option(
+        help="pixels; grey (one channel); a diffusers autoencoder on the Hub or in a folder; or module:name, yours."
+    ),
 ]
 Subfolder = Annotated[str | None, typer.Option(help="The autoencoder's folder inside a pipeline, for example vae.")]
 Tiling = Annotated[bool, typer.Option("--tiling", help="Encode in overlapping tiles: large pictures, long clips.")]
@@ -162,8 +164,8 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
     from alphaflow.errors import UserError
     from alphaflow.training.device import find_device
 
-    if name == "pixels":
-        return Pixels()
+    if name in ("pixels", "grey"):
+        return Pixels(3 if name == "pixels" else 1)
     module, colon, attribute = name.partition(":")
     if colon and "/" not in name:
         sys.path.insert(0, str(Path.cwd()))

@@ -44,7 +44,8 @@ ReferenceOption = Annotated[
 Metrics = Annotated[
     str | None,
     typer.Option(
-        help="fid, is, kid, pr, fdd (DINOv2), clip-fd, vgg-pr; clips: fvd, cd-fvd; pixel-fd, pixel-pr, agreement.",
+        help="fid, is, kid, pr, fdd (DINOv2), clip-fd, vgg-pr; clips: fvd, cd-fvd; without any file: pixel-fd, "
+        "pixel-pr, agreement, and of clips random-fd, shrunk-fd (neither is FVD), motion.",
         show_default="fid,is; fvd; pixel metrics under 32 pixels",
     ),
 ]
@@ -60,7 +61,7 @@ Count = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option(help="Write figures and protocol to this file.")]
 Csv = Annotated[Path | None, typer.Option(help="Append a row for each set to this file.")]
-Save = Annotated[Path | None, typer.Option(help="Write all samples to this folder, as PNG files.")]
+Save = Annotated[Path | None, typer.Option(help="Write all samples to this folder: PNG, clips as MP4.")]
 Pictures = Annotated[
     Path | None, typer.Option(help="Write grids, nearest real pictures, and the worst classes to this folder.")
 ]

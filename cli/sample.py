@@ -1,4 +1,4 @@
-"""`alphaflow sample RUN`: samples as pictures or as one array."""
+"""`alphaflow sample RUN`: samples as pictures, as clips, or as one array."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class Format(StrEnum):
 
     PNG = "png"
     NPZ = "npz"
+    MP4 = "mp4"
+    GIF = "gif"
 
 
 def sample(
     run: RunPath,
     *,
     nfe: Annotated[int, typer.Option(help="Network evaluations a sample.")] = 1,
-    count: Annotated[int, typer.Option(help="How many samples.", min=1)] = 100,
+    count: Annotated[int | None, typer.Option(help="How many.", min=1, show_default="100; of clips 16")] = None,
     classes: Annotated[str | None, typer.Option(help="Class indices, for example 3,7; in turn.")] = None,
     balanced: Annotated[
         bool, typer.Option("--balanced/--random", help="Every class equally often, or classes drawn at random.")
@@ -37,35 +39,56 @@ def sample(
         Path | None, typer.Option(help="The folder to write.", show_default="RUN/samples/nfe-N[-guidance-G]-seed-S")
     ] = None,
     format: Annotated[
-        Format, typer.Option(help="PNG files in class folders, or one .npz (arr_0, arr_1).")
-    ] = Format.PNG,
+        Format | None,
+        typer.Option(help="Files in class folders, or one .npz (arr_0, arr_1).", show_default="png; of clips mp4"),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second of clips.", show_default="the training data's, or 8")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip.", min=1, show_default="as trained")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels along each side.", min=1, show_default="as trained")] = None,
     checkpoint: Checkpoint = None,
     raw: Raw = False,
-    batch_size: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 256,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples at a time.", min=1, show_default="256; of clips 16")
+    ] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Sample from a run. Writes the samples and, beside the folder, a picture of the first hundred."""
-    from alphaflow.data.written import write_samples
+    """Sample from a run. Writes the samples and, beside the folder, a picture of the first; clips playing together."""
+    from alphaflow.data.clips import FPS
+    from alphaflow.data.written import check_form, write_samples
     from alphaflow.run import Run
 
     guided = guide(guidance, guidance_interval)
     opened = Run(run, step=checkpoint, ema=not raw, device=device)
     sampler = opened.sampler(nfe, guided)
-    labels = _labels(opened.classes, count, classes, balanced, seed)
+    rate = opened.fps or FPS if fps is None else fps
+    form = check_form(None if format is None else format.value, opened.shape, rate)
+    opened.resize(frames, size)
+    number, at_once = (100, 256) if len(opened.shape) == 3 else (16, 16)
+    labels = _labels(opened.classes, count or number, classes, balanced, seed)
     named = "" if guidance is None else f"-guidance-{guidance:g}"
     named += "" if guidance_interval == "0,1" else "-in-" + guidance_interval.replace(",", "-")
+    named += "" if frames is None else f"-frames-{frames}"
+    named += "" if size is None else f"-size-{size}"
     place = out or opened.folder.path / "samples" / f"nfe-{nfe}{named}-seed-{seed}"
-    write_samples(
+    written = write_samples(
         place,
-        lambda: opened.sample(count, nfe, labels=labels, seed=seed, batch_size=batch_size, guidance=guided),
+        lambda: opened.sample(
+            count or number, nfe, labels=labels, seed=seed, batch_size=batch_size or at_once, guidance=guided
+        ),
         labels,
         opened.class_names,
-        format.value,
+        form,
         overwrite,
+        rate,
     )
-    print(f"{count} samples at {nfe} NFE ({sampler}) in {place}; a picture of them in {place}.png")
+    print(f"{count or number} samples at {nfe} NFE ({sampler}) in {place}; pictures: {', '.join(map(str, written))}")
+    if len(opened.shape) == 4:
+        guessed = "" if opened.fps or fps else ", which the data don't say: --fps chooses another"
+        print(f"{rate:g} frames a second{guessed}")
 
 
 def _labels(known: int | None, count: int, chosen: str | None, balanced: bool, seed: int) -> Tensor | None:

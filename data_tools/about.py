@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,7 @@ def about(
         "shift": list(normalisation.shift),
         "scale": list(normalisation.scale),
         "measured": measured,
+        "fps": median(rates) if (rates := [fps for part in parts for fps in part.fps]) else None,
         "classes": len(source.class_names) or None,
         "class_names": source.class_names,
     }

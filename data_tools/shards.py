@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -40,6 +40,7 @@ class Part:
         offsets: where each sample's array begins in the file.
         labels: of each sample, −1 for none.
         rejects: what had to be left out.
+        fps: frames a second of each clip that says; empty for pictures.
     """
 
     file: str
@@ -49,6 +50,7 @@ class Part:
     offsets: list[int]
     labels: list[int]
     rejects: list[Reject]
+    fps: list[float] = field(default_factory=list)
 
 
 class ShardWriter:
@@ -63,6 +65,7 @@ class ShardWriter:
         self.offsets: list[int] = []
         self.labels: list[int] = []
         self.rejects: list[Reject] = []
+        self.fps: list[float] = []
 
     def add(self, index: int, latent: np.ndarray[Any, Any], label: int | None, record: dict[str, Any]) -> None:
         """Adds a sample: KEY.cls, KEY.json, KEY.latent.npy, the key being its index in nine digits."""
@@ -76,6 +79,8 @@ class ShardWriter:
         padded = (len(data) + 511) // 512 * 512  # the array is the last of the sample's members
         self.offsets.append(self._tar.tarstream.offset - padded + len(data) - latent.nbytes)
         self.labels.append(-1 if label is None else label)
+        if record.get("fps"):
+            self.fps.append(float(record["fps"]))
 
     def reject(self, reject: Reject) -> None:
         """Records a sample that is left out."""
@@ -124,7 +129,7 @@ def writing(out: Path, split: str, number: int) -> Iterator[ShardWriter]:
         except BaseException:
             writer.abandon()
             raise
-    part = Part(file.name, number, size, digest, writer.offsets, writer.labels, writer.rejects)
+    part = Part(file.name, number, size, digest, writer.offsets, writer.labels, writer.rejects, writer.fps)
     write_json(_part_file(out, number), asdict(part))
 
 

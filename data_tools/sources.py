@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from alphaflow.data.images import SUFFIXES, class_folders, walk
+from alphaflow.data.kinds import nothing_of
 from alphaflow.data.video import SUFFIXES as VIDEO_SUFFIXES
 from alphaflow.errors import UserError
 
@@ -114,7 +115,7 @@ def image_source(path: Path) -> Source:
     else:
         raise UserError(f"{path} doesn't exist; give a folder, a zip, or WebDataset tars of pictures")
     if not names:
-        raise UserError(f"{path} holds no pictures; expected CLASS/NAME with one of {', '.join(SUFFIXES)}")
+        raise nothing_of("images", path, walk(path) if path.is_dir() else listed)
     class_names, labels = class_folders(names)
     entries = [
         Entry(name, labels[i] if labels else None, files[name][0], files[name][1]) for i, name in enumerate(names)
@@ -138,7 +139,7 @@ def video_source(path: Path, clips: Path | None = None, split: str | None = None
         raise UserError(f"{path} doesn't exist; give a folder of clips, CLASS/NAME.mp4, or a CSV and --clips-folder")
     names = sorted(name for name in walk(path) if _is(name, VIDEO_SUFFIXES))
     if not names:
-        raise UserError(f"{path} holds no clips; expected CLASS/NAME with one of {', '.join(VIDEO_SUFFIXES)}")
+        raise nothing_of("clips", path, walk(path))
     class_names, labels = class_folders(names)
     entries = [Entry(name, labels[i] if labels else None, str(path / name)) for i, name in enumerate(names)]
     return Source(path, mixed(entries), class_names)

@@ -16,7 +16,7 @@ def recipe(
     batch_size: int = 256,
 ) -> af.Recipe:
     """400k steps; with guidance 1.2M. XL/2+: fine-tune with ``--method meanflow --size xl2 --cfg --from RUN``."""
-    latents = af.LatentShards(data / "train", batch_size=batch_size)
+    latents = af.LatentShards(data / "train", batch_size=batch_size, kind="images")
     steps, large = steps or (1_200_000 if cfg else 400_000), size != "b2"
     omega, kappa, end = {"b2": (1.0, 0.5, 1.0), "l2": (0.2, 0.92, 0.8), "xl2": (0.2, 0.92, 0.75)}[size]
     guidance = af.Guidance(omega=omega, kappa=kappa, interval=(0.0, end), label_drop=0.1) if cfg else None

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import alphaflow as af
-from alphaflow.metrics.features import EXTRACTORS, FEATURES, LOGITS, open_extractor
+from alphaflow.metrics.features import EXTRACTORS, LOGITS, open_extractor
+from alphaflow.metrics.unpublished import FEATURES
 from alphaflow.metrics.vit import DINOv2, VideoMAE
 
 CPU = torch.device("cpu")

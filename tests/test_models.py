@@ -185,9 +185,10 @@ def test_wrong_settings(options: dict[str, object], message: str) -> None:
         af.DiT(settings.pop("shape"), **settings)  # type: ignore[arg-type]
 
 
-def test_wrong_sample_shape(model: af.DiT) -> None:
-    with pytest.raises(ValueError, match=r"samples of shape \(3, 6, 4\)"):
-        model(torch.zeros(2, 3, 4, 6), torch.zeros(2), torch.ones(2))
+@pytest.mark.parametrize("shape", [(2, 6, 4), (3, 6, 5), (3, 0, 4), (3, 6), (3, 1, 6, 4)])
+def test_wrong_sample_shape(model: af.DiT, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"samples of shape \(3, 6, 4\), or of other lengths"):
+        model(torch.zeros(2, *shape), torch.zeros(2), torch.ones(2))
 
 
 def test_printing_and_config_build_it_again(model: af.DiT) -> None:

@@ -345,7 +345,7 @@ def test_kinetics(tmp_path: Path) -> None:
     entries = [Entry(str(i), i % 2, "") for i in range(8)]
     source = Source(Path("clips"), entries, ["a", "b"])
     encode(source, tmp_path / "train", af.Pixels(), Clips(8), Options(workers=0, batch_size=4))
-    made = af.find_recipe("kinetics700")(data=tmp_path, steps=2, batch_size=2, width=64)
+    made = af.find_recipe("kinetics700")(data=tmp_path, steps=2, batch_size=2, size="s")
     trainer = af.Trainer(made)
     assert trainer.train_step().total.isfinite()
 

@@ -143,8 +143,8 @@ def test_rotation_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         def __init__(self, frame: Any) -> None:
             self.frame = frame
 
-        def to_ndarray(self, format: str) -> Any:
-            return self.frame.to_ndarray(format=format)
+        def to_ndarray(self, format: str, threads: int) -> Any:
+            return self.frame.to_ndarray(format=format, threads=threads)
 
     original = video._upright
     monkeypatch.setattr(video, "_upright", lambda frame: original(Turned(frame)))

@@ -14,9 +14,13 @@ from torch import Tensor
 from ..errors import UserError
 from ..printing import Compact
 from .base import Normalisation, per_channel
+from .chunks import decode_in_chunks
 
 VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "HunyuanVideo", "Magvit", "Allegro", "QwenImage")
 """Names in the classes of autoencoders that take (b, c, f, h, w)."""
+
+STREAMED = ("CogVideoX", "Wan")
+"""Of these, those that decode frame after frame by themselves and keep what they need of the frames before."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,7 +29,8 @@ class DiffusersVAE(Compact):
 
     The class is the one that the folder's config.json names. Nothing is loaded until it is needed. Scale and shift are
     the config's: ``latents_mean`` and ``latents_std`` for each channel, else ``scaling_factor`` and ``shift_factor``.
-    An autoencoder of images encodes the frames of a video one by one. Weights are kept in float32 and run in bfloat16
+    An autoencoder of images encodes the frames of a video one by one; one of videos decodes long clips in parts that
+    overlap (`decode_in_chunks`), unless it does so by itself. Weights are kept in float32 and run in bfloat16
     on a GPU.
 
     Args:
@@ -125,8 +130,16 @@ class DiffusersVAE(Compact):
         """Normalised latents (b, c, …) → pixels in [-1, 1], float32."""
         frames = _Frames(self.normalisation.inverse(latents.float()), one_by_one=not self.video)
         with self._precision():
-            parts = [self.vae.decode(part.to(self.vae.device)).sample.float() for part in self._parts(frames.batch)]
+            parts = [self._decoded(part.to(self.vae.device)) for part in self._parts(frames.batch)]
         return frames.restore(torch.cat(parts)).clamp(-1, 1).to(latents.device)
+
+    def _decoded(self, part: Tensor) -> Tensor:
+        def whole(latents: Tensor) -> Tensor:
+            pixels: Tensor = self.vae.decode(latents).sample
+            return pixels.float()
+
+        streamed = any(name in type(self.vae).__name__ for name in STREAMED)
+        return whole(part) if part.ndim == 4 or streamed else decode_in_chunks(whole, part)
 
     def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
         """The latents' shape for square pixels of this size, found by encoding black ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..printing import Compact
@@ -14,14 +15,17 @@ class Pixels(Compact):
     """No autoencoder: latents are pixels.
 
     Args:
-        channels: 3 for colour, 1 for greyscale.
+        channels: 3 for colour, 1 for greyscale, to which colours are turned.
     """
 
     channels: int = 3
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels in [-1, 1], unchanged."""
-        return pixels
+        """Pixels in [-1, 1], unchanged; of one channel, colours' luma (ITU-R BT.601) (b, 3, …) → (b, 1, …)."""
+        if self.channels == pixels.shape[1]:
+            return pixels
+        red, green, blue = torch.split(pixels, 1, dim=1)
+        return 0.299 * red + 0.587 * green + 0.114 * blue
 
     def decode(self, latents: Tensor) -> Tensor:
         """The latents clipped to [-1, 1]."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from ..errors import UserError
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices, to_unit
 from .images import ImageSource, Mode, centre_crop, class_folders, walk
+from .kinds import nothing_of
 from .processes import PerProcess
 from .video import SUFFIXES, ClipError, read_clip, video_info
 
@@ -115,20 +118,22 @@ class ImageFolder(IndexedDataset):
 
 
 class VideoFolder(IndexedDataset):
-    """Clips in a folder, ``CLASS/NAME.mp4``, decoded when they are needed, as pixels in [-1, 1], (3, f, h, w).
+    """Clips in a folder, ``CLASS/NAME.mp4``, decoded when they are needed, as pixels in [-1, 1], (c, f, h, w).
 
     Each sample of an epoch is one clip of one video, from a random start; `once` takes the middle.
 
     Args:
         path: the folder.
         frames: of a clip.
-        size: every frame is centre-cropped and scaled to this many pixels.
+        size: every frame is centre-cropped and scaled to this many pixels. None takes frames as they are: all clips
+            must have one size.
         fps: frames a second, by time stamps; None for the video's own.
+        mode: ``"RGB"``, or ``"L"`` for greyscale.
         batch_size: samples a batch.
         seed: of order and starts; None takes torch's global seed.
 
     Raises:
-        UserError: no videos, or one that can't be decoded or is too short.
+        UserError: no videos, one that can't be decoded or is too short, or sizes that differ while ``size`` is None.
     """
 
     def __init__(
@@ -136,25 +141,30 @@ class VideoFolder(IndexedDataset):
         path: Path | str,
         *,
         frames: int = 17,
-        size: int = 64,
+        size: int | None = 64,
         fps: float | None = None,
+        mode: Mode = "RGB",
         batch_size: int = 8,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, seed)
+        self.mode: Mode = mode
+        if frames < 1 or (size is not None and size < 1) or (fps is not None and fps <= 0):
+            raise UserError(f"clips need frames, size and fps above 0, got {frames}, {size} and {fps}")
         self.path, self.frames, self.size, self.fps = Path(path), frames, size, fps
         if not self.path.is_dir():
             raise UserError(f"{path} doesn't exist; give a folder of clips, CLASS/NAME.mp4")
         self.names = sorted(name for name in walk(self.path) if name.lower().endswith(SUFFIXES))
         if not self.names:
-            raise UserError(f"{path} holds no clips; expected CLASS/NAME with one of {', '.join(SUFFIXES)}")
+            raise nothing_of("clips", self.path, walk(self.path))
         self._class_names, self._labels = class_folders(self.names)
         self._pool = PerProcess(ThreadPoolExecutor)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
-        """(3, frames, size, size)."""
-        return (3, self.frames, self.size, self.size)
+        """(c, frames, h, w)."""
+        channels = 3 if self.mode == "RGB" else 1
+        return tuple(self._clip(0, 0.5).shape) if self.size is None else (channels, self.frames, self.size, self.size)
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -172,7 +182,7 @@ class VideoFolder(IndexedDataset):
         return Batch(to_unit(torch.stack(clips)), Cond() if labels is None else Cond(labels=labels))
 
     def _clip(self, index: int, place: float) -> Tensor:
-        """One clip (3, f, h, w), 8-bit, starting at this share of what room there is."""
+        """One clip (c, f, h, w), 8-bit, starting at this share of what room there is."""
         file = self.path / self.names[index]
         try:
             info = video_info(file)
@@ -182,9 +192,26 @@ class VideoFolder(IndexedDataset):
             clip = read_clip(file, self.frames, fps=self.fps, start=start)
         except ClipError as error:
             raise UserError(f"can't read the clip {file}: {error}; repair or remove it") from error
-        frames = [np.asarray(centre_crop(Image.fromarray(frame), self.size)) for frame in clip.frames]
-        return torch.from_numpy(np.stack(frames).transpose(3, 0, 1, 2).copy())
+        frames = clip.frames
+        if self.mode == "L":
+            frames = np.stack([np.asarray(Image.fromarray(frame).convert("L"))[:, :, None] for frame in frames])
+        if self.size is not None:
+            frames = np.stack([_cropped(frame, self.size) for frame in frames])
+        elif index and frames.shape[1:3] != self.shape[2:]:
+            (height, width), (h, w) = frames.shape[1:3], self.shape[2:]
+            raise UserError(
+                f"{file} is {width}×{height} pixels, but {self.names[0]} is {w}×{h}; give a size, to which every clip "
+                "is cropped and scaled"
+            )
+        return torch.from_numpy(frames.transpose(3, 0, 1, 2).copy())
 
     def __repr__(self) -> str:
-        options = f"frames={self.frames}, size={self.size}, fps={self.fps}, batch_size={self.batch_size}"
-        return f"VideoFolder({str(self.path)!r}, {options}, seed={self.seed})"
+        options = f"frames={self.frames}, size={self.size}, fps={self.fps}, mode={self.mode!r}"
+        return f"VideoFolder({str(self.path)!r}, {options}, batch_size={self.batch_size}, seed={self.seed})"
+
+
+def _cropped(frame: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+    """A frame (h, w, 1 or 3) as a square."""
+    grey = frame.shape[2] == 1
+    square = np.asarray(centre_crop(Image.fromarray(frame[:, :, 0] if grey else frame), size))
+    return square[:, :, None] if grey else square

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from .kinds import IMAGES, nothing_of
 from .processes import PerProcess
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = IMAGES
 Mode = Literal["RGB", "L"]
 
 UNREADABLE = (
@@ -49,14 +50,14 @@ class ImageSource:
         self._zip = None if self.path.is_dir() else PerProcess(partial(_open_zip, self.path))
         self._lock = PerProcess(threading.Lock)
         if self._zip is None:
-            found = walk(self.path)
+            found = list(walk(self.path))
         elif self.path.is_file():
-            found = iter(self._zip().namelist())
+            found = self._zip().namelist()
         else:
             raise UserError(f"{self.path} doesn't exist; give a folder or a zip of images, CLASS/NAME.jpg or .png")
         self.names = sorted(name for name in found if _is_image(name))
         if not self.names:
-            raise UserError(f"{self.path} holds no images; expected CLASS/NAME with one of {', '.join(SUFFIXES)}")
+            raise nothing_of("images", self.path, found)
 
     def read(self, name: str) -> bytes:
         """A file's bytes."""

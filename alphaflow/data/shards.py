@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Description:
         self.posterior: bool = self.record["posterior"]
         self.class_names: list[str] = self.record["class_names"]
         self.shards: list[dict[str, Any]] = self.record["shards"]
+        self.fps: float | None = self.record.get("fps")
         self.normalisation = Normalisation(tuple(self.record["shift"]), tuple(self.record["scale"]))
 
     def autoencoder(self) -> Autoencoder | None:
@@ -103,6 +104,7 @@ class LatentShards(IndexedDataset):
         path: the folder that `alphaflow encode` made.
         batch_size: samples a batch.
         seed: of the order and of drawn latents; None takes torch's global seed.
+        kind: ``"images"`` or ``"clips"``, where only these will do; None for either.
         draw: yield latents instead of moments.
         damaged: ``"raise"`` stops at a shard that can't be read, ``"skip"`` leaves its samples out.
         hashes: also compare every file's SHA-256 as it is opened, about 1 GB/s; else only the files' sizes, and, as
@@ -110,8 +112,8 @@ class LatentShards(IndexedDataset):
         rank, world: this process takes every world-th sample of each epoch, so that each is seen once by one.
 
     Raises:
-        UserError: no finished shards there, or (``"raise"``) one is missing or not as it was written; while reading, a
-            sample that is not finite, by its shard's name.
+        UserError: no finished shards there, or of another kind, or (``"raise"``) one is missing or not as it was
+            written; while reading, a sample that is not finite, by its shard's name.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class LatentShards(IndexedDataset):
         *,
         batch_size: int = 256,
         seed: int | None = None,
+        kind: Literal["images", "clips"] | None = None,
         draw: bool = False,
         damaged: str = "raise",
         hashes: bool = False,
@@ -131,6 +134,12 @@ class LatentShards(IndexedDataset):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.path, self.draw, self.damaged, self.hashes = Path(path), draw, damaged, hashes
         self.description = Description(path)
+        found = "clips" if len(self.description.shape) == 4 else "images"
+        if kind not in (None, found):
+            raise UserError(
+                f"{path} holds {found}, {self.description.shape}, and {kind} are wanted; give shards that "
+                f"`alphaflow encode {'videos' if kind == 'clips' else 'images'}` made, or a recipe for {found}"
+            )
         self._index = np.load(self.path / INDEX, allow_pickle=False, mmap_mode=None)
         self._maps: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         broken = [(i, reason) for i in range(len(self.description.shards)) if (reason := self._check(i))]
@@ -154,6 +163,11 @@ class LatentShards(IndexedDataset):
     def class_names(self) -> Sequence[str]:
         """By label; empty where there are no classes."""
         return self.description.class_names
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of clips, their median where they differ; None for images, or where no file says."""
+        return self.description.fps
 
     @cached_property
     def autoencoder(self) -> Autoencoder | None:

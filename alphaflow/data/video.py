@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
+from .kinds import CLIPS
 
 if TYPE_CHECKING:
     import av
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
+SUFFIXES = CLIPS
 
 
 class ClipError(ValueError):
@@ -99,7 +100,7 @@ def read_clip(
         end: frames at or after this time don't count; None for the end of the file.
 
     Raises:
-        ClipError: the file can't be opened or decoded, has no video stream, or is too short.
+        ClipError: the file can't be opened or decoded, has no video stream, is too short, or changes its size.
     """
     if frames < 1 or (fps is not None and fps <= 0) or start < 0:
         raise ValueError(f"a clip needs frames >= 1, fps > 0 and start >= 0, got {frames}, {fps} and {start}")
@@ -109,6 +110,9 @@ def read_clip(
         limit = None if end is None else end - 1e-6
         picked = _by_time(source, frames, fps, start, limit) if fps else _in_turn(source, frames, start, limit)
         shown = [(time, _upright(frame)) for time, frame in picked]
+    sizes = list(dict.fromkeys(f"{frame.shape[1]} × {frame.shape[0]}" for _, frame in shown))
+    if len(sizes) > 1:
+        raise ClipError(f"its frames change their size, from {sizes[0]} to {sizes[1]}")
     if len(shown) < frames:
         rate = f" at {fps:g} frames a second" if fps else ""
         raise ClipError(f"the clip has {len(shown)} frames{rate} from {start:g} s on, fewer than {frames}")
@@ -215,7 +219,9 @@ def _decoded(container: Any, stream: Any, file: Path | str) -> Iterator[Timed]:
 
 def _upright(frame: av.VideoFrame) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A frame as (h, w, 3), 8-bit, turned as its metadata asks."""
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = frame.to_ndarray(format="rgb24", threads=1).astype(
+        np.uint8, copy=False
+    )
     quarter_turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 

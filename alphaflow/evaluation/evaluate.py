@@ -14,7 +14,7 @@ import torch
 from ..data.images import image_mode
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics, default_metrics
-from ..metrics.features import PIXELS
+from ..metrics.unpublished import UNPUBLISHED
 from ..run import Guide, Run
 from ..training.checkpoint import AVERAGE, MODEL, manifest
 from ..training.device import find_device
@@ -29,7 +29,7 @@ from .saving import saving
 from .sources import BUILT_IN, Samples, open_source
 
 COUNTS = {"pixels": 2000, "pictures": 50_000, "clips": 2048}
-"""Samples that are measured unless one says: by pixels, by published networks, and of clips."""
+"""Samples that are measured unless one says: by unpublished features, by published networks, and of clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Options:
         weights: files of extractors' weights, by extractor: ``FILE``, or ``FILE#SHA256`` for one's own.
         device: where extractors and samplers run.
         batch_size: samples made or read at once.
-        save: a folder for all samples, as PNG files.
+        save: a folder for all samples, as PNG files, clips as MP4.
         pictures: a folder for grids, nearest real pictures, and the worst classes.
     """
 
@@ -126,7 +126,8 @@ def _of_run(run: Run, given: Given, options: Options, device: torch.device) -> t
     """The reference of a run, its samples, and what is recorded of both."""
     for nfe in options.nfes:  # a wrong number is reported before the reference is read
         run.sampler(nfe, options.guidance)
-    found = Reference.of_run(run) if given is None else find_reference(given, options, run.pixel_shape, device)
+    shape, fps = run.pixel_shape, run.fps
+    found = Reference.of_run(run) if given is None else find_reference(given, options, shape, device, fps)
     return found, samples_of(run, options), _about_run(run, options)
 
 
@@ -138,16 +139,15 @@ def _of_pictures(
     found = find_reference(given or "", options, None, device)
     if isinstance(target, Source):
         return found, [(None, None, target)], {"target": target.name}
-    mode = image_mode(found.shape[0]) if found.shape else None
-    source = open_source(target, size=options.size, mode=mode, device=device)
+    source = open_source(target, **_form(found.shape or None, options), device=device)
     return found, [(None, None, source)], {"target": source.name, "target_sha256": fingerprint(target)}
 
 
 def samples_of(run: Run, options: Options) -> Sets:
     """A run's samples at each NFE, with each seed."""
     metrics = options.metrics or default_metrics(run.pixel_shape)
-    pixels = all(METRICS[name].extractor == PIXELS for name in metrics)
-    kind = "pixels" if pixels else "pictures" if len(run.pixel_shape) == 3 else "clips"
+    own = all(METRICS[name].extractor in UNPUBLISHED for name in metrics)
+    kind = "pixels" if own else "pictures" if len(run.pixel_shape) == 3 else "clips"
     count = options.count or COUNTS[kind]
     return [
         (nfe, seed, Samples(run, nfe, count, seed, options.guidance)) for nfe in options.nfes for seed in options.seeds
@@ -185,21 +185,31 @@ def _saving(
 ) -> AbstractContextManager[Callable[[Block], None] | None]:
     if options.save is None or nfe is None:
         return nullcontext()
-    return saving(options.save / f"nfe-{nfe}-seed-{seed}", source.class_names, evaluator.world)
+    fps = source.run.fps if isinstance(source, Samples) else None
+    return saving(options.save / f"nfe-{nfe}-seed-{seed}", source.class_names, evaluator.world, fps)
 
 
 def find_reference(
-    given: Reference | Source | Path | str, options: Options, shape: tuple[int, ...] | None, device: torch.device
+    given: Reference | Source | Path | str,
+    options: Options,
+    shape: tuple[int, ...] | None,
+    device: torch.device,
+    fps: float | None = None,
 ) -> Reference:
     """What the user gives, opened to fit samples of this shape, (c, h, w) or (c, f, h, w), if it is known."""
     if isinstance(given, Reference):
         return given
     if isinstance(given, Source):
         return Reference(given.name, given, class_names=given.class_names)
-    mode = None if shape is None else image_mode(shape[0])
-    if shape is not None and len(shape) == 4:
-        return Reference.of_path(given, size=options.size or shape[-1], frames=shape[1], device=device)
-    return Reference.of_path(given, size=options.size, mode=mode, device=device)
+    return Reference.of_path(given, **_form(shape, options), device=device, fps=fps)
+
+
+def _form(shape: tuple[int, ...] | None, options: Options) -> dict[str, Any]:
+    """How files are read, to compare with samples of this shape."""
+    if shape is None:
+        return {"size": options.size}
+    of_clips = {"frames": shape[1], "size": options.size or shape[-1]} if len(shape) == 4 else {}
+    return {"size": options.size, "mode": image_mode(shape[0]), **of_clips}
 
 
 def _check_there(target: Source | Path | str, reference: Any) -> None:

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics
 from ..metrics.compare import MIN_SAMPLES, check_pixels, check_shapes, compare, warnings_of
-from ..metrics.features import EXTRACTORS, PIXELS, Extractor, check_weights, open_extractor
+from ..metrics.features import EXTRACTORS, Extractor, check_weights, open_extractor
 from ..metrics.gather import Gatherer, Needs, Space, Statistics, needs_of, random_halves
 from ..metrics.kernels import SIZE
+from ..metrics.unpublished import UNPUBLISHED
 from ..training.distributed import World
 from .base import Block, Source
 from .reference import Reference
@@ -77,7 +78,7 @@ class Evaluator:
         self.world, self._keep, self._progress = world or World(), keep, progress
         self._device, self._given = device or torch.device("cpu"), dict(weights or {})
         wanted = {METRICS[name].extractor for name in metrics}
-        networks = wanted - {PIXELS}
+        networks = wanted - UNPUBLISHED.keys()
         if "" in self._given and len(networks) == 1:
             self._given[next(iter(networks))] = self._given.pop("")
         strange = [name for name in self._given if name not in networks]
@@ -173,22 +174,20 @@ class Evaluator:
         return Compared(compare(real, fake, self.metrics), warnings_of(real, fake, self.metrics), fake)
 
     def real_halves(self) -> Compared | None:
-        """One random half of the reference against the other by the pixel metrics: what chance makes of real pictures.
+        """One random half of the reference against the other by unpublished features: what chance makes of real ones.
 
         None where there are none of these metrics, no such pictures, or the halves are too small.
         """
         real = self._real
-        names = [name for name in self.metrics if METRICS[name].extractor == PIXELS]
+        names = [name for name in self.metrics if METRICS[name].extractor in UNPUBLISHED]
         if not names or real is None or self.reference.source is None or real.count < 2 * MIN_SAMPLES:
             return None
-        space = real.spaces[PIXELS]
+        spaces = {METRICS[name].extractor: real.spaces[METRICS[name].extractor] for name in names}
         halves = []
         for i, half in enumerate(random_halves(real.count)):
-            features = None if space.features is None else space.features[half]
-            moments = None if space.halves is None else space.halves[i]
+            parts = {name: _half(space, i, half) for name, space in spaces.items()}
             labels = None if real.labels is None else real.labels[half]
-            part = Space(len(half), moments, None, features)
-            halves.append(Statistics(len(half), real.shape, {PIXELS: part}, None, labels))
+            halves.append(Statistics(len(half), real.shape, parts, None, labels))
         if real.labels is None:
             names = [name for name in names if name != "agreement"]
         return Compared(compare(halves[1], halves[0], names), [], halves[0]) if names else None
@@ -230,6 +229,12 @@ class Evaluator:
             return None
         mapping = source.labels_of(self.reference.class_names)
         return None if mapping is None else mapping[fake.labels]
+
+
+def _half(space: Space, number: int, rows: torch.Tensor) -> Space:
+    """The first or the second half of a set's features."""
+    moments = None if space.halves is None else space.halves[number]
+    return Space(len(rows), moments, None, None if space.features is None else space.features[rows])
 
 
 def _agree(world: World, error: UserError | None) -> None:

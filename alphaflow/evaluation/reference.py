@@ -75,6 +75,7 @@ class Reference:
         size: int | None = None,
         mode: Mode | None = None,
         frames: int = FRAMES,
+        fps: float | None = None,
         device: torch.device | None = None,
     ) -> Reference:
         """Pictures or clips as `open_source` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.
@@ -88,7 +89,7 @@ class Reference:
             pictures = None if found.own else _pictures(place)
             names = found.class_names if pictures is None else pictures.class_names
             return Reference(str(path), pictures, found.statistics, names, fingerprint(path))
-        source = open_source(path, size=size, mode=mode, frames=frames, device=device)
+        source = open_source(path, size=size, mode=mode, frames=frames, fps=fps, device=device)
         return Reference(str(path), source, class_names=source.class_names, sha256=fingerprint(path))
 
 

@@ -1,4 +1,4 @@
-"""Samples written as PNG files while they are made."""
+"""Samples written while they are made: images as PNG files, clips as MP4."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.written import write_pictures
+from ..data.clips import FPS
+from ..data.written import Form, write_each
 from ..errors import UserError
 from ..files import put, remove
 from ..training.distributed import World
@@ -14,8 +15,10 @@ from .base import Block
 
 
 @contextmanager
-def saving(place: Path, class_names: Sequence[str], world: World) -> Iterator[Callable[[Block], None]]:
-    """Gives what writes a block's samples, CLASS/NNNNNN.png; the folder is in its place once all are written.
+def saving(
+    place: Path, class_names: Sequence[str], world: World, fps: float | None = None
+) -> Iterator[Callable[[Block], None]]:
+    """Gives what writes a block's samples, CLASS/NNNNNN.png or .mp4; the folder is in its place once all are written.
 
     Every process writes its own into the same folder.
 
@@ -32,7 +35,7 @@ def saving(place: Path, class_names: Sequence[str], world: World) -> Iterator[Ca
 
     world.first(begin)
     try:
-        yield lambda block: _write(beside, block, class_names)
+        yield lambda block: _write(beside, block, class_names, fps or FPS)
         world.first(lambda: put(beside, place))
     except BaseException:
         if world.main:
@@ -40,7 +43,6 @@ def saving(place: Path, class_names: Sequence[str], world: World) -> Iterator[Ca
         raise
 
 
-def _write(folder: Path, block: Block, class_names: Sequence[str]) -> None:
-    if block.pixels.ndim != 4:
-        raise UserError("--save writes pictures, and these are clips; leave it out")
-    write_pictures(folder, block.pixels, block.labels, class_names, block.start)
+def _write(folder: Path, block: Block, class_names: Sequence[str], fps: float) -> None:
+    form: Form = "png" if block.pixels.ndim == 4 else "mp4"
+    write_each(folder, block.pixels, block.labels, class_names, form, block.start, fps)

@@ -16,6 +16,7 @@ from ..data.digits import Digits
 from ..data.folders import ImageFolder, VideoFolder
 from ..data.images import SUFFIXES, Mode, walk
 from ..data.labels import balanced_labels
+from ..data.mixture import Mixture
 from ..data.shards import DATASET, LatentShards
 from ..data.video import SUFFIXES as VIDEO_SUFFIXES
 from ..errors import UserError
@@ -132,7 +133,7 @@ def open_source(
     Args:
         target: a folder or a zip of images, an .npz, a folder of shards, a folder of clips, or a data set's name.
         size: image files and clips are centre-cropped and scaled to it; None takes images as they are, clips at 224.
-        mode: of image files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every file is greyscale.
+        mode: of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
         frames: of clips, from their middle.
         fps: of clips; None takes their own.
         device: where shards' latents are decoded.
@@ -152,7 +153,8 @@ def open_source(
             raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
         return Stored(shards, str(path), autoencoder_on(autoencoder, device or torch.device("cpu")))
     if path.is_dir() and _holds_clips(path):
-        return Stored(VideoFolder(path, frames=frames, size=size or 224, fps=fps), str(path))
+        clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
+        return Stored(clips, str(path))
     return Stored(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
 
 
@@ -163,6 +165,8 @@ def training_data(run: Run) -> Source:
         UserError: it is not of known length.
     """
     dataset = run.recipe().dataset
+    if isinstance(dataset, Mixture):
+        dataset = dataset.clips
     if not isinstance(dataset, IndexedDataset):
         raise UserError("the run's data can't serve as a reference; give real images with --reference")
     pixels = isinstance(run.autoencoder, Pixels)

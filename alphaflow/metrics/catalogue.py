@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import UserError
-from .features import EXTRACTORS, PIXELS
+from .features import EXTRACTORS
+from .unpublished import CLIPS_ONLY, MOTION, PIXELS, RANDOM, SHRUNK
 
-Kind = Literal["fd", "is", "kid", "pr", "agreement"]
+Kind = Literal["fd", "is", "kid", "pr", "agreement", "motion"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Metric:
     """A metric.
 
     Attributes:
-        kind: Fréchet distance, Inception Score, kernel distance, precision and recall, or agreement of labels.
+        kind: Fréchet distance, Inception Score, kernel distance, precision and recall, agreement of labels, motion.
         extractor: whose features it compares.
         about: what it is, for help pages.
         values: what it gives.
@@ -47,7 +48,7 @@ class Metric:
     @property
     def video(self) -> bool:
         """Whether it looks at clips as wholes."""
-        return self.extractor in EXTRACTORS and EXTRACTORS[self.extractor].video
+        return self.extractor in CLIPS_ONLY or (self.extractor in EXTRACTORS and EXTRACTORS[self.extractor].video)
 
 
 def _pr(prefix: str = "") -> tuple[Value, ...]:
@@ -78,6 +79,24 @@ METRICS: Mapping[str, Metric] = {
         PIXELS,
         "samples whose 5 nearest real ones, by pixels, vote for their label",
         (Value("agreement", "agreement ↑", "{:.4f}"),),
+    ),
+    "shrunk-fd": Metric(
+        "fd",
+        SHRUNK,
+        "Fréchet distance of clips shrunk to 8 grey frames of 8 × 8 pixels; not FVD",
+        (Value("shrunk-fd", "shrunk-pixel FD (not FVD) ↓"),),
+    ),
+    "random-fd": Metric(
+        "fd",
+        RANDOM,
+        "Fréchet distance in features of 3-D convolutions with random weights; not FVD",
+        (Value("random-fd", "random-feature FD (not FVD) ↓", "{:.5f}"),),
+    ),
+    "motion": Metric(
+        "motion",
+        MOTION,
+        "1-Wasserstein distances of frame-difference energy and of the centroid's speed, each ÷ the real mean",
+        (Value("motion-energy", "motion energy W1 ↓"), Value("motion-speed", "motion speed W1 ↓")),
     ),
 }
 """The metrics by their names on the command line."""
@@ -110,5 +129,5 @@ def default_metrics(shape: Sequence[int]) -> tuple[str, ...]:
     Pixels for pictures under 32 pixels a side, for which no published network is meant.
     """
     if min(shape[-2:]) < 32 and math.prod(shape) <= MAX_PIXELS:
-        return ("pixel-fd", "pixel-pr", "agreement")
+        return ("pixel-fd", "pixel-pr", "agreement", *(["motion"] if len(shape) == 4 else []))
     return ("fid", "is") if len(shape) == 3 else ("fvd",)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from ..errors import UserError
 from ..types import Labels
 from .catalogue import FRAME, MAX_PIXELS, METRICS, Metric
-from .features import PIXELS
 from .frechet import frechet_distance
 from .gather import Space, Statistics
 from .kernels import SIZE, kernel_distance
+from .motion import wasserstein
 from .neighbours import label_agreement, precision_recall
 from .scores import Score
+from .unpublished import PIXELS
 
 MIN_SAMPLES = 10
 """Fewer samples than this are not measured."""
@@ -121,6 +122,9 @@ def _of_features(metric: Metric, a: Space, b: Space, real: Labels | None, fake: 
     if metric.kind == "pr":
         found = precision_recall(a.features, b.features)
         return found.precision, found.recall
+    if metric.kind == "motion":
+        pairs = zip(a.features.mT, b.features.mT, strict=True)
+        return tuple(wasserstein(real, fake) / max(float(real.double().mean().abs()), 1e-12) for real, fake in pairs)
     if real is None or fake is None:
         return ()
     return (label_agreement(a.features, real, b.features, fake),)

@@ -12,13 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..data.base import to_unit
 from ..errors import UserError
 from . import networks
+from .unpublished import FEATURES, UNPUBLISHED
 from .weights import Weights, WeightsFile, find_weights
 
-FEATURES, LOGITS = "features", "logits"
-"""The layers that metrics use: the representation, and class logits without their bias (Inception only)."""
+LOGITS = "logits"
+"""A layer beside the representation: class logits without their bias (Inception only)."""
 
 
 class Extractor(Protocol):
@@ -37,18 +37,6 @@ class Extractor(Protocol):
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """The features of each layer, on the extractor's device."""
         ...
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The pixels themselves in [-1, 1], as one vector."""
-
-    weights: None = None
-    batch: int = 512
-
-    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Values (b, c·h·w)."""
-        return {FEATURES: to_unit(pixels).flatten(1)}
 
 
 @dataclass(frozen=True)
@@ -173,6 +161,7 @@ EXTRACTORS: Mapping[str, Published] = {
             "i3d_torchscript.pt",
             "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
             "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+            "without it --metrics random-fd,shrunk-fd,motion compares clips, in other figures than FVD",
         ),
         networks.i3d,
         video=True,
@@ -190,9 +179,6 @@ EXTRACTORS: Mapping[str, Published] = {
 }
 """The pretrained extractors by name."""
 
-PIXELS = "pixels"
-"""The name of `Pixels` among the extractors: it needs no file."""
-
 
 def check_weights(name: str, given: str | None = None) -> None:
     """Finds an extractor's weights, or downloads them.
@@ -200,10 +186,10 @@ def check_weights(name: str, given: str | None = None) -> None:
     Raises:
         UserError: as `find_weights`.
     """
-    if name != PIXELS:
+    if name not in UNPUBLISHED:
         find_weights(name, EXTRACTORS[name].weights, given)
 
 
 def open_extractor(name: str, device: torch.device, given: str | None = None) -> Extractor:
     """An extractor by name, on a device; ``given`` names its weights, as `find_weights` takes them."""
-    return Pixels() if name == PIXELS else EXTRACTORS[name].open(name, device, given)
+    return UNPUBLISHED[name](device) if name in UNPUBLISHED else EXTRACTORS[name].open(name, device, given)

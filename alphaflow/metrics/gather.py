@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..types import Labels
 from .catalogue import METRICS
-from .features import EXTRACTORS, FEATURES, LOGITS, PIXELS, Extractor
+from .features import EXTRACTORS, LOGITS, Extractor
 from .frechet import Features, Moments, RunningMoments
 from .scores import InceptionScore, Score
+from .unpublished import FEATURES, UNPUBLISHED
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def needs_of(metrics: Sequence[str], *, real: bool = False, keep: bool = False) 
 
     Args:
         metrics: their names.
-        real: of a reference: no Inception Score, and for pixels also halves.
+        real: of a reference: no Inception Score, and in unpublished features also halves.
         keep: features too, whatever the metrics.
     """
     found: dict[str, Needs] = {}
@@ -84,7 +85,7 @@ def needs_of(metrics: Sequence[str], *, real: bool = False, keep: bool = False) 
         metric = METRICS[name]
         needs = found.get(metric.extractor, Needs(features=keep))
         if metric.kind == "fd":
-            needs = replace(needs, moments=True, halves=needs.halves or (real and metric.extractor == PIXELS))
+            needs = replace(needs, moments=True, halves=needs.halves or (real and metric.extractor in UNPUBLISHED))
         elif metric.kind == "is":
             needs = replace(needs, score=not real)
         else:

@@ -21,11 +21,13 @@ class Weights:
         file: its name in torch's cache, where torch-fidelity keeps it too.
         url: where it comes from.
         sha256: of the published file; None where no digest of it is known.
+        otherwise: what else can be done where it can't be had.
     """
 
     file: str
     url: str
     sha256: str | None
+    otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,4 +105,5 @@ def _download(name: str, weights: Weights, path: Path) -> None:
 
 
 def _remedy(name: str, weights: Weights) -> str:
-    return f"put {weights.url} at {cache_folder() / weights.file}, or give --weights {name}=FILE"
+    otherwise = f"; {weights.otherwise}" if weights.otherwise else ""
+    return f"put {weights.url} at {cache_folder() / weights.file}, or give --weights {name}=FILE{otherwise}"

@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, overload
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..tangents import Dual, Value, add, chunk, gated, gelu, layer_norm, linear, linearly, modulate, primal, silu
+from ..tangents import Dual, Value, add, linearly, primal, silu
 from ..types import Cond, Sample, Time
-from .attention import Attention
-from .embeddings import PatchEmbedding, TimeEmbedding, position_embedding
+from .blocks import Block, Final
+from .embeddings import Grid, PatchEmbedding, TimeEmbedding, position_embedding
+from .inflation import inflated
 from .recompute import recomputed
-
-
-class MLP(nn.Module):
-    """Two linear layers around a tanh-GELU."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(width, hidden)
-        self.out = nn.Linear(hidden, width)
-
-    def forward(self, tokens: Value) -> Value:
-        """(b, n, width) → (b, n, width)."""
-        return linear(self.out, gelu(linear(self.hidden, tokens)))
-
-
-class Block(nn.Module):
-    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero)."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.attention = Attention(width, heads)
-        self.mlp = MLP(width, int(width * mlp_ratio))
-        self.modulation = nn.Linear(width, 6 * width)
-
-    def forward(self, tokens: Value, c: Value) -> Value:
-        """Tokens (b, n, width) and the activated condition c (b, width) → (b, n, width)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = chunk(linear(self.modulation, c), 6, dim=1)
-        attended: Value = self.attention(modulate(layer_norm(self.norm, tokens), shift_a, scale_a))
-        tokens = gated(tokens, gate_a, attended)
-        transformed: Value = self.mlp(modulate(layer_norm(self.norm, tokens), shift_m, scale_m))
-        return gated(tokens, gate_m, transformed)
-
-
-class Final(nn.Module):
-    """The last layer: modulated norm, then a linear map to patches."""
-
-    def __init__(self, width: int, patch: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, patch)
-
-    def forward(self, tokens: Value, c: Value) -> Value:
-        """Tokens (b, n, width) and the activated condition c (b, width) → patches (b, n, patch)."""
-        shift, scale = chunk(linear(self.modulation, c), 2, dim=1)
-        return linear(self.out, modulate(layer_norm(self.norm, tokens), shift, scale))
 
 
 class DiT(nn.Module):
@@ -67,10 +22,12 @@ class DiT(nn.Module):
 
     Patches, a fixed sine-cosine position embedding, adaLN-Zero blocks conditioned on the sum of the embeddings of t,
     r and the class, a zero-initialised last layer: u = 0 at initialisation. All tokens of a video attend to each other.
+    Samples of other lengths and sizes than ``shape`` are taken too, with interpolated positions
+    (`position_embedding`); a network of videos whose patches are of one frame takes images (c, h, w) as single frames.
 
     Args:
         shape: of one sample, (c, h, w) or (c, f, h, w).
-        patch: rows and columns of a patch, or (rows, columns), or (frames, rows, columns).
+        patch: rows and columns of a patch, or (rows, columns), or, of videos, (frames, rows, columns).
         depth, width, heads: number of blocks, token width (a multiple of 4), attention heads.
         classes: number of classes; None for an unconditional network. Index ``classes`` is the learned 'no class'.
         mlp_ratio: hidden width of the MLPs ÷ width.
@@ -78,6 +35,8 @@ class DiT(nn.Module):
             (`GuidanceInputs`). ω is embedded as 1 − 1/ω.
         velocity_head: blocks of a second branch, beside the last ones, that predicts the instantaneous velocity for
             `ImprovedMeanFlow`; sampling doesn't run it. 0 for none.
+        factorised: of videos: each block attends within frames, then across them at each place (`Block`), in place of
+            all tokens at once.
 
     Attributes:
         offers_tangent: it does (`TangentModel`).
@@ -85,7 +44,7 @@ class DiT(nn.Module):
 
     Raises:
         ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4,
-            or a number is below 1.
+            a number is below 1, or what is for videos is given for images.
     """
 
     offers_tangent: ClassVar[bool] = True
@@ -108,13 +67,14 @@ class DiT(nn.Module):
         mlp_ratio: float = 4.0,
         guidance: bool = False,
         velocity_head: int = 0,
+        factorised: bool = False,
     ) -> None:
         super().__init__()
         self.recompute = False
         self.config: dict[str, Any] = {
             "shape": tuple(shape), "patch": patch, "depth": depth, "width": width,
             "heads": heads, "classes": classes, "mlp_ratio": mlp_ratio,
-            "guidance": guidance, "velocity_head": velocity_head,
+            "guidance": guidance, "velocity_head": velocity_head, "factorised": factorised,
         }  # fmt: skip
         if len(shape) not in (3, 4):
             raise ValueError(f"a DiT's shape is (c, h, w) or (c, f, h, w), got {tuple(shape)}")
@@ -128,6 +88,9 @@ class DiT(nn.Module):
         self.takes_guidance, self.velocity_head = guidance, velocity_head
         channels, *size = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
         self.patch = _three(patch)
+        if len(shape) == 3 and (factorised or (isinstance(patch, tuple) and len(patch) == 3)):
+            what = "factorised attention" if factorised else f"the patch {patch}"
+            raise ValueError(f"{what} is for videos (c, f, h, w), but these samples are images, {tuple(shape)}")
         if any(n % p for n, p in zip(size, self.patch, strict=True)):
             raise ValueError(f"the patch {patch} doesn't divide the sample's shape {tuple(shape)}")
         frames, rows, columns = (n // p for n, p in zip(size, self.patch, strict=True))
@@ -140,9 +103,9 @@ class DiT(nn.Module):
         self.embed_r = TimeEmbedding(width)
         self.embed_class = None if classes is None else nn.Embedding(classes + 1, width)
         self.embed_guidance = nn.ModuleList(TimeEmbedding(width) for _ in range(3 if guidance else 0))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, factorised) for _ in range(depth))
         self.final = Final(width, self.patches.proj.in_features)
-        self.velocity_blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(velocity_head))
+        self.velocity_blocks = nn.ModuleList(Block(width, heads, mlp_ratio, factorised) for _ in range(velocity_head))
         self.velocity_final = Final(width, self.patches.proj.in_features) if velocity_head else None
         self._initialise()
 
@@ -180,8 +143,6 @@ class DiT(nn.Module):
             along: dz/dt of the first n samples (n, …): also return du/dt of these, (n, …), without a graph
                 (`TangentModel`).
         """
-        if tuple(z.shape[1:]) != self.shape:
-            raise ValueError(f"this DiT takes samples of shape {self.shape}, got {tuple(z.shape[1:])}")
         cond = Cond() if cond is None else cond
         if along is None:
             return self._run(z, t, r, cond, velocity)[0]
@@ -189,29 +150,53 @@ class DiT(nn.Module):
 
     def _run(self, z: Value, t: Value, r: Time, cond: Cond, velocity: bool) -> tuple[Any, Tensor | None]:
         """The output, u or (u, v), and the tangent of u where there is one."""
-        tokens = add(self.patches(linearly(self._as_video, z)), self.positions.to(primal(z).dtype))
+        grid, like = self._grid_of(primal(z)), primal(z)
+        tokens = add(self.patches(linearly(self._as_video, z)), self._positions_of(grid).to(like.dtype))
         c = silu(self._embed(r, t, cond))
         fork = len(self.blocks) - self.velocity_head
         for block in self.blocks[:fork]:
-            tokens = self._through(block, tokens, c)
+            tokens = self._through(block, tokens, c, grid)
         shared = tokens
         for block in self.blocks[fork:]:
-            tokens = self._through(block, tokens, c)
-        u = linearly(self._unpatch, self.final(tokens, c))
+            tokens = self._through(block, tokens, c, grid)
+        u = linearly(lambda patches: self._unpatch(patches, grid).view(-1, *like.shape[1:]), self.final(tokens, c))
         value, tangent = u if isinstance(u, Dual) else (u, None)
         if not velocity:
             return value, tangent
         assert self.velocity_final is not None, "this DiT has no velocity head"
         branch, condition = primal(shared), primal(c)
         for block in self.velocity_blocks:
-            branch = self._through(block, branch, condition)
-        return (value, self._unpatch(self.velocity_final(branch, condition))), tangent
+            branch = self._through(block, branch, condition, grid)
+        v = self._unpatch(self.velocity_final(branch, condition), grid)
+        return (value, v.view_as(like)), tangent
 
-    def _through(self, block: nn.Module, tokens: Value, c: Value) -> Value:
+    def _through(self, block: nn.Module, tokens: Value, c: Value, grid: Grid) -> Value:
         if self.recompute and torch.is_grad_enabled():
-            return recomputed(block, tokens, c)
-        out: Value = block(tokens, c)
+            return recomputed(block, tokens, c, grid[0])
+        out: Value = block(tokens, c, grid[0])
         return out
+
+    def _grid_of(self, z: Tensor) -> Grid:
+        """Frames, rows and columns of the samples' patches."""
+        channels, *size = z.shape[1:] if z.ndim == 5 else (*z.shape[1:2], 1, *z.shape[2:])
+        fits = z.ndim in (4, len(self.shape) + 1) and channels == self.shape[0]
+        if not fits or any(n % p or not n for n, p in zip(size, self.patch, strict=True)):
+            raise ValueError(
+                f"this DiT takes samples of shape {self.shape}, or of other lengths and sizes that its patch "
+                f"{self.patch} divides, got {tuple(z.shape[1:])}"
+            )
+        frames, rows, columns = (n // p for n, p in zip(size, self.patch, strict=True))
+        return frames, rows, columns
+
+    def _positions_of(self, grid: Grid) -> Tensor:
+        """The places' embedding: the one that is kept, or its first frames; of another grid, interpolated."""
+        if grid[1:] == self.grid[1:] and grid[0] <= self.grid[0]:
+            return self.positions[: grid[0] * grid[1] * grid[2]]
+        return position_embedding(grid, self.positions.shape[1], self.grid).to(self.positions.device)
+
+    def adapt(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Another DiT's weights as this one can start from them, be it of images or of other classes (`inflated`)."""
+        return inflated(weights, self.state_dict(), self.shape[0], self.patch[0])
 
     def _embed(self, r: Time, t: Value, cond: Cond) -> Value:
         """The condition of every block (b, width): times, class, guidance."""
@@ -228,12 +213,11 @@ class DiT(nn.Module):
         """(b, c, h, w) → (b, c, 1, h, w)."""
         return z if z.ndim == 5 else z.unsqueeze(2)
 
-    def _unpatch(self, patches: Tensor) -> Tensor:
-        """(b, tokens, c·pf·ph·pw) → (b, …) of the samples' shape."""
-        (pf, ph, pw), (f, h, w) = self.patch, self.grid
+    def _unpatch(self, patches: Tensor, grid: Grid) -> Tensor:
+        """(b, tokens, c·pf·ph·pw) → (b, c, f, h, w)."""
+        (pf, ph, pw), (f, h, w) = self.patch, grid
         pattern = "b (f h w) (c pf ph pw) -> b c (f pf) (h ph) (w pw)"
-        whole = rearrange(patches, pattern, f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
-        return whole.reshape(-1, *self.shape)
+        return rearrange(patches, pattern, f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
 
     def _initialise(self) -> None:
         """Xavier-uniform linears, N(0, 0.02²) embeddings, zero for every modulation and for the last layer."""
@@ -247,14 +231,16 @@ class DiT(nn.Module):
                 nn.init.normal_(embedding.out.weight, std=0.02)
         if self.embed_class is not None:
             nn.init.normal_(self.embed_class.weight, std=0.02)
-        modulations = [module.modulation for module in self.modules() if isinstance(module, Block | Final)]
-        for layer in [*modulations, *(module.out for module in self.modules() if isinstance(module, Final))]:
+        modulations = [layer for module in self.modules() if isinstance(module, Block) for layer in module.modulations]
+        finals = [layer for m in self.modules() if isinstance(m, Final) for layer in (m.modulation, m.out)]
+        for layer in modulations + finals:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def __repr__(self) -> str:
         shape, *rest = self.config.items()
-        given = [f"{name}={value}" for name, value in rest if value or name not in ("guidance", "velocity_head")]
+        quiet = ("guidance", "velocity_head", "factorised")
+        given = [f"{name}={value}" for name, value in rest if value or name not in quiet]
         return f"DiT({shape[1]}, {', '.join(given)})"
 
     @classmethod

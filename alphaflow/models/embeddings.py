@@ -21,18 +21,36 @@ def sincos(positions: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def position_embedding(grid: Grid, width: int) -> Tensor:
+def position_embedding(grid: Grid, width: int, trained: Grid | None = None) -> Tensor:
     """The fixed embedding of every patch's place: (frames · rows · columns, width), float32.
 
-    2-D sines and cosines over columns and rows (DiT, arXiv 2212.09748), half the width each; for more than one frame
-    a 1-D embedding of the frame is added.
+    2-D sines and cosines over columns and rows (DiT, arXiv 2212.09748), half the width each; for videos a 1-D embedding
+    of the frame is added.
+
+    Args:
+        grid: frames, rows and columns of patches.
+        width: of a token.
+        trained: the grid that a network knows, None for this one. Another one's places are interpolated on its scale:
+            rows and columns see the same picture, patch by patch; more frames are squeezed into the time that was
+            trained, fewer (an image is one) are its first.
     """
     frames, rows, columns = grid
-    across = sincos(torch.arange(columns), width // 2).expand(rows, columns, -1)
-    down = sincos(torch.arange(rows), width // 2)[:, None].expand(rows, columns, -1)
+    known = trained or grid
+    across = sincos(_centres(columns, known[2]), width // 2).expand(rows, columns, -1)
+    down = sincos(_centres(rows, known[1]), width // 2)[:, None].expand(rows, columns, -1)
     space = torch.cat([across, down], dim=-1).expand(frames, rows, columns, width)
-    time = sincos(torch.arange(frames), width)[:, None, None] if frames > 1 else 0
+    time = sincos(_moments(frames, known[0]), width)[:, None, None] if known[0] > 1 else 0
     return (space + time).reshape(-1, width).float()
+
+
+def _centres(count: int, trained: int) -> Tensor:
+    """Where the centres of ``count`` patches lie, as indices of the ``trained`` ones that cover the same length."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) * (trained / count) - 0.5
+
+
+def _moments(frames: int, trained: int) -> Tensor:
+    """Indices of the trained frames, fractional where there are more."""
+    return torch.arange(frames, dtype=torch.float64) * min(1.0, (trained - 1) / max(frames - 1, 1))
 
 
 class PatchEmbedding(nn.Module):

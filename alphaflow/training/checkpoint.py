@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,32 @@ def load_weights(file: Path, model: nn.Module) -> None:
         raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
 
 
-def load_matching(file: Path, model: nn.Module) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True)
+class Start:
+    """Names of weights after `load_matching`.
+
+    Attributes:
+        new: the network's that the file doesn't have; they stay as they are.
+        unused: the file's that the network doesn't have.
+        fitted: of another shape in the file, which the network fitted to itself.
+    """
+
+    new: list[str]
+    unused: list[str]
+    fitted: list[str]
+
+
+def load_matching(file: Path, model: nn.Module) -> Start:
     """Loads the weights that a network shares with a safetensors file, by name: a start for fine-tuning.
 
-    Returns:
-        Names of the network's weights that the file doesn't have (they stay as they are), and of the file's that the
-        network doesn't.
+    A network with a method ``adapt`` first fits the file's weights to itself, as `DiT` does with those of images.
 
     Raises:
         UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
     """
-    weights, own = _read(file), model.state_dict()
+    there, own = _read(file), model.state_dict()
+    adapt = getattr(model, "adapt", None)
+    weights = there if adapt is None else adapt(there)
     shared = {name: weight for name, weight in weights.items() if name in own}
     if not shared:
         raise UserError(
@@ -119,15 +135,20 @@ def load_matching(file: Path, model: nn.Module) -> tuple[list[str], list[str]]:
                 "give the recipe the parameters of that run"
             )
     model.load_state_dict(shared, strict=False)
-    return [name for name in own if name not in shared], [name for name in weights if name not in shared]
+    return Start(
+        new=[name for name in own if name not in shared],
+        unused=[name for name in weights if name not in shared],
+        fitted=[name for name, weight in shared.items() if weight.shape != there[name].shape],
+    )
 
 
 def start_from(file: Path, model: nn.Module) -> str:
     """Loads what a network shares with a safetensors file (`load_matching`); says what it did in a line."""
-    new, unused = load_matching(file, model)
+    start = load_matching(file, model)
     says = [f"starting from {file}"]
-    says += [f"{len(new)} weights are new, {new[0]} the first"] if new else []
-    says += [f"{len(unused)} of its weights are not used, {unused[0]} the first"] if unused else []
+    says += [f"{len(start.new)} weights are new, {start.new[0]} the first"] if start.new else []
+    says += [f"{len(start.unused)} of its weights are not used, {start.unused[0]} the first"] if start.unused else []
+    says += [f"fitted to another shape: {', '.join(start.fitted)}"] if start.fitted else []
     return "; ".join(says)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data.base import Dataset, IndexedDataset
+from ..data.mixture import Mixture
 from ..types import Batch
 
 
@@ -28,7 +29,8 @@ class Feed:
     """A dataset's batches on the device.
 
     Where the stream stands is counted by the batches that were taken, not by those read ahead. Only an
-    `IndexedDataset` is read ahead: it can go back to a place exactly, and draws from a generator of its own.
+    `IndexedDataset` and a `Mixture` are read ahead: they can go back to a place exactly, and draw from their own
+    generators.
 
     Args:
         dataset: of the run.
@@ -43,7 +45,7 @@ class Feed:
         self.dataset, self.parts, self.device = dataset, parts, device
         if ahead is None:
             ahead = 2 if device.type == "cuda" else 0
-        self.ahead = ahead if isinstance(dataset, IndexedDataset) else 0
+        self.ahead = ahead if isinstance(dataset, IndexedDataset | Mixture) else 0
         self._batches: Iterator[Batch] | None = None
         self._queue: Queue[_Read] = Queue(max(self.ahead, 1))
         self._end: weakref.finalize[..., Feed] | None = None  # ends the thread, with this object or the process

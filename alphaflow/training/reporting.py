@@ -84,7 +84,7 @@ class Reporter:
         if picture is not None and engine.world.main:
             with self._room():
                 picture.save(self.folder.samples(step))
-                self._logged(step).picture(picture.pixels, step)
+                self._logged(step).picture(picture.images, step)
 
     def evaluate(self, evaluation: Evaluation, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
@@ -159,7 +159,8 @@ def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Set
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
     classes = recipe.dataset.classes
     names = list(getattr(recipe.dataset, "class_names", [])) or [str(index) for index in range(classes or 0)]
-    data = {"shape": list(recipe.dataset.shape), "classes": classes, "class_names": names}
+    fps = getattr(recipe.dataset, "fps", None)
+    data = {"shape": list(recipe.dataset.shape), "classes": classes, "class_names": names, "fps": fps}
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
     begun = None if start is None else str(start)
     run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}

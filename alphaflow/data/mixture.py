@@ -1,0 +1,129 @@
+"""Clips and images in one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..autoencoders.pixels import Pixels
+from ..errors import UserError
+from ..types import NO_CLASS, Batch, Cond
+from .base import IndexedDataset
+
+
+class Mixture:
+    """Joint training on clips and images: every batch is of one kind, in an even order with an exact share of each.
+
+    Images are single frames, batches (b, c, h, w) among clips' (b, c, f, h, w); a `DiT` of clips takes both. Kinds
+    alternate by the number of the batch, so that several processes always work on the same one.
+
+    Classes are those of the clips, followed by those of the images that aren't among them, by name. Where only one of
+    the two has classes, the other's samples have none (`NO_CLASS`).
+
+    Args:
+        clips: of shape (c, f, h, w).
+        images: of shape (c, h, w), of the same latents; it has its own batch size.
+        image_share: of all batches, those of images: 0.2 is every fifth.
+
+    Raises:
+        UserError: the kinds are mixed up, the channels or the autoencoders differ, or the share is not inside (0, 1).
+    """
+
+    def __init__(self, clips: IndexedDataset, images: IndexedDataset, image_share: float = 0.2) -> None:
+        if not 0 < image_share < 1:
+            raise UserError(f"the share of batches of images lies between 0 and 1, got {image_share}")
+        if len(clips.shape) != 4 or len(images.shape) != 3:
+            raise UserError(f"a mixture is of clips and images, in this order; got {clips.shape} and {images.shape}")
+        if clips.shape[0] != images.shape[0] or _latents(clips) != _latents(images):
+            raise UserError(
+                f"clips {clips.shape} and images {images.shape} are latents of different autoencoders or scales; "
+                "encode both with the same one"
+            )
+        self.clips, self.images, self.image_share = clips, images, image_share
+        known = list(clips.class_names)
+        self.class_names: Sequence[str] = [*known, *(name for name in images.class_names if name not in known)]
+        index = {name: number for number, name in enumerate(self.class_names)}
+        self._relabelled = torch.tensor([index[name] for name in images.class_names], dtype=torch.long)
+        self._count = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a clip, (c, f, h, w)."""
+        return self.clips.shape
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, or None."""
+        return len(self.class_names) or None
+
+    @property
+    def batch_size(self) -> int:
+        """Of clips."""
+        return self.clips.batch_size
+
+    @property
+    def fps(self) -> float | None:
+        """The clips' frames a second, or None."""
+        fps: float | None = getattr(self.clips, "fps", None)
+        return fps
+
+    @property
+    def autoencoder(self) -> Any:
+        """The one that both were encoded with; None for pixels."""
+        return getattr(self.clips, "autoencoder", None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches without end, from where the stream stands."""
+        clips, images = iter(self.clips), iter(self.images)
+        while True:
+            number, self._count = self._count, self._count + 1
+            of_images = int((number + 1) * self.image_share) > int(number * self.image_share)
+            yield self._labelled(next(images), self._relabelled) if of_images else self._labelled(next(clips), None)
+
+    def share(self, rank: int, world: int) -> None:
+        """As `IndexedDataset.share`, of both."""
+        self.clips.share(rank, world)
+        self.images.share(rank, world)
+
+    def reorder(self, seed: int) -> None:
+        """Goes on from the same place in another order, in both."""
+        self.clips.reorder(seed)
+        self.images.reorder(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches there were, and where both streams stand."""
+        return {"batches": self._count, "clips": self.clips.state_dict(), "images": self.images.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a saved state.
+
+        Raises:
+            ValueError: one of them has another length than it had.
+        """
+        self.clips.load_state_dict(state["clips"])
+        self.images.load_state_dict(state["images"])
+        self._count = state["batches"]
+
+    def _labelled(self, batch: Batch, relabelled: torch.Tensor | None) -> Batch:
+        """The batch with labels among all classes."""
+        if not self.class_names:
+            return batch
+        labels = batch.cond.labels
+        if labels is None:
+            labels = torch.full((len(batch.x),), NO_CLASS)
+        elif relabelled is not None:
+            labels = torch.where(labels == NO_CLASS, NO_CLASS, relabelled[labels])
+        return Batch(batch.x, Cond(labels=labels), batch.std)
+
+    def __repr__(self) -> str:
+        return f"Mixture({self.clips!r}, {self.images!r}, image_share={self.image_share})"
+
+
+def _latents(dataset: IndexedDataset) -> Any:
+    """What made a dataset's latents, to compare: the autoencoder's weights, shift and scale; None for pixels."""
+    description = getattr(dataset, "description", None)
+    if description is None or isinstance(getattr(dataset, "autoencoder", None), Pixels):
+        return None
+    return description.record["plan"]["autoencoder"]["weights"], description.normalisation

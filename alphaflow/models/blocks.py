@@ -1,0 +1,91 @@
+"""The layers of a DiT (arXiv 2212.09748) between the embeddings and the patches."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import nn
+
+from ..tangents import Value, chunk, gated, gelu, layer_norm, linear, linearly, modulate, primal
+from .attention import Attention
+
+
+class MLP(nn.Module):
+    """Two linear layers around a tanh-GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Value) -> Value:
+        """(b, n, width) → (b, n, width)."""
+        return linear(self.out, gelu(linear(self.hidden, tokens)))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero).
+
+    Args:
+        width: of a token.
+        heads: of attention.
+        mlp_ratio: hidden width of the MLP ÷ width.
+        factorised: attention within each frame, then across frames at each place, with modulation and gate of its own,
+            instead of over all tokens (ViViT's model 3, arXiv 2103.15691; TimeSformer, arXiv 2102.05095). At
+            initialisation the second does nothing, and on an image it is left out.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, factorised: bool = False) -> None:
+        super().__init__()
+        self.factorised = factorised
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attention = Attention(width, heads)
+        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.modulation = nn.Linear(width, 6 * width)
+        if factorised:
+            self.time_attention = Attention(width, heads)
+            self.time_modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, tokens: Value, c: Value, frames: int = 1) -> Value:
+        """Tokens of so many frames (b, n, width) and the activated condition c (b, width) → (b, n, width)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = chunk(linear(self.modulation, c), 6, dim=1)
+        still = modulate(layer_norm(self.norm, tokens), shift_a, scale_a)
+        attended = _apart(self.attention, still, FRAMES, frames) if self.factorised else self.attention(still)
+        tokens = gated(tokens, gate_a, attended)
+        if self.factorised and frames > 1:
+            shift_t, scale_t, gate_t = chunk(linear(self.time_modulation, c), 3, dim=1)
+            moving = modulate(layer_norm(self.norm, tokens), shift_t, scale_t)
+            tokens = gated(tokens, gate_t, _apart(self.time_attention, moving, PLACES, frames))
+        transformed: Value = self.mlp(modulate(layer_norm(self.norm, tokens), shift_m, scale_m))
+        return gated(tokens, gate_m, transformed)
+
+    @property
+    def modulations(self) -> list[nn.Linear]:
+        """The layers that start at zero."""
+        return [self.modulation, self.time_modulation] if self.factorised else [self.modulation]
+
+
+FRAMES, PLACES = "(b f) n d", "(b n) f d"
+"""What `_apart` keeps apart, as einops writes it."""
+
+
+def _apart(attention: nn.Module, tokens: Value, what: str, frames: int) -> Value:
+    """Attention among the tokens (b, frames · n, width) of each frame, or of each place."""
+    sizes = {"f": frames, "n": primal(tokens).shape[1] // frames}
+    grouped = linearly(lambda x: rearrange(x, f"b (f n) d -> {what}", **sizes), tokens)
+    attended: Value = attention(grouped)
+    return linearly(lambda x: rearrange(x, f"{what} -> b (f n) d", **sizes), attended)
+
+
+class Final(nn.Module):
+    """The last layer: modulated norm, then a linear map to patches."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, patch)
+
+    def forward(self, tokens: Value, c: Value) -> Value:
+        """Tokens (b, n, width) and the activated condition c (b, width) → patches (b, n, patch)."""
+        shift, scale = chunk(linear(self.modulation, c), 2, dim=1)
+        return linear(self.out, modulate(layer_norm(self.norm, tokens), shift, scale))

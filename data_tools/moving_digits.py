@@ -1,0 +1,154 @@
+"""Clips of real handwritten digits that move and bounce: rendered to MP4 files once, and encoded as any clips are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from alphaflow.autoencoders.pixels import Pixels
+from alphaflow.data.base import to_bytes
+from alphaflow.data.clips import write_mp4
+from alphaflow.data.digits import Digits
+from alphaflow.data.shards import Description
+from alphaflow.errors import UserError
+from alphaflow.files import replacing
+
+from .about import Options
+from .decode import ClipRecipe
+from .encode import encode
+from .sources import video_source
+
+FRAMES, SIZE, FPS = 8, 16, 8.0
+"""Of a clip: its frames, the side of the square that the digit moves in, frames a second."""
+
+DIGIT, PIXEL = 8, 4
+"""A digit's side; and how many pixels of the MP4, along each side, show one of the digit's."""
+
+STARTS, SPEEDS = (0, 4, 8), (1, 2)
+"""Rows and columns that a digit starts at; pixels a frame, along both axes, in each direction."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A digit's way.
+
+    Attributes:
+        start: row and column of its upper left corner in the first frame.
+        velocity: rows and columns a frame.
+    """
+
+    start: tuple[int, int]
+    velocity: tuple[int, int]
+
+    def places(self, frames: int = FRAMES) -> list[tuple[int, int]]:
+        """Row and column in each frame: it moves evenly and bounces off the sides."""
+        room = SIZE - DIGIT
+        return [
+            (self._bounced(self.start[0] + k * self.velocity[0], room),
+             self._bounced(self.start[1] + k * self.velocity[1], room))
+            for k in range(frames)
+        ]  # fmt: skip
+
+    @staticmethod
+    def _bounced(place: int, room: int) -> int:
+        return room - abs(place % (2 * room) - room)
+
+
+MOTIONS = [
+    Motion((row, column), (down * speed, across * speed))
+    for row, column, speed, down, across in product(STARTS, STARTS, SPEEDS, (-1, 1), (-1, 1))
+]
+
+
+def moving_digits(cache: Path | None = None, *, clips: int = 3) -> Path:
+    """A folder of latent shards, made at the first call: the 1,797 real `Digits`, moving and bouncing, labelled 0 … 9.
+
+    Every digit is rendered to so many MP4 files of 64 × 64 pixels, 8 frames at 8 frames a second, each with a motion of
+    its own (`MOTIONS`); they are then encoded as ``alphaflow encode videos CLIPS SHARDS --autoencoder grey --size 16
+    --frames 8 --fps 8`` does: pixels (1, 8, 16, 16). Processes that ask at once wait for the first; what an interrupted
+    one left is gone on with.
+
+    Args:
+        cache: where the folder lies; None for ``$ALPHAFLOW_CACHE``, else ``alphaflow`` in the user's cache
+            (``$XDG_CACHE_HOME``, ``~/.cache``).
+        clips: of each digit.
+
+    Raises:
+        UserError: fewer than one clip, or a folder that can't be written.
+    """
+    if clips < 1:
+        raise UserError(f"moving digits need at least one clip of each digit, got {clips}")
+    place = cache_folder(cache) / f"moving-digits-{clips}"
+    shards = place / "shards"
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / ".lock"):
+        if not _finished(shards):
+            if not (place / "clips").is_dir():
+                _say(f"rendering {1797 * clips:,} clips of moving digits to {place / 'clips'}, once")
+                render(place / "clips", clips)
+            _say(f"encoding them to {shards}")
+            recipe = ClipRecipe(size=SIZE, frames=FRAMES, fps=FPS)
+            encode(video_source(place / "clips"), shards, Pixels(1), recipe, Options(batch_size=64, workers=0))
+    return shards
+
+
+def cache_folder(given: Path | None = None) -> Path:
+    """Where what is made once is kept."""
+    if given is not None:
+        return given
+    own, common = os.environ.get("ALPHAFLOW_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(common or Path.home() / ".cache") / "alphaflow"
+
+
+def render(folder: Path, clips: int, digits: int | None = None) -> None:
+    """Writes DIGIT/NNNN-K.mp4, whole or not at all; motions are drawn from seed 0.
+
+    Args:
+        folder: where to.
+        clips: of each digit.
+        digits: how many of them; None for all.
+    """
+    real = Digits().all()
+    assert real.cond.labels is not None
+    labels = real.cond.labels[:digits].tolist()
+    ink = to_bytes(real.x[:digits, 0]).numpy()
+    chosen = np.random.default_rng(0).integers(len(MOTIONS), size=(len(labels), clips)).tolist()
+    with replacing(folder) as beside, ThreadPoolExecutor() as pool:
+        for label in set(labels):
+            (beside / str(label)).mkdir(parents=True)
+
+        def one(index: int) -> None:
+            for k, motion in enumerate(chosen[index]):
+                clip = torch.from_numpy(frames_of(ink[index], MOTIONS[motion]))[None]
+                write_mp4(clip, beside / str(labels[index]) / f"{index:04d}-{k}.mp4", FPS)
+
+        list(pool.map(one, range(len(labels))))
+
+
+def frames_of(ink: np.ndarray[Any, np.dtype[np.uint8]], motion: Motion) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A digit (8, 8), 8-bit, on its way: (f, 64, 64), white on black."""
+    frames = np.zeros((FRAMES, SIZE, SIZE), np.uint8)
+    for frame, (row, column) in zip(frames, motion.places(), strict=True):
+        frame[row : row + DIGIT, column : column + DIGIT] = ink
+    return frames.repeat(PIXEL, axis=1).repeat(PIXEL, axis=2)
+
+
+def _finished(shards: Path) -> bool:
+    try:
+        Description(shards)
+    except UserError:
+        return False
+    return True
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
