@@ -27,14 +27,11 @@ from .decode import ClipRecipe
 from .encode import encode
 from .sources import video_source
 
-FRAMES, SIZE, FPS = 8, 16, 8.0
+FRAMES, SIZE, FPS = 8, 12, 8.0
 """Of a clip: its frames, the side of the square that the digit moves in, frames a second."""
 
 DIGIT, PIXEL = 8, 4
 """A digit's side; and how many pixels of the MP4, along each side, show one of the digit's."""
-
-STARTS, SPEEDS = (0, 4, 8), (1, 2)
-"""Rows and columns that a digit starts at; pixels a frame, along both axes, in each direction."""
 
 
 @dataclass(frozen=True)
@@ -64,37 +61,38 @@ class Motion:
 
 
 MOTIONS = [
-    Motion((row, column), (down * speed, across * speed))
-    for row, column, speed, down, across in product(STARTS, STARTS, SPEEDS, (-1, 1), (-1, 1))
+    Motion((row, column), (speed, speed)) for row, column in product((0, SIZE - DIGIT), repeat=2) for speed in (1, 2)
 ]
+"""From each corner across the square, at one or two of the digit's pixels a frame: 8, so that each has many clips."""
 
 
-def moving_digits(cache: Path | None = None, *, clips: int = 3) -> Path:
+def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 1797) -> Path:
     """A folder of latent shards, made at the first call: the 1,797 real `Digits`, moving and bouncing, labelled 0 … 9.
 
-    Every digit is rendered to so many MP4 files of 64 × 64 pixels, 8 frames at 8 frames a second, each with a motion of
-    its own (`MOTIONS`); they are then encoded as ``alphaflow encode videos CLIPS SHARDS --autoencoder grey --size 16
-    --frames 8 --fps 8`` does: pixels (1, 8, 16, 16). Processes that ask at once wait for the first; what an interrupted
+    Every digit is rendered to so many MP4 files of 48 × 48 pixels, 8 frames at 8 frames a second, each with a motion of
+    its own (`MOTIONS`); they are then encoded as ``alphaflow encode videos CLIPS SHARDS --autoencoder grey --size 12
+    --frames 8 --fps 8`` does: pixels (1, 8, 12, 12). Processes that ask at once wait for the first; what an interrupted
     one left is gone on with.
 
     Args:
         cache: where the folder lies; None for ``$ALPHAFLOW_CACHE``, else ``alphaflow`` in the user's cache
             (``$XDG_CACHE_HOME``, ``~/.cache``).
         clips: of each digit.
+        digits: how many of them.
 
     Raises:
-        UserError: fewer than one clip, or a folder that can't be written.
+        UserError: fewer than one clip, or not 1 to 1,797 digits.
     """
-    if clips < 1:
-        raise UserError(f"moving digits need at least one clip of each digit, got {clips}")
-    place = cache_folder(cache) / f"moving-digits-{clips}"
+    if clips < 1 or not 1 <= digits <= 1797:
+        raise UserError(f"moving digits take at least one clip of 1 to 1797 digits, got {clips} of {digits}")
+    place = cache_folder(cache) / f"moving-digits-{digits}-{clips}"
     shards = place / "shards"
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / ".lock"):
         if not _finished(shards):
             if not (place / "clips").is_dir():
-                _say(f"rendering {1797 * clips:,} clips of moving digits to {place / 'clips'}, once")
-                render(place / "clips", clips)
+                _say(f"rendering {digits * clips:,} clips of moving digits to {place / 'clips'}, once")
+                render(place / "clips", clips, digits)
             _say(f"encoding them to {shards}")
             recipe = ClipRecipe(size=SIZE, frames=FRAMES, fps=FPS)
             encode(video_source(place / "clips"), shards, Pixels(1), recipe, Options(batch_size=64, workers=0))
@@ -109,13 +107,13 @@ def cache_folder(given: Path | None = None) -> Path:
     return Path(own) if own else Path(common or Path.home() / ".cache") / "alphaflow"
 
 
-def render(folder: Path, clips: int, digits: int | None = None) -> None:
+def render(folder: Path, clips: int, digits: int) -> None:
     """Writes DIGIT/NNNN-K.mp4, whole or not at all; motions are drawn from seed 0.
 
     Args:
         folder: where to.
         clips: of each digit.
-        digits: how many of them; None for all.
+        digits: how many of them.
     """
     real = Digits().all()
     assert real.cond.labels is not None
@@ -135,7 +133,7 @@ def render(folder: Path, clips: int, digits: int | None = None) -> None:
 
 
 def frames_of(ink: np.ndarray[Any, np.dtype[np.uint8]], motion: Motion) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A digit (8, 8), 8-bit, on its way: (f, 64, 64), white on black."""
+    """A digit (8, 8), 8-bit, on its way: (f, 48, 48), white on black."""
     frames = np.zeros((FRAMES, SIZE, SIZE), np.uint8)
     for frame, (row, column) in zip(frames, motion.places(), strict=True):
         frame[row : row + DIGIT, column : column + DIGIT] = ink

@@ -24,7 +24,7 @@ def recipe(
     dataset: af.Dataset = clips if stills is None else af.Mixture(clips, stills, image_share)  # single frames, jointly
     omega, kappa, end = {"l": (0.2, 0.92, 0.8), "xl": (0.2, 0.92, 0.75)}.get(size, (1.0, 0.5, 1.0))
     guidance = af.Guidance(omega=omega, kappa=kappa, interval=(0.0, end), label_drop=0.1) if cfg else None
-    large = size in ("l", "xl")
+    large, build = size in ("l", "xl"), getattr(af.DiT, size.upper())
     alpha = af.Sigmoid(start=steps // 2, end=steps * 5 // 6) if large else af.Sigmoid(end=steps)
     share, clamp = 0.25 if cfg and not large else 0.5, 4.0 if large else None
     objective: dict[str, af.Objective] = {
@@ -32,12 +32,9 @@ def recipe(
         "meanflow": af.MeanFlow(fm_share=0.5 if cfg else 0.75, guidance=guidance, clamp=4.0 if cfg else None),
         "alphaflow": af.AlphaFlow(alpha=alpha, fm_share=share, guidance=guidance, clamp=clamp),
     }
-    build = {"s": af.DiT.S, "b": af.DiT.B, "l": af.DiT.L, "xl": af.DiT.XL}[size]
     return af.Recipe(
         model=build(clips.shape, patch=(1, 2, 2), classes=dataset.classes, factorised=factorised),
         objective=objective[method],
-        dataset=dataset,
         samplers={80: af.ODE(80, solver="euler")} if method == "fm" else {1: af.ODE(1), 2: af.Consistency(2)},
-        steps=steps,
-        autoencoder=clips.autoencoder,
-    )
+        dataset=dataset, steps=steps, autoencoder=clips.autoencoder,
+    )  # fmt: skip

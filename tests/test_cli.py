@@ -71,7 +71,7 @@ def test_recipes(cli: Cli, tmp_path: Path) -> None:
     assert cli("recipes", "copy", "digits", tmp_path / "mine.py").status == 0
     assert (tmp_path / "mine.py").read_text() == source
     fails(cli("recipes", "copy", "digits", tmp_path / "mine.py"), "mine.py exists")
-    fails(cli("recipes", "show", "digit"), "did you mean digits?")
+    fails(cli("recipes", "show", "digit"), "did you mean digits")
 
 
 def test_train_sample_evaluate(cli: Cli, small_run: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_resume_on_the_command_line(cli: Cli, small_run: Path, tmp_path: Path) -
 
 
 def test_wrong_recipes_and_parameters(here: Cli, tmp_path: Path) -> None:
-    fails(here("train", "digitz"), "no recipe 'digitz'", "did you mean digits?")
+    fails(here("train", "digitz"), "no recipe 'digitz'", "did you mean digits")
     fails(here("train", "nonsense"), "built in are cifar10, digits")
     fails(here("train", tmp_path / "none.py"), "no recipe file")
     fails(here("train", "digits", "--steps", "many"), "'--steps'", "valid integer")

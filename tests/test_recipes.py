@@ -13,7 +13,7 @@ from alphaflow.recipe import builtin_source
 
 def test_every_recipe_is_short_and_explains_itself() -> None:
     found = af.builtin_recipes()
-    assert set(found) == {"digits", "cifar10", "imagenet256", "kinetics700"}
+    assert set(found) == {"digits", "cifar10", "imagenet256", "kinetics700", "moving_digits"}
     for name, summary in found.items():
         assert 20 < len(summary) <= 120
         source = builtin_source(name)
@@ -32,6 +32,21 @@ def test_digits(method: str) -> None:
     changed = [not torch.equal(a, b) for a, b in zip(before, recipe.model.parameters(), strict=True)]
     assert any(changed)
     assert trainer.step == 3
+
+
+@pytest.mark.parametrize("method", ["alpha-flow", "mean-flow", "flow-matching"])
+def test_moving_digits(method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Rendered, encoded, trained on, opened and sampled, through the command line's names."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    found = af.find_recipe("moving-digits")
+    assert found.name == "moving_digits"
+    recipe = found(cache=cache, digits=20, method=method, steps=3, batch_size=4, width=32, depth=1)
+    assert recipe.dataset.shape == (1, 8, 12, 12)
+    out = tmp_path_factory.mktemp("run") / "moving"
+    af.Trainer(recipe, out=out, device="cpu").fit()
+    run = af.Run(out, device="cpu")
+    assert run.sample(2).shape == (2, 1, 8, 12, 12)
+    assert (run.fps, len(run.class_names)) == (8, 10)
 
 
 def test_names_with_dashes_and_modules() -> None:

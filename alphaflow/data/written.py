@@ -69,13 +69,7 @@ def write_samples(
         UserError: the folder is there and not empty, or a file beside it is there, and ``overwrite`` is off.
     """
     place = place.resolve()
-    picture, movie = (place.with_name(f"{place.name}.{ending}") for ending in ("png", form))
-    beside_it = [picture, movie] if form in _WRITE else [picture]
-    taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
-    there = next((file for file in beside_it if file.exists()), None)
-    if not overwrite and (taken or there is not None):
-        which = f"{place} is not empty" if taken else f"{there} exists"
-        raise UserError(f"{which}; choose another --out, or replace it with --overwrite")
+    beside_it = _check_free(place, form, overwrite)
     pixels = make()
     with replacing(place) as beside:
         beside.mkdir()
@@ -85,10 +79,21 @@ def write_samples(
             np.savez(beside / "samples.npz", allow_pickle=False, **named)
         else:
             write_each(beside, pixels, labels, class_names, form, fps=fps)
-    save_picture(_overview(pixels), picture)
-    if form in _WRITE:
+    save_picture(_overview(pixels), beside_it[0])
+    for movie in beside_it[1:]:
         _WRITE[form](side_by_side(pixels[:PLAYING]), movie, fps)
     return beside_it
+
+
+def _check_free(place: Path, form: Form, overwrite: bool) -> list[Path]:
+    """The files beside the folder, a picture first; refuses what is there."""
+    files = [place.with_name(f"{place.name}.{ending}") for ending in ("png", *([form] if form in _WRITE else []))]
+    taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
+    there = next((file for file in files if file.exists()), None)
+    if not overwrite and (taken or there is not None):
+        which = f"{place} is not empty" if taken else f"{there} exists"
+        raise UserError(f"{which}; choose another --out, or replace it with --overwrite")
+    return files
 
 
 def write_each(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from einops import rearrange
 from torch import Tensor
 
 INPUT, OUTPUTS, CLASSES = "patches.proj.weight", ("final.out", "velocity_final.out"), "embed_class.weight"
@@ -33,10 +32,9 @@ def inflated(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], channels:
         expected[dim] *= frames
         return expected == list(here.shape)
 
-    def repeated(weight: Tensor) -> Tensor:  # (channels · one frame, …) → (channels · frames · one frame, …)
-        return (
-            rearrange(weight.view(channels, -1), "c n -> c 1 n").expand(-1, frames, -1).reshape(-1, *weight.shape[1:])
-        )
+    def repeated(weight: Tensor) -> Tensor:  # (c · n, …) → (c · frames · n, …)
+        rows = weight.reshape(channels, 1, -1).expand(-1, frames, -1)
+        return rows.reshape(-1, *weight.shape[1:])
 
     if frames > 1:
         if fits(INPUT, 1):

@@ -1,0 +1,151 @@
+"""Moving digits: the motions, the rendered files, and that they come through the encoder as any clips do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from alphaflow.data_tools.moving_digits import (
+    DIGIT,
+    FPS,
+    FRAMES,
+    MOTIONS,
+    PIXEL,
+    SIZE,
+    Motion,
+    cache_folder,
+    frames_of,
+    moving_digits,
+)
+
+import alphaflow as af
+from alphaflow.data.video import read_clip, video_info
+
+Cli = Callable[..., Any]
+MADE = "import sys, alphaflow as af; from pathlib import Path; af.moving_digits(Path(sys.argv[1]), clips=2, digits=30)"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("cache")
+    moving_digits(place, clips=2, digits=30)
+    return place
+
+
+def test_digits_move_evenly_and_bounce() -> None:
+    """One axis after another against a ball that is moved a pixel at a time and turned at the sides."""
+    room = SIZE - DIGIT
+    for motion in MOTIONS:
+        for axis in (0, 1):
+            place, speed, direction = motion.start[axis], abs(motion.velocity[axis]), np.sign(motion.velocity[axis])
+            expected = []
+            for _ in range(FRAMES):
+                expected.append(place)
+                for _ in range(speed):
+                    direction = -direction if not 0 <= place + direction <= room else direction
+                    place += direction
+            assert [places[axis] for places in motion.places()] == expected
+    assert len({tuple(motion.places()) for motion in MOTIONS}) == len(MOTIONS)
+
+
+def test_files_show_the_digits_on_their_way(cache: Path) -> None:
+    """Decoded frames, shrunk to the digit's pixels, are the digit at its place; its motion is one of the known ones."""
+    ink = ((af.Digits().all().x[:, 0] + 1) * 127.5).round().numpy().astype(np.uint8)
+    files = sorted((cache / "moving-digits-30-2" / "clips").rglob("*.mp4"))
+    assert len(files) == 60
+    labels = af.Digits().all().cond.labels
+    assert labels is not None
+    for file in files[::7]:
+        info = video_info(file)
+        assert (info.width, info.height, info.fps) == (PIXEL * SIZE, PIXEL * SIZE, FPS)
+        assert info.duration == pytest.approx(FRAMES / FPS, abs=1e-3)
+        index = int(file.stem.partition("-")[0])
+        assert file.parent.name == str(int(labels[index]))
+        decoded = read_clip(file, FRAMES).frames[..., 0].astype(float)
+        errors = [np.abs(decoded - frames_of(ink[index], motion)).mean() for motion in MOTIONS]
+        assert min(errors) < 3
+        assert sorted(errors)[1] > 8
+
+
+def test_shards_hold_the_clips(cache: Path) -> None:
+    data = af.LatentShards(cache / "moving-digits-30-2" / "shards")
+    assert (data.shape, data.fps, len(data)) == ((1, FRAMES, SIZE, SIZE), FPS, 60)
+    assert data.class_names == [str(digit) for digit in range(10)]
+    assert data.autoencoder == af.Pixels(1)
+    real, batch = af.Digits().all(), data.all()
+    assert batch.cond.labels is not None
+    assert real.cond.labels is not None
+    drawn = torch.stack([torch.stack([_still(real.x[i, 0], motion) for motion in MOTIONS]) for i in range(30)])
+    for clip, label in zip(batch.x[::5], batch.cond.labels[::5], strict=True):
+        distances = (drawn - clip[0]).abs().mean(dim=(2, 3, 4))
+        nearest = int(distances.min(dim=1).values.argmin())
+        assert float(distances[nearest].min()) < 0.02
+        assert int(real.cond.labels[nearest]) == int(label)
+
+
+def _still(digit: torch.Tensor, motion: Motion) -> torch.Tensor:
+    frames = torch.full((FRAMES, SIZE, SIZE), -1.0)
+    for frame, (row, column) in zip(frames, motion.places(), strict=True):
+        frame[row : row + DIGIT, column : column + DIGIT] = digit
+    return frames
+
+
+def test_the_command_encodes_the_same(cache: Path, cli: Cli, tmp_path: Path) -> None:
+    """`alphaflow encode videos` on the same files: the same shards, byte by byte."""
+    place = cache / "moving-digits-30-2"
+    done = cli("encode", "videos", place / "clips", tmp_path / "out", "--autoencoder", "grey", "--size", SIZE,
+               "--frames", FRAMES, "--fps", FPS, "--samples-per-shard", 1000, "--batch-size", 64, "--workers", 0)  # fmt: skip
+    assert done.status == 0, done.err
+    ours, theirs = (json.loads((p / "dataset.json").read_text()) for p in (place / "shards", tmp_path / "out"))
+    assert ours == theirs
+
+
+def test_it_is_made_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (cache / "moving-digits-30-2" / "shards" / "dataset.json").stat().st_mtime_ns
+    assert moving_digits(cache, clips=2, digits=30) == cache / "moving-digits-30-2" / "shards"
+    assert (cache / "moving-digits-30-2" / "shards" / "dataset.json").stat().st_mtime_ns == before
+    assert capsys.readouterr().err == ""
+    with pytest.raises(af.UserError, match="at least one clip of 1 to 1797 digits"):
+        moving_digits(cache, clips=0)
+
+
+def test_processes_at_once_and_a_killed_one(cache: Path, tmp_path: Path) -> None:
+    """A killed process's leftovers are gone on with; of two at once, one works and the other waits."""
+    command = [sys.executable, "-c", MADE, str(tmp_path)]
+    killed = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert killed.stderr is not None
+    for line in killed.stderr:
+        if line.startswith("encoding"):
+            killed.kill()
+            break
+    killed.wait()
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "".join(said).count("encoding") <= 1
+    assert "rendering" not in "".join(said)
+    ours, theirs = (
+        json.loads((place / "moving-digits-30-2" / "shards" / "dataset.json").read_text())
+        for place in (cache, tmp_path)
+    )
+    assert ours["class_counts"] == theirs["class_counts"]  # (x264's bytes are not the same every time)
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ALPHAFLOW_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() == Path.home() / ".cache" / "alphaflow"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache_folder() == tmp_path / "x" / "alphaflow"
+    monkeypatch.setenv("ALPHAFLOW_CACHE", str(tmp_path / "a"))
+    assert cache_folder() == tmp_path / "a"
+    assert cache_folder(tmp_path) == tmp_path
+    assert os.environ["ALPHAFLOW_CACHE"]
