@@ -84,7 +84,16 @@ class Bars:
     limits: tuple[float, float] | None = None
 
 
-def panels(parts: Sequence[Lines | Heat | Bars], file: Path, columns: int = 3) -> None:
+@dataclass(frozen=True)
+class Histograms:
+    """A panel of distributions: label ↦ numbers, as densities over common bins."""
+
+    title: str
+    values: Mapping[str, Sequence[float]] = field(repr=False)
+    bins: int = 40
+
+
+def panels(parts: Sequence[Lines | Heat | Bars | Histograms], file: Path, columns: int = 3) -> None:
     """Draws panels side by side into a PNG, SVG or PDF file, by its ending; whole or not at all.
 
     Raises:
@@ -104,6 +113,8 @@ def panels(parts: Sequence[Lines | Heat | Bars], file: Path, columns: int = 3) -
             _lines(axis, part)
         elif isinstance(part, Heat):
             _heat(axis, part)
+        elif isinstance(part, Histograms):
+            _histograms(axis, part)
         else:
             _bars(axis, part)
     for axis in axes[len(parts) :]:
@@ -137,6 +148,16 @@ def _heat(axis: Axes, part: Heat) -> None:
     axis.set_xlabel("t")
     axis.set_ylabel("r")
     axis.figure.colorbar(picture, ax=axis)
+
+
+def _histograms(axis: Axes, part: Histograms) -> None:
+    every = np.concatenate([np.asarray(values, dtype=float) for values in part.values.values()])
+    edges = np.histogram_bin_edges(every, part.bins)
+    for index, (label, values) in enumerate(part.values.items()):
+        filled = {"alpha": 0.35} if index == 0 else {"histtype": "step", "linewidth": 1.4}
+        axis.hist(values, edges, density=True, label=label, color=f"C{index}", **filled)  # type: ignore[arg-type]
+    axis.set_yticks([])
+    axis.legend(fontsize="small")
 
 
 def _bars(axis: Axes, part: Bars) -> None:

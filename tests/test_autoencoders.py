@@ -195,3 +195,27 @@ def test_subfolders_and_what_is_not_there(image_vae: Path, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(af.UserError, match=r"pip install 'alphaflow\[diffusers\]'"):
         _ = af.DiffusersVAE(str(image_vae)).vae
+
+
+def test_long_clips_have_no_seams(loaded: tuple[str, Any, af.DiffusersVAE]) -> None:
+    """Decoded in parts, 70 latent frames are those decoded at once: exactly where the autoencoder streams by itself or
+    takes frame by frame, else nearly; from frame to frame nothing jumps more than it does at once."""
+    name, vae, ours = loaded
+    video = KINDS[name][1]
+    latents = torch.randn(1, ours.channels, 70, 2, 2, generator=torch.Generator().manual_seed(0))
+    found = ours.decode(latents)
+    plain = ours.normalisation.inverse(latents)
+    with torch.no_grad():
+        if video:
+            whole = vae.decode(plain).sample.clamp(-1, 1)
+        else:
+            whole = torch.stack([vae.decode(plain[:, :, k]).sample.clamp(-1, 1) for k in range(70)], dim=2)
+    assert found.shape == whole.shape
+    if name in ("cogvideox", "wan"):
+        assert torch.equal(found, whole)
+    elif not video:
+        assert torch.allclose(found, whole, atol=1e-5)
+    else:
+        assert float((found - whole).abs().mean()) < 0.02 * float(whole.std())
+        jumps, usual = (clip.diff(dim=2).abs().mean(dim=(0, 1, 3, 4)) for clip in (found, whole))
+        assert float(jumps.max()) < 1.1 * float(usual.max())

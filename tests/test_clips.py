@@ -166,7 +166,7 @@ def test_decoding_in_parts_is_decoding_at_once() -> None:
 
 
 def test_a_wide_view_fades() -> None:
-    """A decoder that adds the mean of all its frames jumps where it is cut; faded, no step is larger than the ramp's."""
+    """A decoder that gives the mean of all its frames jumps where it is cut; faded, by no more than the ramp's step."""
     z = torch.arange(60.0).view(1, 1, 60, 1, 1).expand(1, 1, 60, 2, 2)
     joined = decode_in_chunks(lambda part: part * 0 + part.mean(), z, 20, 8)[0, 0, :, 0, 0]
     assert joined[0] == 9.5

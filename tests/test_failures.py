@@ -121,6 +121,25 @@ def test_a_spike_is_skipped(tmp_path: Path) -> None:
     assert not (tmp_path / "off" / "incidents.jsonl").exists()
 
 
+@pytest.mark.slow
+def test_the_end_of_a_curriculum_is_no_spike(tmp_path: Path) -> None:
+    """From α = 0.005 to 0 the plain error leaps by four orders of magnitude; what the guard compares doesn't."""
+    torch.manual_seed(0)
+    steps, generator = 160, torch.Generator().manual_seed(1)
+    alpha = af.Linear(start=0, end=steps - 40, first=0.02, last=0.005)
+    model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
+    objective = af.AlphaFlow(alpha=lambda step: alpha(step) if step < steps - 40 else 0.0, fm_share=0.0)
+    made = af.Recipe(model=model, objective=objective, dataset=af.Digits(batch_size=16, seed=1), samplers={},
+                     steps=steps, lr=1e-3, ema=0.9)  # fmt: skip
+    trainer = af.Trainer(made, out=tmp_path / "run")
+    trainer.fit()
+    assert not (tmp_path / "run" / "incidents.jsonl").exists()
+    batch = next(iter(made.dataset))
+    two_point, jvp = (objective(trainer.model, batch.x, batch.cond, k, generator.manual_seed(1)) for k in (100, 159))
+    assert float(jvp.terms["mse"].mean() / two_point.terms["mse"].mean()) > 1000
+    assert float(jvp.terms["residual"].mean() / two_point.terms["residual"].mean()) == pytest.approx(1, abs=0.1)
+
+
 def test_the_robust_score() -> None:
     """Against the formula, worked by hand: errors e^0 … e^8, median e^4, MAD 2."""
     before = [math.exp(k) for k in range(9)]

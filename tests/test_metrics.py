@@ -8,6 +8,9 @@ import torch
 from scipy import linalg
 
 import alphaflow as af
+from alphaflow.metrics.catalogue import METRICS
+from alphaflow.metrics.motion import centroid_speed, frame_difference_energy, wasserstein
+from alphaflow.metrics.unpublished import UNPUBLISHED
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -177,3 +180,60 @@ def test_scores_and_kernel_distances_equal_torch_fidelitys() -> None:
         assert ours.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-4)
     with pytest.raises(ValueError, match="subsets of 301"):
         af.kernel_distance(real, fake, 2, 301)
+
+
+def moving_square(speed: int, frames: int = 6, size: int = 24, background: int = 30) -> torch.Tensor:
+    """A white square of 4 × 4 that moves right: (1, 1, f, h, w), 8-bit."""
+    clip = torch.full((1, 1, frames, size, size), background, dtype=torch.uint8)
+    for k in range(frames):
+        clip[..., k, 8:12, 2 + speed * k : 6 + speed * k] = 255
+    return clip
+
+
+@pytest.mark.parametrize("speed", [0, 1, 3])
+def test_motion_of_a_square(speed: int) -> None:
+    """Its centroid moves at its speed; the energy counts the pixels that change, in closed form."""
+    clip = moving_square(speed)
+    assert float(centroid_speed(clip)) == pytest.approx(speed, abs=1e-5)
+    changed = 2 * 4 * min(speed, 4)
+    expected = changed * ((255 - 30) / 127.5) ** 2 / 24**2
+    assert float(frame_difference_energy(clip)) == pytest.approx(expected, rel=1e-5)
+    both = torch.cat([clip, clip.transpose(3, 4)]).expand(-1, 3, -1, -1, -1)
+    assert torch.allclose(centroid_speed(both), torch.full((2,), float(speed)), atol=1e-5)
+
+
+def test_motion_of_dark_frames() -> None:
+    """A frame without light keeps its place: no NaN."""
+    clip = moving_square(2, background=0)
+    clip[:, :, 2] = 0
+    assert float(centroid_speed(clip)) == pytest.approx((2 + 0 + 4 + 2 + 2) / 5, abs=1e-5)
+    assert float(centroid_speed(torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8))) == 0
+
+
+def test_wasserstein_is_scipys() -> None:
+    from scipy.stats import wasserstein_distance
+
+    generator = torch.Generator().manual_seed(0)
+    for n, m in ((1, 1), (5, 7), (100, 33), (2, 1000)):
+        a, b = torch.randn(n, generator=generator), 1 + 2 * torch.randn(m, generator=generator)
+        expected = wasserstein_distance(a.double().numpy(), b.double().numpy())
+        assert wasserstein(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_features_of_clips_without_a_file() -> None:
+    """The same on every call; shrunk ones are means over areas; random ones see motion, not only frames."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(0, 256, (3, 3, 15, 32, 40), dtype=torch.uint8, generator=generator)
+    shrunk = UNPUBLISHED["shrunk"](torch.device("cpu"))(clips)["features"]
+    assert shrunk.shape == (3, 512)
+    frame = clips[0, :, 14].float().mean(0)[28:, 35:].mean() / 127.5 - 1
+    assert float(shrunk[0].view(8, 8, 8)[7, 7, 7]) == pytest.approx(float(frame), abs=1e-5)
+    random = UNPUBLISHED["random"](torch.device("cpu"))
+    features = random(clips)["features"]
+    assert features.shape == (3, 256)
+    assert torch.equal(features, UNPUBLISHED["random"](torch.device("cpu"))(clips)["features"])
+    shuffled = random(clips[:, :, torch.randperm(15, generator=generator)])["features"]
+    assert float((shuffled - features).norm() / features.norm()) > 1e-3
+    for name in ("random-fd", "shrunk-fd"):
+        assert "not FVD" in METRICS[name].about
+        assert "not FVD" in METRICS[name].values[0].title

@@ -101,8 +101,8 @@ def _still(digit: torch.Tensor, motion: Motion) -> torch.Tensor:
 def test_the_command_encodes_the_same(cache: Path, cli: Cli, tmp_path: Path) -> None:
     """`alphaflow encode videos` on the same files: the same shards, byte by byte."""
     place = cache / "moving-digits-30-2"
-    done = cli("encode", "videos", place / "clips", tmp_path / "out", "--autoencoder", "grey", "--size", SIZE,
-               "--frames", FRAMES, "--fps", FPS, "--samples-per-shard", 1000, "--batch-size", 64, "--workers", 0)  # fmt: skip
+    how = ["--size", SIZE, "--frames", FRAMES, "--fps", FPS, "--samples-per-shard", 1000, "--batch-size", 64]
+    done = cli("encode", "videos", place / "clips", tmp_path / "out", "--autoencoder", "grey", "--workers", 0, *how)
     assert done.status == 0, done.err
     ours, theirs = (json.loads((p / "dataset.json").read_text()) for p in (place / "shards", tmp_path / "out"))
     assert ours == theirs

@@ -8,24 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.clips import FPS, contact_sheet, side_by_side, write_mp4
 from ..files import write_json
 from ..metrics.catalogue import METRICS
 from ..metrics.gather import Statistics
 from ..metrics.kernels import squared_mmd
 from ..metrics.neighbours import nearest
-from ..plots import grid, save_picture
+from ..metrics.unpublished import MOTION
+from ..plots import Histograms, grid, panels, save_picture
 from .base import Source
 from .evaluator import Evaluator
+from .sources import Samples
 
-GRID, ROWS, NEAREST, WORST = 64, 8, 6, 10
-"""Samples in a grid, samples whose neighbours are shown, neighbours of each, classes in the table."""
+GRID, CLIPS, ROWS, NEAREST, WORST = 64, 16, 8, 6, 10
+"""Samples in a grid, clips as rows of frames, samples with neighbours, neighbours of each, classes in the table."""
 
 
 class Pictures:
     """Writes them into a folder.
 
     Args:
-        folder: nfe-N.png, nfe-N-neighbours.png and .json, nfe-N-classes.json are written there.
+        folder: nfe-N.png, nfe-N-neighbours.png and .json, nfe-N-classes.json are written there; of clips nfe-N.mp4 and
+            nfe-N-motion.png.
         evaluator: whose features are compared: those of its first metric.
     """
 
@@ -37,7 +41,12 @@ class Pictures:
         """Writes what there is to show of a set that was measured; says what can't be shown."""
         name = "images" if nfe is None else f"nfe-{nfe}"
         pixels = source.read(0, min(GRID, len(source))).pixels
-        save_picture(_grid(pixels), self.folder / f"{name}.png")
+        if pixels.ndim == 4:
+            save_picture(grid(pixels), self.folder / f"{name}.png")
+        else:
+            save_picture(contact_sheet(pixels[:CLIPS]), self.folder / f"{name}.png")
+            write_mp4(side_by_side(pixels), self.folder / f"{name}.mp4", self._fps(source))
+        self._motion(name, statistics)
         real, reference = self.evaluator.real(), self.evaluator.reference.source
         fakes = statistics.spaces[self.space].features
         space = None if real is None else real.spaces.get(self.space)
@@ -52,6 +61,22 @@ class Pictures:
             return ["no nearest real pictures: the reference's features are there, but not its pictures"]
         self._neighbours(name, pixels, fakes, space.features, reference)
         return []
+
+    def _fps(self, source: Source) -> float:
+        return (source.run.fps if isinstance(source, Samples) else None) or FPS
+
+    def _motion(self, name: str, statistics: Statistics) -> None:
+        """Histograms of the samples' motion over the real clips', where it was measured."""
+        real, ours = self.evaluator.real(), statistics.spaces.get(MOTION)
+        theirs = None if real is None else real.spaces.get(MOTION)
+        if ours is None or theirs is None or ours.features is None or theirs.features is None:
+            return
+        titles = ("energy of frame differences", "speed of the centroid, pixels a frame")
+        shown = [
+            Histograms(title, {"real": theirs.features[:, i].tolist(), "samples": ours.features[:, i].tolist()})
+            for i, title in enumerate(titles)
+        ]
+        panels(shown, self.folder / f"{name}-motion.png", columns=2)
 
     def _neighbours(self, name: str, pixels: Tensor, fakes: Tensor, reals: Tensor, reference: Source) -> None:
         """A row for each of the first samples: the sample, then its nearest real pictures.
@@ -103,11 +128,3 @@ def worst_classes(
             row = {"class": name, "kernel distance": distance, "samples": len(ours), "real": len(theirs)}
             found.append((distance, row))
     return [row for _, row in sorted(found, key=lambda pair: -pair[0])[:WORST]]
-
-
-def _grid(pixels: Tensor) -> Any:
-    """Pictures in a square; of clips, a row of frames each."""
-    if pixels.ndim == 4:
-        return grid(pixels)
-    clips = pixels[:8].transpose(1, 2)
-    return grid(clips.flatten(0, 1), columns=clips.shape[1])

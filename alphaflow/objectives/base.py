@@ -231,13 +231,15 @@ class Objective(Compact, ABC):
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:
-    """The loss's parts, each (b,): ``mse`` = ‖u − target‖², ``tfm`` = ‖u − ṽ‖², and ``tc``.
+    """The loss's parts, each (b,): ``mse`` = ‖u − target‖², ``residual`` = mse ÷ α², ``tfm`` = ‖u − ṽ‖², and ``tc``.
 
+    The target lies α of the way from u⁻ to where it leads, so that mse falls with α²; the residual compares at any α.
     α⁻¹·‖u − target‖² has the gradient of tfm + tc, where tc = 2·uᵀ·sg[(u − target)/α − (u − ṽ)]. In the MeanFlow
     branch that is 2(t − r)·uᵀ·du⁻/dt: trajectory flow matching plus trajectory consistency (α-Flow, arXiv 2510.20771).
     """
-    consistency = (u - goal) / expand(alpha, u) - (u - v)
-    return {"mse": mean_square(u - goal), "tfm": mean_square(u - v), "tc": 2 * (u * consistency).flatten(1).mean(1)}
+    mse, consistency = mean_square(u - goal), (u - goal) / expand(alpha, u) - (u - v)
+    tc = 2 * (u * consistency).flatten(1).mean(1)
+    return {"mse": mse, "residual": mse / alpha.square(), "tfm": mean_square(u - v), "tc": tc}
 
 
 def averaged(objective: object, average: Model) -> dict[str, Model]:

@@ -149,8 +149,11 @@ class Incident:
 
 
 def squared_error(loss: Loss) -> torch.Tensor:
-    """The batch's squared error, before any weighting levels it; the loss itself where its terms don't say."""
-    found = loss.terms.get("mse", loss.per_sample)
+    """The batch's squared error at any α, before any weighting levels it; the loss itself where no term says.
+
+    (The plain error would leap where a curriculum's small α ends in 0, by 1/α².)
+    """
+    found = loss.terms.get("residual", loss.terms.get("mse", loss.per_sample))
     return found.detach().mean()
 
 
