@@ -40,7 +40,7 @@ def bench(session: nox.Session) -> None:
     names = (
         ["gpu"]
         if session.posargs == ["gpu"]
-        else ["step", "attention", "sample", "overhead", "loader", "failures", "evaluate"]
+        else ["step", "attention", "sample", "overhead", "loader", "failures", "evaluate", "video"]
     )
     for name in names:
         session.run("python", f"benchmarks/{name}.py")

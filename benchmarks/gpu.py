@@ -1,4 +1,4 @@
-"""All benchmarks that want a GPU, one after another: the attention tangent, steps and sampling of B/2 and XL/2.
+"""All benchmarks that want a GPU, one after another: the attention tangent, steps and sampling of B/2 and XL/2, clips.
 
     python benchmarks/gpu.py
 
@@ -26,6 +26,7 @@ def main() -> None:
         ["step.py", *half, "--size", "XL", "--batch", str(arguments.batch_xl), "--only-ours"],
         ["sample.py", *half, "--size", "B", "--batch", "256"],
         ["sample.py", *half, "--size", "XL", "--batch", "256"],
+        ["video.py", *half, "--depth", "12", "--width", "768", "--rounds", "9"],
     ]
     failed = []
     for name, *options in calls:

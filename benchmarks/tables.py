@@ -85,6 +85,19 @@ def samples(found: Found) -> str:
     return text + f"\n\nDiT-{settings['size']}/2, batch {settings['batch']}, {settings['precision']}." + origin(found)
 
 
+def clips(found: Found) -> str:
+    """A row a number of tokens and a step."""
+    rows = [
+        [f"{row['tokens']:,}", row["step"], f"{1 / row['seconds']:.3g}", f"{row['ratio']:.2f}",
+         f"{row['bytes'] / 2**20:,.0f}", f"{row['memory_ratio']:.2f}"]
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = ["tokens", "step", "steps/s", "time ÷ flow matching", "memory, MiB", "memory ÷ its"]
+    settings = found["settings"]
+    name = f"DiT of depth {settings['depth']}, width {settings['width']}, batch 1, {settings['precision']}."
+    return markdown(head, rows) + "\n\n" + name + origin(found)
+
+
 def loader(found: Found) -> str:
     """A row a reader."""
     return markdown(["reader", "samples/s"], [[name, f"{rate:,.0f}"] for name, rate in found["medians"].items()])
@@ -93,6 +106,7 @@ def loader(found: Found) -> str:
 TABLES: dict[str, Callable[[Found], str]] = {
     "step": steps, "step-B": steps, "step-XL": steps, "attention": tangents, "attention-gpu": tangents,
     "sample": samples, "sample-B": samples, "sample-XL": samples, "loader": loader,
+    "video": clips, "video-gpu": clips,
 }  # fmt: skip
 
 

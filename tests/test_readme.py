@@ -70,6 +70,7 @@ def test_the_readmes_alphaflow_commands_run(cli: Callable[..., Any], tmp_path: P
             continue
         if words[1] == "train" and "--help" not in words:
             words = [*words, "--steps", "2", "--batch-size", "4"]
+            words += ["--digits", "20", "--cache", "cache"] if "moving-digits" in words else []
         done = cli(*words[1:], cwd=tmp_path)
         assert done.status == 0, (call_line, done.err)
         ran += 1

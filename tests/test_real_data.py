@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -31,6 +34,32 @@ def test_two_hundred_photographs(real_data: Path, tmp_path: Path) -> None:
         expected = np.asarray(centre_crop(decode(Path(source.entries[index].file).read_bytes()), 64))
         found = ((shards.fetch(np.array([index])).x[0] + 1) * 127.5).round().to(torch.uint8)
         assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.slow
+def test_six_clips_from_files_to_a_playing_sample(real_data: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """By the commands: encoded by an autoencoder of images with random weights, trained on, sampled to MP4."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4,
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path / "vae")
+    shards = tmp_path / "shards" / "train"
+    how = ["--autoencoder", tmp_path / "vae", "--size", 32, "--frames", 5, "--fps", 5, "--workers", 0, "--measure"]
+    done = cli("encode", "videos", real_data / "kinetics-sample" / "train", shards, *how)
+    assert done.status == 0, done.err
+    assert (af.LatentShards(shards).shape, af.LatentShards(shards).fps) == ((4, 5, 4, 4), 5)
+    run = ["--out", tmp_path / "run", "--size", "s", "--batch-size", 2, "--steps", 2]
+    done = cli("train", "kinetics700", "--data", tmp_path / "shards", *run)
+    assert done.status == 0, done.err
+    done = cli("sample", tmp_path / "run", "--count", 2, "--frames", 40, "--out", tmp_path / "out")
+    assert done.status == 0, done.err
+    with av.open(str(tmp_path / "out" / "other" / "000001.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.average_rate, stream.width) == ("h264", 5, 32)
+        assert sum(1 for _ in container.decode(stream)) == 40
 
 
 @pytest.mark.slow
