@@ -11,7 +11,7 @@ def recipe(
     method: Literal["alpha-flow", "mean-flow", "flow-matching"] = "alpha-flow",
     cache: Path | None = None,
     digits: int = 1797,
-    steps: int = 9000,
+    steps: int = 10_000,
     batch_size: int = 32,
     width: int = 128,
     depth: int = 4,
@@ -19,10 +19,10 @@ def recipe(
 ) -> af.Recipe:
     """The clips are rendered to MP4 and encoded to shards at the first run; patches are of 4 frames, 4 × 4 pixels."""
     clips = af.LatentShards(af.moving_digits(cache, digits=digits), batch_size=batch_size, kind="clips")
-    times = af.LogitNormal(0.5, 1.0)  # eight frames of a digit show it through more noise than one: nearer to 1
-    weighting = af.Adaptive(p=0.5)
+    # eight frames of one digit show it through more noise than an image does: times nearer to 1
+    times, weighting, alpha = af.LogitNormal(0.5, 1.0), af.Adaptive(p=0.5), af.Sigmoid(end=steps * 2 // 3)
     objective = {
-        "alpha-flow": af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.25, times=times, weighting=weighting),
+        "alpha-flow": af.AlphaFlow(alpha=alpha, fm_share=0.5, times=times, weighting=weighting),
         "mean-flow": af.MeanFlow(fm_share=0.75, times=times, weighting=weighting),
         "flow-matching": af.FlowMatching(times=times, weighting=weighting),
     }[method]
