@@ -155,7 +155,7 @@ class Run:
         batch_size: int = 256,
         guidance: Guide | None = None,
     ) -> Tensor:
-        """Samples as 8-bit pixels (count, c, h, w).
+        """Samples as 8-bit pixels (count, c, h, w); clips (count, c, f, h, w).
 
         Args:
             count: how many.

@@ -23,35 +23,38 @@ class Format(StrEnum):
     GIF = "gif"
 
 
+Balanced = Annotated[
+    bool, typer.Option("--balanced/--random", help="Every class equally often, or classes drawn at random.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="The folder to write.", show_default="RUN/samples/nfe-N[-guidance-G]-seed-S")
+]
+Written = Annotated[
+    Format | None,
+    typer.Option(help="Files in class folders, or one .npz (arr_0, arr_1).", show_default="png; of clips mp4"),
+]
+Fps = Annotated[float | None, typer.Option(help="Frames a second of clips.", show_default="the training data's, or 8")]
+AtOnce = Annotated[int | None, typer.Option(help="Samples at a time.", min=1, show_default="256; of clips 16")]
+
+
 def sample(
     run: RunPath,
     *,
     nfe: Annotated[int, typer.Option(help="Network evaluations a sample.")] = 1,
     count: Annotated[int | None, typer.Option(help="How many.", min=1, show_default="100; of clips 16")] = None,
     classes: Annotated[str | None, typer.Option(help="Class indices, for example 3,7; in turn.")] = None,
-    balanced: Annotated[
-        bool, typer.Option("--balanced/--random", help="Every class equally often, or classes drawn at random.")
-    ] = True,
+    balanced: Balanced = True,
     guidance: Guidance = None,
     guidance_interval: GuidanceInterval = "0,1",
     seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="The folder to write.", show_default="RUN/samples/nfe-N[-guidance-G]-seed-S")
-    ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option(help="Files in class folders, or one .npz (arr_0, arr_1).", show_default="png; of clips mp4"),
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames a second of clips.", show_default="the training data's, or 8")
-    ] = None,
+    out: Out = None,
+    format: Written = None,
+    fps: Fps = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a clip.", min=1, show_default="as trained")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels along each side.", min=1, show_default="as trained")] = None,
     checkpoint: Checkpoint = None,
     raw: Raw = False,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Samples at a time.", min=1, show_default="256; of clips 16")
-    ] = None,
+    batch_size: AtOnce = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
     debug: Debug = False,
@@ -68,24 +71,18 @@ def sample(
     form = check_form(None if format is None else format.value, opened.shape, rate)
     opened.resize(frames, size)
     number, at_once = (100, 256) if len(opened.shape) == 3 else (16, 16)
-    labels = _labels(opened.classes, count or number, classes, balanced, seed)
-    named = "" if guidance is None else f"-guidance-{guidance:g}"
-    named += "" if guidance_interval == "0,1" else "-in-" + guidance_interval.replace(",", "-")
-    named += "" if frames is None else f"-frames-{frames}"
-    named += "" if size is None else f"-size-{size}"
+    number, at_once = count or number, batch_size or at_once
+    labels = _labels(opened.classes, number, classes, balanced, seed)
+    scale, times = None if guidance is None else f"{guidance:g}", guidance_interval.replace(",", "-")
+    settings = {"guidance": scale, "in": times, "frames": frames, "size": size}
+    named = "".join(f"-{name}-{value}" for name, value in settings.items() if value not in (None, "0-1"))
     place = out or opened.folder.path / "samples" / f"nfe-{nfe}{named}-seed-{seed}"
-    written = write_samples(
-        place,
-        lambda: opened.sample(
-            count or number, nfe, labels=labels, seed=seed, batch_size=batch_size or at_once, guidance=guided
-        ),
-        labels,
-        opened.class_names,
-        form,
-        overwrite,
-        rate,
-    )
-    print(f"{count or number} samples at {nfe} NFE ({sampler}) in {place}; pictures: {', '.join(map(str, written))}")
+
+    def make() -> Tensor:
+        return opened.sample(number, nfe, labels=labels, seed=seed, batch_size=at_once, guidance=guided)
+
+    written = write_samples(place, make, labels, opened.class_names, form, overwrite, rate)
+    print(f"{number} samples at {nfe} NFE ({sampler}) in {place}; pictures: {', '.join(map(str, written))}")
     if len(opened.shape) == 4:
         guessed = "" if opened.fps or fps else ", which the data don't say: --fps chooses another"
         print(f"{rate:g} frames a second{guessed}")

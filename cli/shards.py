@@ -63,12 +63,14 @@ def preview(
     from alphaflow.data_tools.verify import preview as decode
     from alphaflow.data_tools.writing import check_preview, write_preview
 
+    from alphaflow.data.clips import FPS
+    from alphaflow.data.shards import Description
     from alphaflow.training.device import find_device
 
     file = shards / "preview.png" if out is None else out
     check_preview(file)
     given = None if autoencoder is None else open_autoencoder(autoencoder, subfolder, tiling, device)
     pixels, names = decode(shards, count, seed, given, find_device(device))
-    write_preview(pixels, file)
+    write_preview(pixels, file, Description(shards).fps or FPS)
     classes = f"; classes of the first row: {', '.join(names[:6])}" if names else ""
     print(f"{len(pixels)} samples in {file}{classes}")

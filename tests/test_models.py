@@ -177,6 +177,7 @@ def test_video_tokens_all_attend() -> None:
         ({"heads": 5}, "heads must divide"),
         ({"width": 30, "heads": 5}, "multiple of 4"),
         ({"patch": (1, 2, 2, 2)}, "a patch is"),
+        ({"patch": (2, 0)}, "at least 1"),
     ],
 )
 def test_wrong_settings(options: dict[str, object], message: str) -> None:

@@ -266,6 +266,8 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
         stream = container.streams.video[0]
         assert (stream.width, stream.height) == (18, 18)  # even sides
         assert len(list(container.decode(stream))) == 18
+        fps = json.loads((tmp_path / "out" / "dataset.json").read_text())["fps"]
+        assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
     done = cli("encode", "videos", source, tmp_path / "x", *options, "--fps", "0")
     assert done.status == 2
     assert "--fps must be positive" in done.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, overload
 
 import torch
@@ -76,27 +76,16 @@ class DiT(nn.Module):
             "heads": heads, "classes": classes, "mlp_ratio": mlp_ratio,
             "guidance": guidance, "velocity_head": velocity_head, "factorised": factorised,
         }  # fmt: skip
-        if len(shape) not in (3, 4):
-            raise ValueError(f"a DiT's shape is (c, h, w) or (c, f, h, w), got {tuple(shape)}")
-        if min(depth, width, heads, classes or 1, *shape) < 1:
-            raise ValueError(f"depth, width, heads, classes and shape must be at least 1, got {self.config}")
-        if width % 4:
-            raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
-        if not 0 <= velocity_head <= depth:
-            raise ValueError(f"the velocity head has 0 to {depth} (depth) blocks, got {velocity_head}")
+        _check(**self.config)
         self.shape, self.classes = tuple(shape), classes
         self.takes_guidance, self.velocity_head = guidance, velocity_head
-        channels, *size = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
         self.patch = _three(patch)
-        if len(shape) == 3 and (factorised or (isinstance(patch, tuple) and len(patch) == 3)):
-            what = "factorised attention" if factorised else f"the patch {patch}"
-            raise ValueError(f"{what} is for videos (c, f, h, w), but these samples are images, {tuple(shape)}")
-        if any(n % p for n, p in zip(size, self.patch, strict=True)):
+        grid = _grid(shape, self.patch)
+        if grid is None:
             raise ValueError(f"the patch {patch} doesn't divide the sample's shape {tuple(shape)}")
-        frames, rows, columns = (n // p for n, p in zip(size, self.patch, strict=True))
-        self.grid = (frames, rows, columns)
+        self.grid = grid
 
-        self.patches = PatchEmbedding(channels, self.patch, width)
+        self.patches = PatchEmbedding(shape[0], self.patch, width)
         self.positions: Tensor
         self.register_buffer("positions", position_embedding(self.grid, width), persistent=False)
         self.embed_t = TimeEmbedding(width)
@@ -178,15 +167,14 @@ class DiT(nn.Module):
 
     def _grid_of(self, z: Tensor) -> Grid:
         """Frames, rows and columns of the samples' patches."""
-        channels, *size = z.shape[1:] if z.ndim == 5 else (*z.shape[1:2], 1, *z.shape[2:])
-        fits = z.ndim in (4, len(self.shape) + 1) and channels == self.shape[0]
-        if not fits or any(n % p or not n for n, p in zip(size, self.patch, strict=True)):
+        fits = z.ndim in (4, len(self.shape) + 1) and z.shape[1] == self.shape[0]
+        grid = _grid(z.shape[1:], self.patch) if fits else None
+        if grid is None:
             raise ValueError(
                 f"this DiT takes samples of shape {self.shape}, or of other lengths and sizes that its patch "
                 f"{self.patch} divides, got {tuple(z.shape[1:])}"
             )
-        frames, rows, columns = (n // p for n, p in zip(size, self.patch, strict=True))
-        return frames, rows, columns
+        return grid
 
     def _positions_of(self, grid: Grid) -> Tensor:
         """The places' embedding: the one that is kept, or its first frames; of another grid, interpolated."""
@@ -264,10 +252,48 @@ class DiT(nn.Module):
         return cls(shape, depth=28, width=1152, heads=16, **options)
 
 
+def _check(
+    *,
+    shape: tuple[int, ...],
+    patch: int | tuple[int, ...],
+    depth: int,
+    width: int,
+    heads: int,
+    classes: int | None,
+    velocity_head: int,
+    factorised: bool,
+    **_: Any,
+) -> None:
+    if len(shape) not in (3, 4):
+        raise ValueError(f"a DiT's shape is (c, h, w) or (c, f, h, w), got {shape}")
+    if min(depth, width, heads, classes or 1, *shape) < 1:
+        raise ValueError(
+            f"depth, width, heads, classes and shape must be at least 1, got {depth}, {width}, {heads}, {classes} "
+            f"and {shape}"
+        )
+    if width % 4:
+        raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
+    if not 0 <= velocity_head <= depth:
+        raise ValueError(f"the velocity head has 0 to {depth} (depth) blocks, got {velocity_head}")
+    if len(shape) == 3 and (factorised or (isinstance(patch, tuple) and len(patch) == 3)):
+        what = "factorised attention" if factorised else f"the patch {patch}"
+        raise ValueError(f"{what} is for videos (c, f, h, w), but these samples are images, {shape}")
+
+
+def _grid(shape: Sequence[int], patch: Grid) -> Grid | None:
+    """Patches along frames, rows and columns of a sample, an image being one frame; None where they don't fit."""
+    size = shape[1:] if len(shape) == 4 else (1, *shape[1:])
+    if any(n % p or not n for n, p in zip(size, patch, strict=True)):
+        return None
+    frames, rows, columns = (n // p for n, p in zip(size, patch, strict=True))
+    return frames, rows, columns
+
+
 def _three(patch: int | tuple[int, ...]) -> tuple[int, int, int]:
-    if isinstance(patch, int):
-        return 1, patch, patch
+    patch = (patch, patch) if isinstance(patch, int) else patch
     if len(patch) not in (2, 3):
         raise ValueError(f"a patch is n, (rows, columns) or (frames, rows, columns), got {patch}")
     pf, ph, pw = patch if len(patch) == 3 else (1, *patch)
+    if min(pf, ph, pw) < 1:
+        raise ValueError(f"a patch has at least 1 frame, row and column, got {patch}")
     return pf, ph, pw
