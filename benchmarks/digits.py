@@ -77,7 +77,7 @@ def main() -> None:
             table.add_row(method, str(nfe), *cells)
     halves = results[0]["rows"][-1]["values"]
     table.add_row("real halves", "–", *(f"{halves[metric]:.3f}" for metric in metrics))
-    Console().print(table)
+    Console(width=130).print(table)
     out = Path(__file__).parent / "results" / f"{recipe}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"date": date.today().isoformat(), "results": results}, indent=2) + "\n")
