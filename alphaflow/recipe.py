@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .samplers import Sampler
     from .schedules import Scheduled
     from .training.ema import Average
+    from .training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +198,29 @@ def load_recipe(
         place = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise UserError(f"the recipe {file} can't be loaded{place}: {type(error).__name__}: {error}") from error
     return RecipeFile(name, _function(module, function, str(file)), text, None if folder is None else Path(folder))
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """Runs a run's recipe.py with its arguments: its dataset, objective, and all else.
+
+    Raises:
+        UserError: the run was composed in Python, or the recipe can't be run.
+    """
+    origin = folder.origin()
+    if not origin.text:
+        raise UserError(f"{folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
+    found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, origin.folder)
+    hints = {parameter.name: parameter.type for parameter in found.parameters}
+    return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """A JSON value as the recipe's parameter takes it: paths are kept as text."""
+    return Path(value) if isinstance(value, str) and hint is not None and _takes_path(hint) else value
+
+
+def _takes_path(hint: Any) -> bool:
+    return hint is Path or Path in getattr(hint, "__args__", ())
 
 
 def _builtin_folder() -> Path:

@@ -19,7 +19,7 @@ from .data.labels import balanced_labels
 from .describe import rebuild
 from .errors import UserError
 from .guidance import CFG, check_interval, guidance_setting
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, recipe_of
 from .samplers import ODE, Sampler
 from .training import checkpoint
 from .training.device import autoencoder_on, find_device
@@ -57,6 +57,7 @@ class Run:
         samplers: the recipe's samplers, by number of network evaluations.
         shape: of one sample, channels first.
         classes, class_names: the number of classes or None, and their names.
+        sampled_classes: samples are of the first so many classes unless one says: of clips', where images were joined.
         fps: frames a second of the clips it was trained on; None for images, or where the data don't say.
         step: the checkpoint's step.
         ema: whether the weights are the averaged ones.
@@ -89,6 +90,7 @@ class Run:
         run.samplers = dict(recipe.samplers)
         run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
         run.shape, run.classes = tuple(recipe.dataset.shape), recipe.dataset.classes
+        run.sampled_classes = getattr(recipe.dataset, "clip_classes", run.classes)
         names = list(getattr(recipe.dataset, "class_names", []))
         run.fps = getattr(recipe.dataset, "fps", None)
         run.class_names = names or [str(index) for index in range(run.classes or 0)]
@@ -166,8 +168,8 @@ class Run:
             batch_size: samples at a time.
             guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
         """
-        if labels is None and self.classes:
-            labels = balanced_labels(count, self.classes)
+        if labels is None and self.sampled_classes:
+            labels = balanced_labels(count, self.sampled_classes)
         maker = self.maker(nfe, seed=seed, guidance=guidance)
         ends = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
         return torch.cat([maker(i, j, None if labels is None else labels[i:j]) for i, j in ends])
@@ -189,6 +191,8 @@ class Run:
     def resize(self, frames: int | None = None, size: int | None = None) -> None:
         """Samples clips of another length, or samples of another size, than was trained; see `DiT` for what that means.
 
+        More frames show the same time, so that there are more of them a second (`fps`).
+
         Args:
             frames: of the clip, in pixels' frames; None leaves it.
             size: pixels along each side; None leaves it.
@@ -200,19 +204,27 @@ class Run:
             return
         if frames is not None and len(self.shape) == 3:
             raise UserError(f"{self.folder.path} makes images, which have no frames; leave --frames out")
-        _, *known, height, width = self.pixel_shape
+        trained, before = self.pixel_shape, self.shape
+        _, *known, height, width = trained
         if height != width:
             raise UserError(f"{self.folder.path} makes samples of {height} × {width} pixels; only squares are resized")
-        length = frames or (known[0] if known else None)
-        shape = (self.shape[0], *self.autoencoder.latent_shape(size or height, length)[1:])
+        side, length = size or height, frames or (known[0] if known else None)
         one = torch.ones(1, device=self.device)
         try:
+            self.shape = (before[0], *self.autoencoder.latent_shape(side, length)[1:])
             with torch.inference_mode():
-                self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
-        except ValueError as error:
-            raise UserError(f"{self.folder.path} can't make that: {error}") from error
-        self.shape = tuple(shape)
-        self.__dict__.pop("pixel_shape", None)
+                self.model(torch.zeros(1, *self.shape, device=self.device), one, one, Cond())
+        except (ValueError, RuntimeError) as error:
+            self.shape = before
+            raise UserError(f"{self.folder.path} can't make that: {' '.join(str(error).split())}") from error
+        self.__dict__.pop("pixel_shape")
+        _, *there, height, width = made = self.pixel_shape
+        if (*there, height, width) != (*([] if length is None else [length]), side, side):
+            self.shape, self.pixel_shape = before, trained
+            nearest = " ".join([*(f"--frames {n}" for n in there), f"--size {height}"])
+            raise UserError(f"{self.folder.path} can't make exactly that; its autoencoder would give {nearest}")
+        if self.fps and known and made[1] > known[0] > 1:  # more frames of the same time (`DiT`)
+            self.fps *= (made[1] - 1) / (known[0] - 1)
 
     @cached_property
     def pixel_shape(self) -> tuple[int, ...]:
@@ -227,6 +239,7 @@ class Run:
         self.shape = tuple(data["shape"])
         self.classes: int | None = data["classes"]
         self.class_names: list[str] = data["class_names"]
+        self.sampled_classes: int | None = data.get("sampled_classes", self.classes)
         self.fps: float | None = data.get("fps")
         described = [record["model"], record["autoencoder"], *record["samplers"].values()]
         if any(part is None for part in described):
@@ -274,26 +287,3 @@ class Maker:
             torch.randn(self.run.shape, generator=self._source)
         self._drawn = stop
         return torch.stack([torch.randn(self.run.shape, generator=self._source) for _ in range(start, stop)])
-
-
-def recipe_of(folder: RunFolder) -> Recipe:
-    """Runs a run's recipe.py with its arguments.
-
-    Raises:
-        UserError: the run was composed in Python, or the recipe can't be run.
-    """
-    origin = folder.origin()
-    if not origin.text:
-        raise UserError(f"{folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
-    found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, origin.folder)
-    hints = {parameter.name: parameter.type for parameter in found.parameters}
-    return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
-
-
-def _typed(value: Any, hint: Any) -> Any:
-    """A JSON value as the recipe's parameter takes it: paths are kept as text."""
-    return Path(value) if isinstance(value, str) and hint is not None and _takes_path(hint) else value
-
-
-def _takes_path(hint: Any) -> bool:
-    return hint is Path or Path in getattr(hint, "__args__", ())

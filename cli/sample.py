@@ -13,6 +13,8 @@ from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw,
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alphaflow.run import Run
+
 
 class Format(StrEnum):
     """How samples are written."""
@@ -67,12 +69,12 @@ def sample(
     guided = guide(guidance, guidance_interval)
     opened = Run(run, step=checkpoint, ema=not raw, device=device)
     sampler = opened.sampler(nfe, guided)
-    rate = opened.fps or FPS if fps is None else fps
-    form = check_form(None if format is None else format.value, opened.shape, rate)
     opened.resize(frames, size)
-    number, at_once = (100, 256) if len(opened.shape) == 3 else (16, 16)
-    number, at_once = count or number, batch_size or at_once
-    labels = _labels(opened.classes, number, classes, balanced, seed)
+    clips = len(opened.shape) == 4
+    rate = opened.fps or FPS if clips and fps is None else fps
+    form = check_form(None if format is None else format.value, opened.shape, rate)
+    number, at_once = count or (16 if clips else 100), batch_size or (16 if clips else 256)
+    labels = _labels(opened, number, classes, balanced, seed)
     scale, times = None if guidance is None else f"{guidance:g}", guidance_interval.replace(",", "-")
     settings = {"guidance": scale, "in": times, "frames": frames, "size": size}
     named = "".join(f"-{name}-{value}" for name, value in settings.items() if value not in (None, "0-1"))
@@ -81,23 +83,23 @@ def sample(
     def make() -> Tensor:
         return opened.sample(number, nfe, labels=labels, seed=seed, batch_size=at_once, guidance=guided)
 
-    written = write_samples(place, make, labels, opened.class_names, form, overwrite, rate)
+    written = write_samples(place, make, labels, opened.class_names, form, overwrite, rate or FPS)
     print(f"{number} samples at {nfe} NFE ({sampler}) in {place}; pictures: {', '.join(map(str, written))}")
-    if len(opened.shape) == 4:
+    if clips:
         guessed = "" if opened.fps or fps else ", which the data don't say: --fps chooses another"
         print(f"{rate:g} frames a second{guessed}")
 
 
-def _labels(known: int | None, count: int, chosen: str | None, balanced: bool, seed: int) -> Tensor | None:
+def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int) -> Tensor | None:
     """The labels to sample (count,); None for a run without classes."""
     import torch
 
     from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
 
     if chosen is not None:
-        return chosen_labels(count, integers(chosen, "--classes"), known)
-    if not known:
+        return chosen_labels(count, integers(chosen, "--classes"), run.classes)
+    if not run.sampled_classes:
         return None
-    return (
-        balanced_labels(count, known) if balanced else random_labels(count, known, torch.Generator().manual_seed(seed))
-    )
+    if balanced:
+        return balanced_labels(count, run.sampled_classes)
+    return random_labels(count, run.sampled_classes, torch.Generator().manual_seed(seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import alphaflow as af
+from alphaflow.data.base import IndexedDataset, Indices
 from alphaflow.describe import describe, rebuild
 
 diffusers = pytest.importorskip("diffusers")
@@ -219,3 +221,57 @@ def test_long_clips_have_no_seams(loaded: tuple[str, Any, af.DiffusersVAE]) -> N
         assert float((found - whole).abs().mean()) < 0.02 * float(whole.std())
         jumps, usual = (clip.diff(dim=2).abs().mean(dim=(0, 1, 3, 4)) for clip in (found, whole))
         assert float(jumps.max()) < 1.1 * float(usual.max())
+
+
+class Noise(IndexedDataset):
+    """Latents of a shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(2, 0)
+        self._shape = shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def class_names(self) -> list[str]:
+        return []
+
+    def __len__(self) -> int:
+        return 4
+
+    def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> af.Batch:
+        return af.Batch(torch.randn(len(indices), *self._shape), af.Cond())
+
+
+def run_of(make: Callable[[], Any], shape: tuple[int, ...], place: Path) -> af.Run:
+    """A run of one step over an autoencoder's latents."""
+    make().save_pretrained(place / "vae")
+    data = Noise(shape)
+    model = af.DiT(shape, patch=2, depth=1, width=16, heads=2)
+    recipe = af.Recipe(
+        model=model, objective=af.MeanFlow(), dataset=data, samplers={1: af.ODE(1)}, steps=1,
+        autoencoder=af.DiffusersVAE(str(place / "vae"), device="cpu"),
+    )  # fmt: skip
+    af.Trainer(recipe, out=place / "run", device="cpu").fit()
+    return af.Run(place / "run", device="cpu")
+
+
+def test_other_sizes_and_lengths_are_what_was_asked_for(tmp_path: Path) -> None:
+    """Where the autoencoder would round them it is said, and the run stays as it was."""
+    run = run_of(kl, (4, 8, 8), tmp_path / "images")
+    with pytest.raises(af.UserError, match=r"can't make exactly that; its autoencoder would give --size 24$"):
+        run.resize(size=25)
+    with pytest.raises(af.UserError, match="can't make that: "):
+        run.resize(size=1)
+    assert run.sample(1).shape == (1, 3, 16, 16)
+    run.resize(size=24)
+    assert run.sample(1).shape == (1, 3, 24, 24)
+    run = run_of(cogvideox, (4, 3, 8, 8), tmp_path / "clips")
+    assert run.pixel_shape == (3, 5, 16, 16)
+    with pytest.raises(af.UserError, match="its autoencoder would give --frames 5 --size 16"):
+        run.resize(frames=6)
+    assert (run.pixel_shape, run.shape) == ((3, 5, 16, 16), (4, 3, 8, 8))
+    run.resize(frames=9)
+    assert run.sample(1).shape == (1, 3, 9, 16, 16)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ from alphaflow.data_tools.decode import ClipRecipe, ImageRecipe
 from alphaflow.data_tools.encode import encode
 from alphaflow.data_tools.sources import image_source, video_source
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 import alphaflow as af
 from alphaflow.data.base import IndexedDataset, Indices
 from alphaflow.data.clips import write_mp4
+from alphaflow.evaluation.sources import Samples
 
 
 class Numbers(IndexedDataset):
@@ -133,6 +138,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def test_data_know_their_rate(shards: Path) -> None:
+    """Of shards here and elsewhere, and of a folder of clips: what was asked for, or what the files say."""
+    files = [str(file) for file in sorted((shards / "video" / "train").glob("*.tar"))]
+    stream = af.RemoteShards(files, shards / "video" / "train" / "dataset.json")
+    folder = af.VideoFolder(shards / "clips", frames=4, size=16)
+    assert af.LatentShards(shards / "video" / "train").fps == stream.fps == folder.fps == 8
+    assert af.VideoFolder(shards / "clips", frames=2, size=16, fps=4).fps == 4
+    assert af.LatentShards(shards / "image" / "train").fps is None
+
+
 @pytest.mark.parametrize("factorised", [False, True])
 def test_the_kinetics_recipe_trains_on_both(shards: Path, factorised: bool, tmp_path: Path) -> None:
     """The JVP phase on clips and on images; resuming equals going straight; the run samples clips."""
@@ -159,12 +174,47 @@ def test_the_kinetics_recipe_trains_on_both(shards: Path, factorised: bool, tmp_
         assert torch.equal(a, b)
     run = af.Run(tmp_path / "straight", device="cpu")
     assert run.class_names == ["c0", "c1", "i0", "i1", "i2"]
+    assert (run.classes, run.sampled_classes) == (5, 2)
+    chosen = run.sample(4, labels=torch.tensor([0, 1, 0, 1]))
+    assert torch.equal(run.sample(4), chosen)  # of the clips' classes
+    assert Samples(run, 1, 6).read(0, 6).labels.tolist() == [0, 1, 0, 1, 0, 1]  # type: ignore[union-attr]
     assert run.fps == 8
     assert run.sample(2).shape == (2, 3, 4, 16, 16)
     assert (tmp_path / "straight" / "samples" / "step-00000004.mp4").is_file()
 
 
+BOTH = """
+import alphaflow as af
+
+def recipe(*, steps: int = 5) -> af.Recipe:
+    clips = af.LatentShards({video!r}, batch_size=2, kind="clips")
+    images = af.LatentShards({image!r}, batch_size=2, kind="images")
+    both = af.Mixture(clips, images, 0.5)
+    size = dict(patch=(1, 8, 8), depth=1, width=16, heads=2, classes=both.classes)
+    model = af.DiT(clips.shape, factorised=True, **size)
+    samplers = {{1: af.ODE(1)}}
+    return af.Recipe(model=model, objective=af.MeanFlow(), dataset=both, samplers=samplers, steps=steps, lr=1e-3)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="torchrun and gloo are tested on Linux")
+def test_two_processes_train_on_both(shards: Path, tmp_path: Path) -> None:
+    """Attention across frames has no gradient of images: two processes still train."""
+    file = tmp_path / "both.py"
+    file.write_text(BOTH.format(video=str(shards / "video" / "train"), image=str(shards / "image" / "train")))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(af.__file__).resolve().parent.parent)}
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    call += ["-m", "alphaflow", "train", str(file), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    saved = load_file(tmp_path / "run" / "checkpoints" / "step-00000005" / "model.safetensors")
+    assert saved["blocks.0.time_modulation.weight"].norm() > 0  # it starts at zero
+
+
 def test_a_recipe_of_the_other_kind_says_so(shards: Path) -> None:
+    with pytest.raises(af.UserError, match="is no folder of shards; `alphaflow encode videos SRC"):
+        af.find_recipe("kinetics700")(data=shards / "none")
     with pytest.raises(af.UserError, match=r"holds images, \(3, 16, 16\), and clips are wanted"):
         af.find_recipe("kinetics700")(data=shards / "image")
     with pytest.raises(af.UserError, match=r"holds clips, \(3, 4, 16, 16\), and images are wanted"):

@@ -9,7 +9,7 @@ import torch
 
 from ..autoencoders.pixels import Pixels
 from ..errors import UserError
-from ..types import NO_CLASS, Batch, Cond
+from ..types import NO_CLASS, Batch
 from .base import IndexedDataset
 
 
@@ -20,7 +20,8 @@ class Mixture:
     alternate by the number of the batch, so that several processes always work on the same one.
 
     Classes are those of the clips, followed by those of the images that aren't among them, by name. Where only one of
-    the two has classes, the other's samples have none (`NO_CLASS`).
+    the two has classes, the other's samples have none (`NO_CLASS`). Evaluation compares clips with clips, and samples
+    are of the clips' classes unless one says (`clip_classes`).
 
     Args:
         clips: of shape (c, f, h, w).
@@ -57,6 +58,11 @@ class Mixture:
     def classes(self) -> int | None:
         """The number of classes, or None."""
         return len(self.class_names) or None
+
+    @property
+    def clip_classes(self) -> int | None:
+        """The first so many classes are the clips'; None where clips have none."""
+        return self.clips.classes
 
     @property
     def batch_size(self) -> int:
@@ -115,7 +121,7 @@ class Mixture:
             labels = torch.full((len(batch.x),), NO_CLASS)
         elif relabelled is not None:
             labels = torch.where(labels == NO_CLASS, NO_CLASS, relabelled[labels])
-        return Batch(batch.x, Cond(labels=labels), batch.std)
+        return Batch(batch.x, batch.cond.replace(labels=labels), batch.std)
 
     def __repr__(self) -> str:
         return f"Mixture({self.clips!r}, {self.images!r}, image_share={self.image_share})"

@@ -14,11 +14,11 @@ from ..autoencoders.pixels import Pixels
 from ..data.base import IndexedDataset, finite_bytes
 from ..data.digits import Digits
 from ..data.folders import ImageFolder, VideoFolder
-from ..data.images import SUFFIXES, Mode, walk
+from ..data.images import Mode, walk
+from ..data.kinds import CLIPS, IMAGES
 from ..data.labels import balanced_labels
 from ..data.mixture import Mixture
 from ..data.shards import DATASET, LatentShards
-from ..data.video import SUFFIXES as VIDEO_SUFFIXES
 from ..errors import UserError
 from ..metrics.networks import FRAMES
 from ..run import Guide, Run
@@ -76,7 +76,7 @@ class Stored(Source):
 
     def __init__(self, dataset: IndexedDataset, name: str, autoencoder: Autoencoder | None = None) -> None:
         self.dataset, self.name, self._autoencoder = dataset, name, autoencoder
-        self.class_names = dataset.class_names
+        self.class_names, self.fps = dataset.class_names, getattr(dataset, "fps", None)
         self.shape = tuple(self.read(0, 1).pixels.shape[1:])
 
     def __len__(self) -> int:
@@ -106,9 +106,9 @@ class Samples(Source):
         self.run, self.nfe, self.count, self.seed, self.guidance = run, nfe, count, seed, guidance
         self.name = str(run.sampler(nfe, guidance))
         self.class_names = run.class_names if run.classes else ()
-        self._labels = balanced_labels(count, run.classes) if run.classes else None
+        self._labels = balanced_labels(count, run.sampled_classes) if run.sampled_classes else None
         self._maker = run.maker(nfe, seed=seed, guidance=guidance)
-        self.shape = run.pixel_shape
+        self.shape, self.fps = run.pixel_shape, run.fps
 
     def __len__(self) -> int:
         return self.count
@@ -124,7 +124,7 @@ def open_source(
     *,
     size: int | None = None,
     mode: Mode | None = None,
-    frames: int = FRAMES,
+    frames: int | None = FRAMES,
     fps: float | None = None,
     device: torch.device | None = None,
 ) -> Source:
@@ -134,7 +134,7 @@ def open_source(
         target: a folder or a zip of images, an .npz, a folder of shards, a folder of clips, or a data set's name.
         size: image files and clips are centre-cropped and scaled to it; None takes images as they are, clips at 224.
         mode: of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
-        frames: of clips, from their middle.
+        frames: of clips, from their middle; None where images are wanted.
         fps: of clips; None takes their own.
         device: where shards' latents are decoded.
 
@@ -152,7 +152,7 @@ def open_source(
         if autoencoder is None:
             raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
         return Stored(shards, str(path), autoencoder_on(autoencoder, device or torch.device("cpu")))
-    if path.is_dir() and _holds_clips(path):
+    if frames is not None and path.is_dir() and _holds_clips(path):
         clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
         return Stored(clips, str(path))
     return Stored(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
@@ -176,4 +176,4 @@ def training_data(run: Run) -> Source:
 def _holds_clips(path: Path) -> bool:
     """Whether a folder holds clips and no pictures."""
     names = [name.lower() for name in walk(path)]
-    return any(n.endswith(VIDEO_SUFFIXES) for n in names) and not any(n.endswith(SUFFIXES) for n in names)
+    return any(n.endswith(CLIPS) for n in names) and not any(n.endswith(IMAGES) for n in names)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..data.mixture import Mixture
 from ..errors import UserError
 from ..models.dit import DiT
 from ..objectives.base import Objective, averaged
@@ -189,21 +190,25 @@ class Engine:
         return Sharded(self.model)
 
     def _has_unused(self) -> bool:
-        """Whether the objective may leave parameters without a gradient, by trying it on two samples.
+        """Whether the objective may leave parameters without a gradient, by trying it on two samples of each kind.
 
         Of networks and objectives that aren't alphaflow's own anything is expected.
         """
         if not isinstance(self.recipe.objective, Objective) or not isinstance(self.model, DiT):
             return True
         x, cond = example(self.recipe, 2, self.device)
+        kinds = [x, x[:, :, 0]] if isinstance(self.recipe.dataset, Mixture) else [x]
         dtype = next(self.model.parameters()).dtype
-        generator = torch.Generator(self.device).manual_seed(0)
-        average = averaged(self.recipe.objective, self.ema.model)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
-            loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, **average)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        found = torch.autograd.grad(loss.total, trained, allow_unused=True)
-        return any(gradient is None for gradient in found)
+        average = averaged(self.recipe.objective, self.ema.model)
+        for kind in kinds:
+            generator = torch.Generator(self.device).manual_seed(0)
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
+                loss = self.recipe.objective(self.model, kind.to(dtype), cond, 0, generator, **average)
+            gradients = torch.autograd.grad(loss.total, trained, allow_unused=True)
+            if any(gradient is None for gradient in gradients):
+                return True
+        return False
 
     def _alone(self, last: bool) -> Any:
         return nullcontext() if last or self.called is self.model else self.called.alone()

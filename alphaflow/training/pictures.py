@@ -62,7 +62,7 @@ def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device) -> Pi
     """
     if not recipe.samplers or len(recipe.dataset.shape) not in (3, 4):
         return None
-    classes = recipe.dataset.classes
+    classes = getattr(recipe.dataset, "clip_classes", recipe.dataset.classes)
     columns = min(classes or 8, 16)
     count = columns * (8 if len(recipe.dataset.shape) == 3 else 1)
     labels = balanced_labels(count, columns) if classes else None

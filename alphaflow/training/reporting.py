@@ -159,8 +159,13 @@ def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Set
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
     classes = recipe.dataset.classes
     names = list(getattr(recipe.dataset, "class_names", [])) or [str(index) for index in range(classes or 0)]
-    fps = getattr(recipe.dataset, "fps", None)
-    data = {"shape": list(recipe.dataset.shape), "classes": classes, "class_names": names, "fps": fps}
+    data = {
+        "shape": list(recipe.dataset.shape),
+        "classes": classes,
+        "sampled_classes": getattr(recipe.dataset, "clip_classes", classes),
+        "class_names": names,
+        "fps": getattr(recipe.dataset, "fps", None),
+    }
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
     begun = None if start is None else str(start)
     run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}
