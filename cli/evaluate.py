@@ -13,6 +13,7 @@ from .options import (
     Checkpoint,
     Debug,
     Device,
+    FileFrames,
     FileSize,
     Guidance,
     GuidanceInterval,
@@ -78,6 +79,7 @@ def evaluate(
     count: Count = None,
     seed: Seeds = "0",
     size: FileSize = None,
+    frames: FileFrames = None,
     weights: WeightsOption = None,
     json: Json = None,
     csv: Csv = None,
@@ -98,22 +100,12 @@ def evaluate(
     world = join(found)
     with shown(world.main) as progress:
         result = measure(
-            _opened(target, checkpoint, raw, found),
-            reference,
-            world=world,
-            progress=progress,
-            metrics=metric_names(metrics),
-            nfes=tuple(integers(nfe, "--nfe")),
-            count=count,
-            seeds=tuple(integers(seed, "--seed")),
-            guidance=guide(guidance, guidance_interval),
-            size=size,
-            weights=weights_of(weights),
-            device=found,
-            batch_size=batch_size,
-            save=save,
-            pictures=pictures,
-        )
+            _opened(target, checkpoint, raw, found), reference, world=world, progress=progress,
+            metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe")), count=count,
+            seeds=tuple(integers(seed, "--seed")), guidance=guide(guidance, guidance_interval),
+            size=size, frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
+            save=save, pictures=pictures,
+        )  # fmt: skip
     leave()
     if result is not None:
         _tell(result, json, csv, pictures)

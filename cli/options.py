@@ -21,6 +21,9 @@ Raw = Annotated[bool, typer.Option("--raw", help="The raw weights, not their ave
 FileSize = Annotated[
     int | None, typer.Option("--size", help="Crop and scale files to this size.", min=1, show_default="as they are")
 ]
+FileFrames = Annotated[
+    int | None, typer.Option("--frames", help="Of clip files.", min=1, show_default="as a run makes, or 16")
+]
 AtOnce = Annotated[int, typer.Option("--batch-size", help="Samples made or read at once.", min=1)]
 AT_ONCE = 128
 WeightsOption = Annotated[

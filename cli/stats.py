@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AT_ONCE, AtOnce, Debug, Device, FileSize, WeightsOption, metric_names
+from .options import AT_ONCE, AtOnce, Debug, Device, FileFrames, FileSize, WeightsOption, metric_names
 from .options import weights as weights_of
 from .progress import shown
 
@@ -23,6 +23,7 @@ def stats(
         typer.Option(help="What will be measured, as in evaluate; kid and pr keep every feature.", show_default="fid"),
     ] = None,
     size: FileSize = None,
+    frames: FileFrames = None,
     weights: WeightsOption = None,
     batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
@@ -32,6 +33,7 @@ def stats(
     """Write statistics of real pictures or clips, for `evaluate --reference OUT`. Under torchrun, work is shared."""
     from alphaflow.data_tools.statistics import make_statistics
 
+    from alphaflow.metrics.networks import FRAMES
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
@@ -43,6 +45,7 @@ def stats(
             out,
             metrics=metric_names(metrics),
             size=size,
+            frames=frames or FRAMES,
             weights=weights_of(weights),
             device=found,
             batch_size=batch_size,

@@ -34,6 +34,10 @@ DIGIT, PIXEL = 8, 4
 """A digit's side; and how many pixels of the MP4, along each side, show one of the digit's."""
 
 
+VERSION = 1
+"""Of what is rendered: with another one the cache is made anew."""
+
+
 @dataclass(frozen=True)
 class Motion:
     """A digit's way.
@@ -85,7 +89,7 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
     """
     if clips < 1 or not 1 <= digits <= 1797:
         raise UserError(f"moving digits take at least one clip of 1 to 1797 digits, got {clips} of {digits}")
-    place = cache_folder(cache) / f"moving-digits-{digits}-{clips}"
+    place = cache_folder(cache) / f"moving-digits-{VERSION}-{digits}-{clips}"
     shards = place / "shards"
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / ".lock"):

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alphaflow.data.images import SUFFIXES, class_folders, walk
-from alphaflow.data.kinds import nothing_of
-from alphaflow.data.video import SUFFIXES as VIDEO_SUFFIXES
+from alphaflow.data.images import class_folders, walk
+from alphaflow.data.kinds import CLIPS, IMAGES, nothing_of
 from alphaflow.errors import UserError
 
 
@@ -101,7 +100,7 @@ def image_source(path: Path) -> Source:
         return _tar_source(path, tars)
     rejects: list[Reject] = []
     if path.is_dir():
-        names = sorted(name for name in walk(path) if _is(name, SUFFIXES))
+        names = sorted(name for name in walk(path) if _is(name, IMAGES))
         files: dict[str, tuple[str, int | None]] = {name: (str(path / name), None) for name in names}
     elif path.is_file():
         try:
@@ -109,7 +108,7 @@ def image_source(path: Path) -> Source:
                 listed = archive.namelist()
         except zipfile.BadZipFile as error:
             raise UserError(f"{path} is no folder, zip or tar of pictures ({error})") from error
-        names = sorted(_unique((name for name in listed if _is(name, SUFFIXES)), rejects))
+        names = sorted(_unique((name for name in listed if _is(name, IMAGES)), rejects))
         first = {name: place for place, name in reversed(list(enumerate(listed)))}
         files = {name: (str(path), first[name]) for name in names}
     else:
@@ -137,7 +136,7 @@ def video_source(path: Path, clips: Path | None = None, split: str | None = None
         return _csv_source(path, clips, split)
     if not path.is_dir():
         raise UserError(f"{path} doesn't exist; give a folder of clips, CLASS/NAME.mp4, or a CSV and --clips-folder")
-    names = sorted(name for name in walk(path) if _is(name, VIDEO_SUFFIXES))
+    names = sorted(name for name in walk(path) if _is(name, CLIPS))
     if not names:
         raise nothing_of("clips", path, walk(path))
     class_names, labels = class_folders(names)
@@ -164,7 +163,7 @@ def _csv_source(path: Path, folder: Path | None, split: str | None) -> Source:
             raise UserError(f"{path}, line {reader.line_num}: {error}; repair that line") from error
     if not rows:
         raise UserError(f"{path} has no rows of the split {split!r}")
-    by_stem = {PurePosixPath(name).stem: name for name in sorted(walk(folder)) if _is(name, VIDEO_SUFFIXES)}
+    by_stem = {PurePosixPath(name).stem: name for name in sorted(walk(folder)) if _is(name, CLIPS)}
     class_names = sorted({row["label"] for row in rows})
     index = {name: i for i, name in enumerate(class_names)}
     entries, rejects, seen = [], [], set[tuple[str, str]]()
@@ -222,7 +221,7 @@ def _tar_source(path: Path, tars: list[Path]) -> Source:
                         rejects.append(Reject(name, "an absolute path, or one with '..'"))
                     elif name in seen:
                         rejects.append(Reject(name, "a second file of this name"))
-                    elif _is(member.name, SUFFIXES):
+                    elif _is(member.name, IMAGES):
                         pictures.append((name, str(tar), member.offset_data, member.size))
                     elif member.name.endswith(".cls"):
                         stream = archive.extractfile(member)

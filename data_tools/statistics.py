@@ -13,6 +13,7 @@ from alphaflow.evaluation.reference import Reference
 from alphaflow.evaluation.statistics import write_statistics
 from alphaflow.metrics.catalogue import default_metrics
 from alphaflow.metrics.gather import Statistics
+from alphaflow.metrics.networks import FRAMES
 from alphaflow.training.distributed import World
 
 
@@ -22,6 +23,7 @@ def make_statistics(
     *,
     metrics: Sequence[str] | None = None,
     size: int | None = None,
+    frames: int = FRAMES,
     weights: Mapping[str, str] | None = None,
     device: torch.device | None = None,
     batch_size: int = BATCH,
@@ -36,6 +38,7 @@ def make_statistics(
         out: the .npz.
         metrics: that will be measured; None as `evaluate`. Moments are written, and for kid and pr all features.
         size: image files are cropped and scaled to it.
+        frames: of clip files, from their middle.
         weights: files of extractors' weights by extractor.
         device: where extractors run.
         batch_size: samples read at once.
@@ -53,7 +56,7 @@ def make_statistics(
         raise UserError(f"statistics are written to an .npz, not to {out.name}")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists; choose another file, or replace it with --overwrite")
-    pictures = Reference.of_path(source, size=size, device=device).source
+    pictures = Reference.of_path(source, size=size, frames=frames, device=device).source
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")
     options = {"device": device, "weights": weights, "batch_size": batch_size, "world": world, "progress": progress}

@@ -73,7 +73,19 @@ def test_frame_rates(fps: float, written: Fraction, tmp_path: Path) -> None:
     assert read_back(tmp_path / "a.mp4")[2] == written
 
 
-@pytest.mark.parametrize("fps", [0, -1, 1001, float("nan"), float("inf")])
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+@pytest.mark.parametrize("fps", [0.01, 7.123456, 12.3456789, 29.5123, 479.52, 1000])
+def test_odd_frame_rates(fps: float, codec: str, tmp_path: Path) -> None:
+    """As near as containers have them: both numbers of the fraction fit in 16 bits."""
+    assert float(frame_rate(fps)) == pytest.approx(fps, rel=1e-4)
+    write_mp4(clip(), tmp_path / "a.mp4", fps, codec)
+    frames, _, rate, *_ = read_back(tmp_path / "a.mp4")
+    assert len(frames) == 9
+    assert float(rate) == pytest.approx(fps, rel=1e-3)
+    write_gif(clip(), tmp_path / "a.gif", fps)
+
+
+@pytest.mark.parametrize("fps", [0, -1, 1e-3, 1e-9, 1001, float("nan"), float("inf")])
 def test_wrong_frame_rates(fps: float) -> None:
     with pytest.raises(af.UserError, match="fps must be above 0"):
         frame_rate(fps)

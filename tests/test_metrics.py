@@ -8,7 +8,7 @@ import torch
 from scipy import linalg
 
 import alphaflow as af
-from alphaflow.metrics.catalogue import METRICS
+from alphaflow.metrics.catalogue import METRICS, default_metrics
 from alphaflow.metrics.motion import centroid_speed, frame_difference_energy, wasserstein
 from alphaflow.metrics.unpublished import UNPUBLISHED
 
@@ -208,6 +208,23 @@ def test_motion_of_dark_frames() -> None:
     clip[:, :, 2] = 0
     assert float(centroid_speed(clip)) == pytest.approx((2 + 0 + 4 + 2 + 2) / 5, abs=1e-5)
     assert float(centroid_speed(torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8))) == 0
+
+
+def test_motion_needs_motion() -> None:
+    """Clips of one frame have none by default; asked for, and where real clips stand still, it is refused in a line."""
+    assert "motion" in default_metrics((1, 2, 8, 8))
+    assert "motion" not in default_metrics((1, 1, 8, 8))
+    generator = torch.Generator().manual_seed(0)
+    moving = af.Images(torch.randint(256, (16, 1, 3, 8, 8), generator=generator).byte())
+    still = af.Images(moving.pixels[:, :, :1].expand(-1, -1, 3, -1, -1))
+    one = af.Images(moving.pixels[:, :, :1])
+    with pytest.raises(af.UserError, match="at least two frames"):
+        af.evaluate(one, one, metrics=("motion",))
+    with pytest.raises(af.UserError, match="which stand still"):
+        af.evaluate(moving, still, metrics=("motion",))
+    found = af.evaluate(still, moving, metrics=("motion",))
+    assert found is not None
+    assert found.rows[0].values["motion-energy"] == pytest.approx(1)  # all of it is missing
 
 
 def test_wasserstein_is_scipys() -> None:

@@ -84,7 +84,15 @@ def test_sampling_in_every_form(cli: Cli, run: Path, tmp_path: Path) -> None:
 def test_other_lengths_and_sizes(cli: Cli, run: Path, tmp_path: Path) -> None:
     done = cli("sample", run, "--count", 2, "--frames", 16, "--size", 20, "--out", tmp_path / "long")
     assert done.status == 0, done.err
-    assert probed(tmp_path / "long" / "0" / "000000.mp4") == ("h264", 16, Fraction(8), pytest.approx(2.0), (20, 20))
+    name, count, rate, seconds, size = probed(tmp_path / "long" / "0" / "000000.mp4")
+    assert (name, count, size) == ("h264", 16, (20, 20))
+    assert float(rate or 0) == pytest.approx(8 * 15 / 7, rel=1e-4)  # 16 frames from the first to the last moment of 8
+    assert seconds == pytest.approx(16 / (8 * 15 / 7), rel=1e-3)
+    done = cli("sample", run, "--count", 2, "--frames", 16, "--fps", 8, "--out", tmp_path / "slow")
+    assert done.status == 0, done.err
+    assert probed(tmp_path / "slow" / "0" / "000000.mp4")[1:3] == (16, Fraction(8))
+    done = cli("sample", run, "--count", 2, "--frames", 4, "--out", tmp_path / "short")
+    assert probed(tmp_path / "short" / "0" / "000000.mp4")[1:3] == (4, Fraction(8))
     fails(cli("sample", run, "--frames", 9, "--out", tmp_path / "x"), "can't make that", "patch (4, 4, 4) divides")
     fails(cli("sample", run, "--size", 13, "--out", tmp_path / "x"), "can't make that")
     fails(cli("sample", run, "--fps", 0, "--out", tmp_path / "x"), "fps must be above 0", "8 is a usual choice")
@@ -98,6 +106,9 @@ def test_images_are_no_clips(cli: Cli, tmp_path: Path) -> None:
     af.Trainer(recipe, out=tmp_path / "run").fit()
     fails(cli("sample", tmp_path / "run", "--format", "mp4"), "these samples are images", "choose png or npz")
     fails(cli("sample", tmp_path / "run", "--frames", 8), "which have no frames")
+    fails(cli("sample", tmp_path / "run", "--fps", 8), "which play at no rate")
+    clips = moving_digits(tmp_path, digits=4).parent / "clips"
+    fails(cli("evaluate", tmp_path / "run", "--reference", clips, "--count", 20), "holds clips, and images are wanted")
     done = cli("sample", tmp_path / "run", "--count", 2, "--size", 12, "--out", tmp_path / "large")
     assert done.status == 0, done.err
     assert Image.open(tmp_path / "large" / "0" / "000000.png").size == (12, 12)
@@ -129,6 +140,12 @@ def test_measuring_without_any_file(cli: Cli, run: Path, tmp_path: Path) -> None
     assert done.status == 0, done.err
     again = json.loads(result.read_text())["rows"][0]["values"]
     assert again["pixel-fd"] == pytest.approx(against_data[0]["values"]["pixel-fd"], rel=0.05)
+    files = ["evaluate", saved, "--reference", clips.parent / "clips", "--metrics", "motion", "--size", 12]
+    fails(cli(*files), "has 8 frames", "fewer than 16", "take fewer frames")
+    done = cli(*files, "--frames", 8, "--json", result)
+    assert done.status == 0, done.err
+    by_files = json.loads(result.read_text())["rows"][0]["values"]
+    assert by_files["motion-speed"] == pytest.approx(again["motion-speed"], rel=0.05)
 
 
 def test_fvd_says_what_is_missing_and_what_goes_without(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +175,7 @@ def test_a_video_run_starts_from_an_image_run(tmp_path: Path) -> None:
     trainer = af.Trainer(recipe, start=tmp_path / "images")
     said = start_from(find_weights(tmp_path / "images"), model)
     assert "fitted to another shape: " in said
-    for name in ("patches.proj.weight", "final.out.weight", "embed_class.weight"):
+    for name in ("patches.proj.weight", "final.out.weight", "its classes are others: only 'no class' is taken over"):
         assert name in said
     assert "blocks.0.time_attention.qkv.weight the first" in said
     average = af.Run(tmp_path / "images").model.state_dict()

@@ -22,7 +22,7 @@ class Pixels(Compact):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels in [-1, 1], unchanged; of one channel, colours' luma (ITU-R BT.601) (b, 3, …) → (b, 1, …)."""
-        if self.channels == pixels.shape[1]:
+        if self.channels != 1 or pixels.shape[1] == 1:
             return pixels
         red, green, blue = torch.split(pixels, 1, dim=1)
         return 0.299 * red + 0.587 * green + 0.114 * blue

@@ -19,7 +19,9 @@ from ..plots import grid
 FPS = 8.0
 """Frames a second of clips whose data don't say."""
 
-MAX_FPS = 1000.0
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+PART = 65_535
+"""The largest numerator and denominator of a rate in MPEG-4."""
 
 
 def write_mp4(clip: Tensor, file: Path, fps: float, codec: str | None = None) -> None:
@@ -35,7 +37,7 @@ def write_mp4(clip: Tensor, file: Path, fps: float, codec: str | None = None) ->
         codec: ``"libx264"`` or ``"mpeg4"``; None for the first that there is.
 
     Raises:
-        UserError: fps is not above 0 and up to 1000, or PyAV is missing.
+        UserError: fps is not 0.01 to 1000, or PyAV is missing.
     """
     rate = frame_rate(fps)
     try:
@@ -56,7 +58,10 @@ def write_mp4(clip: Tensor, file: Path, fps: float, codec: str | None = None) ->
 
 
 def write_gif(clip: Tensor, file: Path, fps: float) -> None:
-    """Writes a clip (c, f, h, w), 8-bit, as a GIF that repeats; GIF counts time in hundredths of a second."""
+    """Writes a clip (c, f, h, w), 8-bit, as a GIF that repeats.
+
+    GIF counts time in hundredths of a second, and a frame that equals the one before isn't stored but shown longer.
+    """
     milliseconds = max(20, round(100 / frame_rate(fps)) * 10)
     pictures = [Image.fromarray(frame) for frame in _frames(clip)]
     with replacing(file) as beside:
@@ -67,14 +72,16 @@ def frame_rate(fps: float) -> Fraction:
     """Frames a second as containers write them: 29.97 becomes 30000/1001.
 
     Raises:
-        UserError: it is not above 0 and up to 1000.
+        UserError: it is not 0.01 to 1000.
     """
-    if not 0 < fps <= MAX_FPS:
-        raise UserError(f"fps must be above 0 and up to {MAX_FPS:g} frames a second, got {fps:g}; 8 is a usual choice")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(
+            f"fps must be above 0, {MIN_FPS:g} up to {MAX_FPS:g} frames a second, got {fps:g}; 8 is a usual choice"
+        )
     broadcast = round(fps * 1.001)  # 23.976, 29.97, 59.94
-    return (
-        Fraction(1000 * broadcast, 1001) if abs(fps * 1.001 - broadcast) < 1e-4 else Fraction(fps).limit_denominator()
-    )
+    if abs(fps * 1.001 - broadcast) < 1e-4 and broadcast <= PART // 1000:
+        return Fraction(1000 * broadcast, 1001)
+    return Fraction(fps).limit_denominator(int(PART / max(fps, 1)))
 
 
 def contact_sheet(clips: Tensor, limit: int = 16) -> Image.Image:

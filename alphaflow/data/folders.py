@@ -17,9 +17,9 @@ from ..errors import UserError
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices, to_unit
 from .images import ImageSource, Mode, centre_crop, class_folders, walk
-from .kinds import nothing_of
+from .kinds import CLIPS, nothing_of
 from .processes import PerProcess
-from .video import SUFFIXES, ClipError, read_clip, video_info
+from .video import ClipError, read_clip, video_info
 
 
 class ImageFolder(IndexedDataset):
@@ -151,14 +151,24 @@ class VideoFolder(IndexedDataset):
         self.mode: Mode = mode
         if frames < 1 or (size is not None and size < 1) or (fps is not None and fps <= 0):
             raise UserError(f"clips need frames, size and fps above 0, got {frames}, {size} and {fps}")
-        self.path, self.frames, self.size, self.fps = Path(path), frames, size, fps
+        self.path, self.frames, self.size, self.given_fps = Path(path), frames, size, fps
         if not self.path.is_dir():
             raise UserError(f"{path} doesn't exist; give a folder of clips, CLASS/NAME.mp4")
-        self.names = sorted(name for name in walk(self.path) if name.lower().endswith(SUFFIXES))
+        self.names = sorted(name for name in walk(self.path) if name.lower().endswith(CLIPS))
         if not self.names:
             raise nothing_of("clips", self.path, walk(self.path))
         self._class_names, self._labels = class_folders(self.names)
         self._pool = PerProcess(ThreadPoolExecutor)
+
+    @cached_property
+    def fps(self) -> float | None:
+        """Frames a second: the rate that was asked for, else the first video's; None where it doesn't say."""
+        if self.given_fps is not None:
+            return self.given_fps
+        try:
+            return video_info(self.path / self.names[0]).fps
+        except ClipError:
+            return None
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -186,12 +196,14 @@ class VideoFolder(IndexedDataset):
         file = self.path / self.names[index]
         try:
             info = video_info(file)
-            rate = self.fps or info.fps
+            rate = self.given_fps or info.fps
             length = self.frames / rate if rate else 0.0
             start = place * max((info.duration or 0.0) - length, 0.0)
-            clip = read_clip(file, self.frames, fps=self.fps, start=start)
+            clip = read_clip(file, self.frames, fps=self.given_fps, start=start)
         except ClipError as error:
-            raise UserError(f"can't read the clip {file}: {error}; repair or remove it") from error
+            raise UserError(
+                f"can't read the clip {file}: {error}; repair or remove it, or take fewer frames"
+            ) from error
         frames = clip.frames
         if self.mode == "L":
             frames = np.stack([np.asarray(Image.fromarray(frame).convert("L"))[:, :, None] for frame in frames])
@@ -206,7 +218,7 @@ class VideoFolder(IndexedDataset):
         return torch.from_numpy(frames.transpose(3, 0, 1, 2).copy())
 
     def __repr__(self) -> str:
-        options = f"frames={self.frames}, size={self.size}, fps={self.fps}, mode={self.mode!r}"
+        options = f"frames={self.frames}, size={self.size}, fps={self.given_fps}, mode={self.mode!r}"
         return f"VideoFolder({str(self.path)!r}, {options}, batch_size={self.batch_size}, seed={self.seed})"
 
 

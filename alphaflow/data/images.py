@@ -22,7 +22,6 @@ from ..errors import UserError
 from .kinds import IMAGES, nothing_of
 from .processes import PerProcess
 
-SUFFIXES = IMAGES
 Mode = Literal["RGB", "L"]
 
 UNREADABLE = (
@@ -171,7 +170,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in IMAGES and not hidden
 
 
 def walk(root: Path) -> Iterator[str]:

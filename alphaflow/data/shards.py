@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import sha256
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices
+from .kinds import ENCODING, Kind
 
 DATASET, INDEX = "dataset.json", "index.npy"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("label", "<i4")])
@@ -32,19 +33,26 @@ CACHED = 2**20
 class Description:
     """dataset.json: what the shards of a folder hold.
 
+    Args:
+        place: the folder.
+        text: dataset.json's, where it is known already.
+        kind: what is looked for, ``"images"`` or ``"clips"``; None for either.
+
     Raises:
         UserError: there is none, it is damaged, or encoding isn't finished.
     """
 
-    def __init__(self, place: Path | str, text: str | None = None) -> None:
+    def __init__(self, place: Path | str, text: str | None = None, kind: Kind | None = None) -> None:
         self.place = Path(place)
         if text is None:
             if not self.place.is_dir():
-                raise UserError(f"{place} is no folder of shards; `alphaflow encode images SRC {place}` makes one")
+                encode = f"alphaflow encode {ENCODING[kind or 'images']} SRC {place}"
+                raise UserError(f"{place} is no folder of shards; `{encode}` makes one")
             try:
                 text = (self.place / DATASET).read_text(encoding="utf-8")
             except OSError as error:
-                raise UserError(f"{place} holds no {DATASET}; give a folder that `alphaflow encode` made") from error
+                encode = f"alphaflow encode {ENCODING[kind]}" if kind else "alphaflow encode"
+                raise UserError(f"{place} holds no {DATASET}; give a folder that `{encode}` made") from error
         try:
             self.record: dict[str, Any] = json.loads(text)
             finished = self.record["finished"]
@@ -122,7 +130,7 @@ class LatentShards(IndexedDataset):
         *,
         batch_size: int = 256,
         seed: int | None = None,
-        kind: Literal["images", "clips"] | None = None,
+        kind: Kind | None = None,
         draw: bool = False,
         damaged: str = "raise",
         hashes: bool = False,
@@ -133,12 +141,13 @@ class LatentShards(IndexedDataset):
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.path, self.draw, self.damaged, self.hashes = Path(path), draw, damaged, hashes
-        self.description = Description(path)
-        found = "clips" if len(self.description.shape) == 4 else "images"
-        if kind not in (None, found):
+        self.description = Description(path, kind=kind)
+        found: Kind = "clips" if len(self.description.shape) == 4 else "images"
+        wanted = kind or found
+        if wanted != found:
             raise UserError(
-                f"{path} holds {found}, {self.description.shape}, and {kind} are wanted; give shards that "
-                f"`alphaflow encode {'videos' if kind == 'clips' else 'images'}` made, or a recipe for {found}"
+                f"{path} holds {found}, {self.description.shape}, and {wanted} are wanted; give shards that "
+                f"`alphaflow encode {ENCODING[wanted]}` made, or a recipe for {found}"
             )
         self._index = np.load(self.path / INDEX, allow_pickle=False, mmap_mode=None)
         self._maps: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}

@@ -60,6 +60,11 @@ class RemoteShards(IterableDataset[Batch]):
         self.epoch = 0
 
     @property
+    def fps(self) -> float | None:
+        """Frames a second of clips, as `LatentShards` has it."""
+        return self.description.fps
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of a latent: (c, h, w) or (c, f, h, w)."""
         return self.description.shape

@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from .kinds import CLIPS
 
 if TYPE_CHECKING:
     import av
-
-SUFFIXES = CLIPS
 
 
 class ClipError(ValueError):

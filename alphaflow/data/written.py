@@ -24,13 +24,16 @@ SHEET, PLAYING = 16, 64
 _WRITE = {"mp4": write_mp4, "gif": write_gif}
 
 
-def check_form(form: Form | None, shape: Sequence[int], fps: float = FPS) -> Form:
+def check_form(form: Form | None, shape: Sequence[int], fps: float | None = None) -> Form:
     """The form that samples of a shape are written in: PNG for images, MP4 for clips, unless one is chosen.
 
     Raises:
-        UserError: it isn't for such samples, or fps is out of range.
+        UserError: it isn't for such samples, fps is out of range, or images are given any.
     """
-    frame_rate(fps)
+    if fps is not None:
+        frame_rate(fps)
+        if len(shape) == 3:
+            raise UserError(f"these samples are images, {tuple(shape)}, which play at no rate; leave --fps out")
     if form in ("mp4", "gif") and len(shape) == 3:
         raise UserError(f"these samples are images, {tuple(shape)}, and {form} is for clips; choose png or npz")
     return form or ("png" if len(shape) == 3 else "mp4")

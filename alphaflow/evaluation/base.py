@@ -35,11 +35,13 @@ class Source(ABC):
         name: where they come from.
         shape: of one, channels first.
         class_names: by label; empty where there are no classes.
+        fps: frames a second of clips; None where nothing says.
     """
 
     name: str
     shape: tuple[int, ...]
     class_names: Sequence[str] = ()
+    fps: float | None = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ import torch
 from ..data.images import image_mode
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics, default_metrics
+from ..metrics.networks import FRAMES
 from ..metrics.unpublished import UNPUBLISHED
 from ..run import Guide, Run
 from ..training.checkpoint import AVERAGE, MODEL, manifest
@@ -43,6 +44,7 @@ class Options:
         seeds: of the noise; with several, means and deviations over them.
         guidance: scale and interval.
         size: image files are cropped and scaled to it.
+        frames: of clip files, from their middle; None for as many as a run makes, or 16.
         weights: files of extractors' weights, by extractor: ``FILE``, or ``FILE#SHA256`` for one's own.
         device: where extractors and samplers run.
         batch_size: samples made or read at once.
@@ -56,6 +58,7 @@ class Options:
     seeds: Sequence[int] = (0,)
     guidance: Guide | None = None
     size: int | None = None
+    frames: int | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str | torch.device = "auto"
     batch_size: int = BATCH
@@ -136,7 +139,7 @@ def _of_pictures(
 ) -> tuple[Reference, Sets, dict[str, Any]]:
     """The reference of pictures on disk or in memory, they themselves, and what is recorded of both."""
     _check_there(target, given)
-    found = find_reference(given or "", options, None, device)
+    found = find_reference(given or "", options, None, device, None)
     if isinstance(target, Source):
         return found, [(None, None, target)], {"target": target.name}
     source = open_source(target, **_form(found.shape or None, options), device=device)
@@ -185,8 +188,8 @@ def _saving(
 ) -> AbstractContextManager[Callable[[Block], None] | None]:
     if options.save is None or nfe is None:
         return nullcontext()
-    fps = source.run.fps if isinstance(source, Samples) else None
-    return saving(options.save / f"nfe-{nfe}-seed-{seed}", source.class_names, evaluator.world, fps)
+    place = options.save / f"nfe-{nfe}-seed-{seed}"
+    return saving(place, source.class_names, evaluator.world, source.fps)
 
 
 def find_reference(
@@ -194,9 +197,9 @@ def find_reference(
     options: Options,
     shape: tuple[int, ...] | None,
     device: torch.device,
-    fps: float | None = None,
+    fps: float | None,
 ) -> Reference:
-    """What the user gives, opened to fit samples of this shape, (c, h, w) or (c, f, h, w), if it is known."""
+    """What the user gives, opened to fit samples of this shape, (c, h, w) or (c, f, h, w), and rate, if known."""
     if isinstance(given, Reference):
         return given
     if isinstance(given, Source):
@@ -207,9 +210,10 @@ def find_reference(
 def _form(shape: tuple[int, ...] | None, options: Options) -> dict[str, Any]:
     """How files are read, to compare with samples of this shape."""
     if shape is None:
-        return {"size": options.size}
-    of_clips = {"frames": shape[1], "size": options.size or shape[-1]} if len(shape) == 4 else {}
-    return {"size": options.size, "mode": image_mode(shape[0]), **of_clips}
+        return {"size": options.size, "frames": options.frames or FRAMES}
+    clips = len(shape) == 4
+    size, frames = (options.size or shape[-1], options.frames or shape[1]) if clips else (options.size, None)
+    return {"size": size, "mode": image_mode(shape[0]), "frames": frames}
 
 
 def _check_there(target: Source | Path | str, reference: Any) -> None:
@@ -232,7 +236,7 @@ def _about_run(run: Run, options: Options) -> dict[str, Any]:
             "weights_sha256": (files.get(weights) or {}).get("sha256"),
             "recipe": run.record.get("recipe", {}).get("name"),
             "guidance": None if options.guidance is None else asdict(options.guidance),
-            "labels": "every class equally often" if run.classes else None,
+            "labels": "every class equally often" if run.sampled_classes else None,
             "samplers": {str(nfe): str(run.sampler(nfe, options.guidance)) for nfe in options.nfes},
             "seeds": list(options.seeds),
             "nfes": list(options.nfes),

@@ -122,6 +122,8 @@ class Evaluator:
         clips = [name for name in self.metrics if METRICS[name].video]
         if clips and len(shape) == 3:
             raise UserError(f"{clips[0]} is for clips, but these are pictures; leave it out")
+        if "motion" in self.metrics and shape[1] == 1:
+            raise UserError("motion is for clips of at least two frames, but these have one; leave it out")
 
     def real(self) -> Statistics | None:
         """The reference's statistics, gathered at their first use; None in processes but the first."""

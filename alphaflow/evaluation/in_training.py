@@ -64,7 +64,8 @@ class Evaluation(Compact):
         options = Options(metrics=self.metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
         if not self._evaluator:
             given = self.reference
-            found = Reference.of_run(run) if given is None else find_reference(given, options, run.pixel_shape, device)
+            shape, fps = run.pixel_shape, run.fps
+            found = Reference.of_run(run) if given is None else find_reference(given, options, shape, device, fps)
             self._evaluator.append(Evaluator(self.metrics, found, device=device, weights=self.weights, world=world))
         rows, _ = measure_sets(self._evaluator[0], samples_of(run, options), options)
         return dict(flat([row for row in rows if row.nfe is not None]))

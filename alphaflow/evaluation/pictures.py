@@ -18,7 +18,6 @@ from ..metrics.unpublished import MOTION
 from ..plots import Histograms, grid, panels, save_picture
 from .base import Source
 from .evaluator import Evaluator
-from .sources import Samples
 
 GRID, CLIPS, ROWS, NEAREST, WORST = 64, 16, 8, 6, 10
 """Samples in a grid, clips as rows of frames, samples with neighbours, neighbours of each, classes in the table."""
@@ -45,7 +44,7 @@ class Pictures:
             save_picture(grid(pixels), self.folder / f"{name}.png")
         else:
             save_picture(contact_sheet(pixels[:CLIPS]), self.folder / f"{name}.png")
-            write_mp4(side_by_side(pixels), self.folder / f"{name}.mp4", self._fps(source))
+            write_mp4(side_by_side(pixels), self.folder / f"{name}.mp4", source.fps or FPS)
         self._motion(name, statistics)
         real, reference = self.evaluator.real(), self.evaluator.reference.source
         fakes = statistics.spaces[self.space].features
@@ -61,9 +60,6 @@ class Pictures:
             return ["no nearest real pictures: the reference's features are there, but not its pictures"]
         self._neighbours(name, pixels, fakes, space.features, reference)
         return []
-
-    def _fps(self, source: Source) -> float:
-        return (source.run.fps if isinstance(source, Samples) else None) or FPS
 
     def _motion(self, name: str, statistics: Statistics) -> None:
         """Histograms of the samples' motion over the real clips', where it was measured."""

@@ -74,7 +74,7 @@ class Reference:
         *,
         size: int | None = None,
         mode: Mode | None = None,
-        frames: int = FRAMES,
+        frames: int | None = FRAMES,
         fps: float | None = None,
         device: torch.device | None = None,
     ) -> Reference:

@@ -129,5 +129,5 @@ def default_metrics(shape: Sequence[int]) -> tuple[str, ...]:
     Pixels for pictures under 32 pixels a side, for which no published network is meant.
     """
     if min(shape[-2:]) < 32 and math.prod(shape) <= MAX_PIXELS:
-        return ("pixel-fd", "pixel-pr", "agreement", *(["motion"] if len(shape) == 4 else []))
+        return ("pixel-fd", "pixel-pr", "agreement", *(["motion"] if len(shape) == 4 and shape[1] > 1 else []))
     return ("fid", "is") if len(shape) == 3 else ("fvd",)

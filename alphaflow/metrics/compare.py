@@ -123,8 +123,11 @@ def _of_features(metric: Metric, a: Space, b: Space, real: Labels | None, fake: 
         found = precision_recall(a.features, b.features)
         return found.precision, found.recall
     if metric.kind == "motion":
-        pairs = zip(a.features.mT, b.features.mT, strict=True)
-        return tuple(wasserstein(real, fake) / max(float(real.double().mean().abs()), 1e-12) for real, fake in pairs)
+        means = a.features.double().mean(dim=0)
+        if not (means > 0).all():
+            raise UserError("motion is measured in units of the real clips', which stand still; leave motion out")
+        pairs = zip(a.features.mT, b.features.mT, means.tolist(), strict=True)
+        return tuple(wasserstein(real, fake) / mean for real, fake, mean in pairs)
     if real is None or fake is None:
         return ()
     return (label_agreement(a.features, real, b.features, fake),)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from . import networks
+from .precision import float32
 from .unpublished import FEATURES, UNPUBLISHED
 from .weights import Weights, WeightsFile, find_weights
 
@@ -63,7 +63,7 @@ class Network:
         pixels = pixels.to(self.device)
         if pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, *pixels.shape[2:])
-        with _float32(self.device):
+        with float32(self.device):
             found = self.run(pixels)
         return {name: layer.float().flatten(1) for name, layer in zip(self.layers, found, strict=True)}
 
@@ -102,16 +102,6 @@ class Published:
             raise UserError(f"{file.path} holds no weights of {name}: {reason}") from error
         network = network.to(device).eval().requires_grad_(False)
         return Network(network, self.layers, device, file, 8 if self.video else 64)
-
-
-@contextmanager
-def _float32(device: torch.device) -> Iterator[None]:
-    """Convolutions without TF32, which torch allows them otherwise."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
 
 
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"

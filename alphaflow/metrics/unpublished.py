@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data.base import to_unit
 from .motion import centroid_speed, frame_difference_energy
+from .precision import float32
 
 FEATURES = "features"
 """The layer that every extractor has: the representation."""
@@ -88,7 +89,8 @@ class Random:
         clips = to_unit(pixels.to(self.device))
         clips = clips.expand(-1, 3, *clips.shape[2:])
         sized = F.adaptive_avg_pool3d(clips, (clips.shape[2], 32, 32))
-        return {FEATURES: self.network.to(self.device)(sized)}
+        with float32(self.device):
+            return {FEATURES: self.network.to(self.device)(sized)}
 
 
 @dataclass(frozen=True)

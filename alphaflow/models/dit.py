@@ -140,7 +140,8 @@ class DiT(nn.Module):
     def _run(self, z: Value, t: Value, r: Time, cond: Cond, velocity: bool) -> tuple[Any, Tensor | None]:
         """The output, u or (u, v), and the tangent of u where there is one."""
         grid, like = self._grid_of(primal(z)), primal(z)
-        tokens = add(self.patches(linearly(self._as_video, z)), self._positions_of(grid).to(like.dtype))
+        clips = linearly(lambda x: x if x.ndim == 5 else x.unsqueeze(2), z)  # images are clips of one frame
+        tokens = add(self.patches(clips), self._positions_of(grid).to(like.dtype))
         c = silu(self._embed(r, t, cond))
         fork = len(self.blocks) - self.velocity_head
         for block in self.blocks[:fork]:
@@ -169,6 +170,8 @@ class DiT(nn.Module):
         """Frames, rows and columns of the samples' patches."""
         fits = z.ndim in (4, len(self.shape) + 1) and z.shape[1] == self.shape[0]
         grid = _grid(z.shape[1:], self.patch) if fits else None
+        if grid is not None and grid[0] > 1 == self.grid[0]:
+            raise ValueError(f"this DiT knows one patch in time only, of {self.patch[0]} frames, got {z.shape[2]}")
         if grid is None:
             raise ValueError(
                 f"this DiT takes samples of shape {self.shape}, or of other lengths and sizes that its patch "
@@ -182,9 +185,9 @@ class DiT(nn.Module):
             return self.positions[: grid[0] * grid[1] * grid[2]]
         return position_embedding(grid, self.positions.shape[1], self.grid).to(self.positions.device)
 
-    def adapt(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def adapt(self, weights: Mapping[str, Tensor], *, of_images: bool = False) -> dict[str, Tensor]:
         """Another DiT's weights as this one can start from them, be it of images or of other classes (`inflated`)."""
-        return inflated(weights, self.state_dict(), self.shape[0], self.patch[0])
+        return inflated(weights, self.state_dict(), self.shape[0], self.patch[0], of_images and self.grid[0] > 1)
 
     def _embed(self, r: Time, t: Value, cond: Cond) -> Value:
         """The condition of every block (b, width): times, class, guidance."""
@@ -196,10 +199,6 @@ class DiT(nn.Module):
             for embed, value in zip(self.embed_guidance, (1 - 1 / omega, t_min, t_max), strict=True):
                 c = add(c, embed(value))
         return c
-
-    def _as_video(self, z: Tensor) -> Tensor:
-        """(b, c, h, w) → (b, c, 1, h, w)."""
-        return z if z.ndim == 5 else z.unsqueeze(2)
 
     def _unpatch(self, patches: Tensor, grid: Grid) -> Tensor:
         """(b, tokens, c·pf·ph·pw) → (b, c, f, h, w)."""

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-INPUT, OUTPUTS, CLASSES = "patches.proj.weight", ("final.out", "velocity_final.out"), "embed_class.weight"
+from .embeddings import sincos
+
+INPUT, OUTPUTS, CLASSES = "patches.proj", ("final.out", "velocity_final.out"), "embed_class.weight"
 
 
-def inflated(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int, frames: int) -> dict[str, Tensor]:
+def inflated(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int, frames: int, timed: bool
+) -> dict[str, Tensor]:
     """Weights as a network can take them over, where they fit once they are repeated.
 
     Patches of one frame become patches of several (as I3D inflates filters, arXiv 1705.07750): the input's weights are
-    shared out evenly among the frames and the output's repeated, so that a still clip is treated as its image. Of other
-    classes than its own only 'no class' is taken over.
+    shared out evenly among the frames and the output's repeated, so that a patch that stands still is treated as its
+    image's. The input's bias makes up for the first moment's embedding, which images don't have: what the other network
+    makes of an image this one makes of it as a single frame, and of clips with one patch in time. Of other classes than
+    its own only 'no class' is taken over.
 
     Args:
         weights: of the other network, by name.
         own: of the network that starts.
         channels: of its samples.
         frames: of its patches.
+        timed: this network embeds moments, the other one, of images, doesn't.
     """
     found = dict(weights)
 
@@ -37,11 +45,14 @@ def inflated(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], channels:
         return rows.reshape(-1, *weight.shape[1:])
 
     if frames > 1:
-        if fits(INPUT, 1):
-            found[INPUT] = repeated(weights[INPUT].mT).mT.contiguous() / frames
+        if fits(f"{INPUT}.weight", 1):
+            found[f"{INPUT}.weight"] = repeated(weights[f"{INPUT}.weight"].mT).mT.contiguous() / frames
         for name in (f"{layer}.{kind}" for layer in OUTPUTS for kind in ("weight", "bias")):
             if fits(name, 0):
                 found[name] = repeated(weights[name]).contiguous()
+    bias = weights.get(f"{INPUT}.bias")
+    if timed and bias is not None:
+        found[f"{INPUT}.bias"] = bias - sincos(torch.zeros(1), len(bias))[0].to(bias)
     there, here = weights.get(CLASSES), own.get(CLASSES)
     if there is not None and here is not None and len(there) != len(here) and there.shape[1:] == here.shape[1:]:
         found[CLASSES] = here.clone()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import sha256, write_json
+from ..models.inflation import CLASSES
 from .distributed import full, load_whole
 
 MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
@@ -112,17 +113,22 @@ class Start:
     fitted: list[str]
 
 
-def load_matching(file: Path, model: nn.Module) -> Start:
+def load_matching(file: Path, model: nn.Module, *, of_images: bool = False) -> Start:
     """Loads the weights that a network shares with a safetensors file, by name: a start for fine-tuning.
 
     A network with a method ``adapt`` first fits the file's weights to itself, as `DiT` does with those of images.
+
+    Args:
+        file: the weights.
+        model: takes them over.
+        of_images: the file is of a network of images, which have no time.
 
     Raises:
         UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
     """
     there, own = _read(file), model.state_dict()
     adapt = getattr(model, "adapt", None)
-    weights = there if adapt is None else adapt(there)
+    weights = there if adapt is None else adapt(there, of_images=of_images)
     shared = {name: weight for name, weight in weights.items() if name in own}
     if not shared:
         raise UserError(
@@ -132,7 +138,7 @@ def load_matching(file: Path, model: nn.Module) -> Start:
         if weight.shape != own[name].shape:
             raise UserError(
                 f"{file} holds {name} of shape {tuple(weight.shape)}, this recipe's network {tuple(own[name].shape)}; "
-                "give the recipe the parameters of that run"
+                "give the recipe that run's parameters, or start from a run of a like network"
             )
     model.load_state_dict(shared, strict=False)
     return Start(
@@ -142,13 +148,15 @@ def load_matching(file: Path, model: nn.Module) -> Start:
     )
 
 
-def start_from(file: Path, model: nn.Module) -> str:
+def start_from(file: Path, model: nn.Module, *, of_images: bool = False) -> str:
     """Loads what a network shares with a safetensors file (`load_matching`); says what it did in a line."""
-    start = load_matching(file, model)
+    start = load_matching(file, model, of_images=of_images)
     says = [f"starting from {file}"]
     says += [f"{len(start.new)} weights are new, {start.new[0]} the first"] if start.new else []
     says += [f"{len(start.unused)} of its weights are not used, {start.unused[0]} the first"] if start.unused else []
-    says += [f"fitted to another shape: {', '.join(start.fitted)}"] if start.fitted else []
+    fitted = [name for name in start.fitted if name != CLASSES]
+    says += [f"fitted to another shape: {', '.join(fitted)}"] if fitted else []
+    says += ["its classes are others: only 'no class' is taken over"] if CLASSES in start.fitted else []
     return "; ".join(says)
 
 

@@ -185,6 +185,15 @@ def find_weights(path: Path | str) -> Path:
     return folder.last_checkpoint() / checkpoint.AVERAGE
 
 
+def is_of_images(weights: Path) -> bool:
+    """Whether a file of weights lies in a run of images; False where it lies in none."""
+    try:
+        record = RunFolder(weights.resolve().parent.parent.parent).read()  # RUN/checkpoints/step-N/ema.safetensors
+    except UserError:
+        return False
+    return len(record["data"]["shape"]) == 3
+
+
 def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     return {

@@ -20,7 +20,7 @@ from .feed import Feed
 from .guard import Guard, Incident, Watch, examine, squared_error
 from .logging import Display, Meter
 from .reporting import Evaluation, Reporter, describe_run
-from .run_folder import Origin, RunFolder, find_weights
+from .run_folder import Origin, RunFolder, find_weights, is_of_images
 from .saving import Keep, Saver
 from .stopping import Stop
 
@@ -98,7 +98,8 @@ class Trainer:
         recipe.model.to(self.device)
         self.folder = None if out is None else RunFolder(out)
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
-            self.display.say(checkpoint.start_from(find_weights(start), recipe.model))
+            file = find_weights(start)
+            self.display.say(checkpoint.start_from(file, recipe.model, of_images=is_of_images(file)))
         self.engine = Engine(recipe, setup or Setup(), self.device, self.world)
         if probe is not None:
             self.engine.check_probe()
