@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .autoencoders.base import Autoencoder
 from .autoencoders.pixels import Pixels
-from .data.base import finite_bytes
+from .data.base import describe_data, finite_bytes
 from .data.labels import balanced_labels
 from .describe import rebuild
 from .errors import UserError
@@ -89,11 +89,7 @@ class Run:
         run.ema = True
         run.samplers = dict(recipe.samplers)
         run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
-        run.shape, run.classes = tuple(recipe.dataset.shape), recipe.dataset.classes
-        run.sampled_classes = getattr(recipe.dataset, "clip_classes", run.classes)
-        names = list(getattr(recipe.dataset, "class_names", []))
-        run.fps = getattr(recipe.dataset, "fps", None)
-        run.class_names = names or [str(index) for index in range(run.classes or 0)]
+        run._take(describe_data(recipe.dataset))
         return run
 
     def load(self, place: Path, *, ema: bool = True) -> None:
@@ -204,43 +200,47 @@ class Run:
             return
         if frames is not None and len(self.shape) == 3:
             raise UserError(f"{self.folder.path} makes images, which have no frames; leave --frames out")
-        trained, before = self.pixel_shape, self.shape
-        _, *known, height, width = trained
+        _, *known, height, width = self.pixel_shape
         if height != width:
             raise UserError(f"{self.folder.path} makes samples of {height} × {width} pixels; only squares are resized")
         side, length = size or height, frames or (known[0] if known else None)
         one = torch.ones(1, device=self.device)
         try:
-            self.shape = (before[0], *self.autoencoder.latent_shape(side, length)[1:])
+            shape = (self.shape[0], *self.autoencoder.latent_shape(side, length)[1:])
             with torch.inference_mode():
-                self.model(torch.zeros(1, *self.shape, device=self.device), one, one, Cond())
+                self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
         except (ValueError, RuntimeError) as error:
-            self.shape = before
             raise UserError(f"{self.folder.path} can't make that: {' '.join(str(error).split())}") from error
-        self.__dict__.pop("pixel_shape")
-        _, *there, height, width = made = self.pixel_shape
+        made = self._decoded(shape)
+        _, *there, height, width = made
         if (*there, height, width) != (*([] if length is None else [length]), side, side):
-            self.shape, self.pixel_shape = before, trained
             nearest = " ".join([*(f"--frames {n}" for n in there), f"--size {height}"])
             raise UserError(f"{self.folder.path} can't make exactly that; its autoencoder would give {nearest}")
         if self.fps and known and made[1] > known[0] > 1:  # more frames of the same time (`DiT`)
             self.fps *= (made[1] - 1) / (known[0] - 1)
+        self.shape, self.pixel_shape = shape, made
 
     @cached_property
     def pixel_shape(self) -> tuple[int, ...]:
         """Of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, where latents are decoded."""
-        if isinstance(self.autoencoder, Pixels):
-            return self.shape
-        return tuple(self.autoencoder.decode(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
+        return self._decoded(self.shape)
 
-    def _open(self) -> None:
-        record = self.record
-        data = record["data"]
+    def _decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if isinstance(self.autoencoder, Pixels):
+            return shape
+        return tuple(self.autoencoder.decode(torch.zeros(1, *shape, device=self.device)).shape[1:])
+
+    def _take(self, data: dict[str, Any]) -> None:
+        """What is known of the data (`describe_data`)."""
         self.shape = tuple(data["shape"])
         self.classes: int | None = data["classes"]
         self.class_names: list[str] = data["class_names"]
         self.sampled_classes: int | None = data.get("sampled_classes", self.classes)
         self.fps: float | None = data.get("fps")
+
+    def _open(self) -> None:
+        record = self.record
+        self._take(record["data"])
         described = [record["model"], record["autoencoder"], *record["samplers"].values()]
         if any(part is None for part in described):
             recipe = self.recipe()

@@ -79,6 +79,7 @@ def peak(name: str, tokens: int) -> int:
 
 
 def main() -> None:
+    """Measures, prints the table, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=6)

@@ -139,6 +139,19 @@ def cli() -> Callable[..., Done]:
     return command
 
 
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Starts a script, or ``-m alphaflow …``, in several processes of one thread."""
+
+    def start(count: int, *arguments: str | Path, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
+        call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        call += ["--max-restarts", str(restarts), *map(str, arguments)]
+        return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+    return start
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """The command line in this process, for calls that only end in an error: no second import of torch."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,9 @@ from safetensors.torch import load_file
 import alphaflow as af
 from alphaflow.training.distributed import World, shared_out
 
-PATH = str(Path(af.__file__).resolve().parent.parent)
+Torchrun = Callable[..., Any]
 WORKERS = Path(__file__).parent / "workers"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torchrun and gloo are tested on Linux")
-
-
-def torchrun(count: int, *arguments: str | Path, restarts: int = 0, seconds: float = 240) -> Any:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    call += ["--max-restarts", str(restarts), *map(str, arguments)]
-    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 def weights(run: Path, step: int = 24) -> dict[str, torch.Tensor]:
@@ -44,7 +36,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "modes"), [(2, ["ddp", "fsdp", "ddp/2"]), (4, ["ddp", "fsdp/2", "hybrid"])])
-def test_gradients_of_many_processes_are_those_of_one(count: int, modes: list[str]) -> None:
+def test_gradients_of_many_processes_are_those_of_one(torchrun: Torchrun, count: int, modes: list[str]) -> None:
     """Every objective, JVP branches and guidance included, whole and split networks, accumulated or not; float64."""
     done = torchrun(count, WORKERS / "gradients.py", *modes)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -55,7 +47,7 @@ def test_gradients_of_many_processes_are_those_of_one(count: int, modes: list[st
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(torchrun: Torchrun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes, whole networks, 24 steps."""
     place = tmp_path_factory.mktemp("two")
     (place / "mark").touch()  # nobody dies
@@ -70,7 +62,9 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_restarted_and_the_run_goes_on_bit_for_bit(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_restarted_and_the_run_goes_on_bit_for_bit(
+    torchrun: Torchrun, undisturbed: Path, tmp_path: Path
+) -> None:
     done = torchrun(2, *command(tmp_path, tmp_path / "run"), restarts=1)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "mark").exists()
@@ -81,7 +75,9 @@ def test_a_process_that_dies_is_restarted_and_the_run_goes_on_bit_for_bit(undist
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_the_job_down_and_fewer_go_on(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_takes_the_job_down_and_fewer_go_on(
+    torchrun: Torchrun, undisturbed: Path, tmp_path: Path
+) -> None:
     """Within a minute, the signal is named; one process goes on from what two saved."""
     before = time.perf_counter()
     done = torchrun(2, *command(tmp_path, tmp_path / "run"))
@@ -101,7 +97,7 @@ def test_a_process_that_dies_takes_the_job_down_and_fewer_go_on(undisturbed: Pat
 
 
 @pytest.mark.slow
-def test_split_networks_are_the_same_run(undisturbed: Path, tmp_path: Path) -> None:
+def test_split_networks_are_the_same_run(torchrun: Torchrun, undisturbed: Path, tmp_path: Path) -> None:
     """FSDP takes the steps of DDP, up to rounding; what it saved, whole networks go on from."""
     (tmp_path / "mark").touch()
     done = torchrun(2, *command(tmp_path, tmp_path / "run", "--parallel", "fsdp"))
@@ -117,7 +113,7 @@ def test_split_networks_are_the_same_run(undisturbed: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_errors_of_one_process_end_all(undisturbed: Path, tmp_path: Path) -> None:
+def test_errors_of_one_process_end_all(torchrun: Torchrun, undisturbed: Path, tmp_path: Path) -> None:
     done = torchrun(2, *command(undisturbed.parent, undisturbed))  # it is there already
     assert done.returncode != 0
     assert "already holds a run" in done.stderr

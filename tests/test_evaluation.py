@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +25,7 @@ CPU = torch.device("cpu")
 Own = Callable[[Path], str]
 Rows = Callable[..., dict[str, float]]
 Cli = Callable[..., Any]
+Torchrun = Callable[..., Any]
 
 
 def pixels_of(count: int, seed: int) -> Tensor:
@@ -170,21 +168,12 @@ class Bomb:
         return Path(self.trace).touch, ()
 
 
-def torchrun(processes: int, *arguments: str | Path) -> None:
-    """Runs alphaflow in several processes."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    package = str(Path(af.__file__).resolve().parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": package}
-    call = [*launch, "-m", "alphaflow", *map(str, arguments)]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
-def test_processes_that_train_share_evaluations(tmp_path: Path) -> None:
+def test_processes_that_train_share_evaluations(torchrun: Torchrun, tmp_path: Path) -> None:
     """What two training processes measure together is what one measures of the finished run."""
     small = ["--steps", "4", "--width", "32", "--depth", "1", "--batch-size", "16", "--evaluate-every", "4"]
-    torchrun(2, "train", "digits", *small, "--device", "cpu", "--out", tmp_path / "run")
+    done = torchrun(2, "-m", "alphaflow", "train", "digits", *small, "--device", "cpu", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (measured,) = [row["eval/pixel-fd_1"] for row in logged if "eval/pixel-fd_1" in row]
     result = af.evaluate(tmp_path / "run", metrics=("pixel-fd",), count=1000, device="cpu")
@@ -194,12 +183,16 @@ def test_processes_that_train_share_evaluations(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_work(small_run: Path, tmp_path: Path, processes: int, cli: Cli) -> None:
+def test_processes_share_the_work(
+    small_run: Path, tmp_path: Path, processes: int, cli: Cli, torchrun: Torchrun
+) -> None:
     """The figures of one process, to the last digits, and every sample saved once."""
     call = ["evaluate", small_run, "--count", "90", "--nfe", "1,2", "--seed", "0,1", "--batch-size", "16"]
     alone = cli(*map(str, call), "--json", tmp_path / "one.json")
     assert alone.status == 0, alone.err
-    torchrun(processes, *call, "--json", tmp_path / "many.json", "--save", tmp_path / "saved")
+    how = ["--json", tmp_path / "many.json", "--save", tmp_path / "saved"]
+    done = torchrun(processes, "-m", "alphaflow", *call, *how)
+    assert done.returncode == 0, done.stderr
     one, many = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "many"))
     assert many["processes"] == processes
     for a, b in zip(one["rows"], many["rows"], strict=True):

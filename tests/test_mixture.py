@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ import alphaflow as af
 from alphaflow.data.base import IndexedDataset, Indices
 from alphaflow.data.clips import write_mp4
 from alphaflow.evaluation.sources import Samples
+
+Torchrun = Callable[..., Any]
 
 
 class Numbers(IndexedDataset):
@@ -199,14 +200,11 @@ def recipe(*, steps: int = 5) -> af.Recipe:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="torchrun and gloo are tested on Linux")
-def test_two_processes_train_on_both(shards: Path, tmp_path: Path) -> None:
+def test_two_processes_train_on_both(torchrun: Torchrun, shards: Path, tmp_path: Path) -> None:
     """Attention across frames has no gradient of images: two processes still train."""
     file = tmp_path / "both.py"
     file.write_text(BOTH.format(video=str(shards / "video" / "train"), image=str(shards / "image" / "train")))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(af.__file__).resolve().parent.parent)}
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    call += ["-m", "alphaflow", "train", str(file), "--out", str(tmp_path / "run"), "--device", "cpu"]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    done = torchrun(2, "-m", "alphaflow", "train", file, "--out", tmp_path / "run", "--device", "cpu")
     assert done.returncode == 0, done.stderr[-2000:]
     saved = load_file(tmp_path / "run" / "checkpoints" / "step-00000005" / "model.safetensors")
     assert saved["blocks.0.time_modulation.weight"].norm() > 0  # it starts at zero

@@ -173,9 +173,12 @@ def test_tangents(shape: tuple[int, ...], options: dict[str, Any], recompute: bo
     assert torch.allclose(gradient, plain)
 
 
-@pytest.mark.parametrize("frames", [2, 6])
-def test_a_still_patch_starts_as_its_image(frames: int) -> None:
-    """Patches of two frames from an image network's: where nothing moves in one u is the image's, in both frames."""
+@pytest.mark.parametrize(("frames", "rounding"), [(2, 1e-12), (6, 1e-6)])
+def test_a_still_patch_starts_as_its_image(frames: int, rounding: float) -> None:
+    """Patches of two frames from an image network's: where nothing moves in one u is the image's, in both frames.
+
+    Positions are kept in float32, where adding a moment's embedding rounds; with one patch in time there is none.
+    """
     of_images = network((2, 4, 6), velocity_head=1)
     of_clips = network((2, frames, 4, 6), seed=5, patch=(2, 2, 2), velocity_head=1)
     of_clips.load_state_dict(of_clips.adapt(of_images.state_dict(), of_images=True))
@@ -183,8 +186,8 @@ def test_a_still_patch_starts_as_its_image(frames: int) -> None:
     expected = of_images(z, r, t, cond, velocity=True)
     found = of_clips(z[:, :, None].expand(-1, -1, 2, -1, -1), r, t, cond, velocity=True)
     for ours, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(ours[:, :, 0], theirs, atol=1e-6)
-        assert torch.allclose(ours[:, :, 1], theirs, atol=1e-6)
+        assert torch.allclose(ours[:, :, 0], theirs, atol=rounding)
+        assert torch.allclose(ours[:, :, 1], theirs, atol=rounding)
 
 
 @pytest.mark.parametrize("factorised", [False, True])

@@ -161,6 +161,22 @@ class IndexedDataset(IterableDataset[Batch], ABC):
         return np.concatenate(taken)
 
 
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What a run knows of its data: shape, classes and their names, the rate of clips.
+
+    ``sampled_classes``: samples are of the first so many classes unless one says; what a dataset says itself
+    (`Mixture`), else all.
+    """
+    classes = dataset.classes
+    return {
+        "shape": list(dataset.shape),
+        "classes": classes,
+        "sampled_classes": getattr(dataset, "sampled_classes", classes),
+        "class_names": list(getattr(dataset, "class_names", [])) or [str(index) for index in range(classes or 0)],
+        "fps": getattr(dataset, "fps", None),
+    }
+
+
 def to_unit(pixels: Tensor) -> Tensor:
     """8-bit pixels 0 … 255 as floats in [-1, 1]."""
     return pixels.float() / 127.5 - 1

@@ -21,7 +21,7 @@ class Mixture:
 
     Classes are those of the clips, followed by those of the images that aren't among them, by name. Where only one of
     the two has classes, the other's samples have none (`NO_CLASS`). Evaluation compares clips with clips, and samples
-    are of the clips' classes unless one says (`clip_classes`).
+    are of the clips' classes unless one says (`sampled_classes`).
 
     Args:
         clips: of shape (c, f, h, w).
@@ -60,7 +60,7 @@ class Mixture:
         return len(self.class_names) or None
 
     @property
-    def clip_classes(self) -> int | None:
+    def sampled_classes(self) -> int | None:
         """The first so many classes are the clips'; None where clips have none."""
         return self.clips.classes
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders.pixels import Pixels
-from ..data.base import to_bytes
+from ..data.base import describe_data, to_bytes
 from ..data.clips import FPS, contact_sheet, side_by_side, write_mp4
 from ..data.labels import balanced_labels
 from ..plots import grid, save_picture
@@ -62,7 +62,8 @@ def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device) -> Pi
     """
     if not recipe.samplers or len(recipe.dataset.shape) not in (3, 4):
         return None
-    classes = getattr(recipe.dataset, "clip_classes", recipe.dataset.classes)
+    data = describe_data(recipe.dataset)
+    classes = data["sampled_classes"]
     columns = min(classes or 8, 16)
     count = columns * (8 if len(recipe.dataset.shape) == 3 else 1)
     labels = balanced_labels(count, columns) if classes else None
@@ -73,4 +74,4 @@ def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device) -> Pi
     pixels = autoencoder_on(recipe.autoencoder or Pixels(), device).decode(x)
     if pixels.shape[1] not in (1, 3):  # latents without an autoencoder: nothing to see
         return None
-    return Picture(to_bytes(pixels).cpu(), columns, getattr(recipe.dataset, "fps", None) or FPS)
+    return Picture(to_bytes(pixels).cpu(), columns, data["fps"] or FPS)

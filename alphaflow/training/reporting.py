@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..autoencoders.pixels import Pixels
+from ..data.base import describe_data
 from ..describe import NotDescribableError, describe
 from ..errors import UserError
 from ..schedules import value_at
@@ -157,19 +158,16 @@ def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Set
     objects = {"model": recipe.model, "autoencoder": recipe.autoencoder or Pixels(), "objective": recipe.objective}
     described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
-    classes = recipe.dataset.classes
-    names = list(getattr(recipe.dataset, "class_names", [])) or [str(index) for index in range(classes or 0)]
-    data = {
-        "shape": list(recipe.dataset.shape),
-        "classes": classes,
-        "sampled_classes": getattr(recipe.dataset, "clip_classes", classes),
-        "class_names": names,
-        "fps": getattr(recipe.dataset, "fps", None),
-    }
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
     begun = None if start is None else str(start)
     run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}
-    return {**described, "data": data, **run, "setup": _describe(setup), "processes": processes}
+    return {
+        **described,
+        "data": describe_data(recipe.dataset),
+        **run,
+        "setup": _describe(setup),
+        "processes": processes,
+    }
 
 
 def _describe(value: Any) -> Any:
