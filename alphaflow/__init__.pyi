@@ -61,6 +61,7 @@ from .objectives.records import Prediction as Prediction
 from .objectives.records import Target as Target
 from .objectives.shortcut import Shortcut as Shortcut
 from .objectives.shortcut import SplitMeanFlow as SplitMeanFlow
+from .published import published as published
 from .recipe import Recipe as Recipe
 from .recipe import builtin_recipes as builtin_recipes
 from .recipe import find_recipe as find_recipe

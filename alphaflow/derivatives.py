@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .types import Cond, Model, Sample, Time
+from .types import Cond, Model, Sample, Time, Upcast
 
 
 @runtime_checkable
@@ -57,14 +57,14 @@ def with_derivative(
     Returns:
         What the network gives for these arguments, and du/dt (n, …).
     """
-    network: Any = model
+    network = Upcast(model)
     if derivative_of(model) == "its own tangent":
         out, dudt = network(z, r, t, cond, along=along.to(z.dtype), **options)
         return out, dudt.detach()
     n = len(along)
     # copies: a compiled network can't be differentiated forward at a part of another tensor
     first, ends, starts = (x[:n].detach().clone() for x in (z, r, t))
-    _, dudt = _forward_ad(model, first, ends, starts, cond[:n], along)
+    _, dudt = _forward_ad(network, first, ends, starts, cond[:n], along)
     return network(z, r, t, cond, **options), dudt
 
 
@@ -88,14 +88,15 @@ def total_derivative(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: S
     if derivative_of(model) == "its own tangent":
         with torch.no_grad():
             return with_derivative(model, z, r, t, cond, v)
-    return _forward_ad(model, z, r, t, cond, v)
+    return _forward_ad(Upcast(model), z, r, t, cond, v)
 
 
 def _forward_ad(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample) -> tuple[Sample, Sample]:
     """Output and derivative by forward-mode AD. Fused attention has none in PyTorch: it runs on its plain kernel."""
 
     def u(z: Sample, t: Time) -> Sample:
-        return model(z, r, t, cond)
+        out: Sample = model(z, r, t, cond)
+        return out
 
     _load_rules()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .printing import Compact
-from .types import Cond, Model, PerSample, Sample, Time
+from .types import Cond, Model, PerSample, Sample, Time, Upcast, inside
 
 Interval = tuple[float, float]
 
@@ -21,12 +21,6 @@ def check_interval(interval: Interval) -> None:
     low, high = interval
     if not 0 <= low < high <= 1:
         raise UserError(f"a guidance interval needs 0 <= t_min < t_max <= 1, got {low},{high}")
-
-
-def inside(t: Time, interval: Interval) -> Tensor:
-    """Where t_min < t < t_max, a mask (b,). An interval that reaches 0 or 1 includes that end."""
-    low, high = interval
-    return ((t > low) | (low == 0)) & ((t < high) | (high == 1))
 
 
 @dataclass(frozen=True)
@@ -66,18 +60,18 @@ class TrainedGuidance(Protocol):
 class Guidance(Compact):
     """Guidance trained into the network, so that one evaluation samples with it.
 
-    Where t_min < t < t_max the target velocity becomes
+    Where t_min ≤ t ≤ t_max the target velocity becomes
     ṽ = ω·v + κ·u⁻(z_t, t, t, y) + (1 − ω − κ)·u⁻(z_t, t, t, ∅), elsewhere ṽ = v
     (MeanFlow, arXiv 2505.13447, appendix on improved CFG; α-Flow uses the same). The effective scale is ω/(1 − κ).
 
     Args:
         omega: ω.
         kappa: κ.
-        interval: (t_min, t_max); a sample exactly at an end is outside, but for the ends 0 and 1.
-        label_drop: the share of samples inside the interval that lose their condition, before the formula is applied
-            (all of its terms then see ∅). With ω = 1, κ = 0 this is plain label dropout, as `CFG` needs it.
-        dropped: ``"guided"`` applies the formula to dropped samples too; ``"plain"`` gives them ṽ = v (MeanFlow's
-            variant).
+        interval: (t_min, t_max), both ends inside.
+        label_drop: the share of samples that lose their condition, before the formula is applied (all of its terms then
+            see ∅). With ω = 1, κ = 0 this is plain label dropout, as `CFG` needs it.
+        dropped: ``"guided"``: samples are dropped inside the interval only, and the formula is applied to them too
+            (α-Flow's official runs); ``"plain"``: they are dropped at every t, and have ṽ = v (MeanFlow).
     """
 
     omega: float = 1.0
@@ -99,9 +93,10 @@ class Guidance(Compact):
         return self.omega / (1 - self.kappa) if self.kappa != 1 else math.inf
 
     def drop(self, cond: Cond, r: Time, t: Time, generator: torch.Generator | None) -> tuple[Cond, Tensor]:
-        """Drops conditions by chance inside the interval; returns the new condition and the mask (b,)."""
-        chance = torch.rand(t.shape[0], device=t.device, generator=generator)
-        mask = (chance < self.label_drop) & inside(t, self.interval)
+        """Drops conditions by chance, where ``dropped`` says; returns the new condition and the mask (b,)."""
+        mask = torch.rand(t.shape[0], device=t.device, generator=generator) < self.label_drop
+        if self.dropped == "guided":
+            mask = mask & inside(t, *self.interval)
         return cond.drop(mask), mask
 
     def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
@@ -110,7 +105,7 @@ class Guidance(Compact):
         free = 0.0 if abs(free) < 1e-12 else free
         if self.omega == 1 and self.kappa == 0:
             return None
-        where = inside(t, self.interval)
+        where = inside(t, *self.interval)
         if self.dropped == "plain":
             where = where & ~dropped
         one, zero = torch.ones_like(t), torch.zeros_like(t)
@@ -180,7 +175,7 @@ class GuidanceInputs(Compact):
     def instant(self, cond: Cond, t: Time) -> Cond:
         """The same condition with the scale that counts at time t (1 outside the interval), in the interval [0, 1]."""
         omega, t_min, t_max = cond.guidance.unbind(1)
-        return cond.replace(guidance=_settings(torch.where((t >= t_min) & (t <= t_max), omega, 1)))
+        return cond.replace(guidance=_settings(torch.where(inside(t, t_min, t_max), omega, 1)))
 
     def unconditional(self, cond: Cond) -> Cond:
         """∅ and ω = 1 for all samples."""
@@ -207,7 +202,7 @@ class CFG(Compact):
 
     Args:
         scale: 1 is no guidance.
-        interval: (t_min, t_max) in which it is applied (arXiv 2404.07724).
+        interval: (t_min, t_max) in which it is applied (arXiv 2404.07724), both ends inside.
     """
 
     scale: float
@@ -217,8 +212,8 @@ class CFG(Compact):
         check_interval(self.interval)
 
     def applies(self, t: float) -> bool:
-        """Whether an evaluation at time t is guided. Both ends count as inside, so that (0, 1) means everywhere."""
-        return self.scale != 1 and self.interval[0] <= t <= self.interval[1]
+        """Whether an evaluation at time t is guided."""
+        return self.scale != 1 and bool(inside(t, *self.interval))
 
     def wrap(self, model: Model) -> Guided:
         """The guided model, to be called where `applies` says so."""
@@ -235,6 +230,7 @@ class Guided:
     def __call__(self, z: Sample, r: Time, t: Time, cond: Cond) -> Sample:
         """u(∅) + scale·(u(y) − u(∅))."""
         both = Cond.cat([cond, cond.null()])
-        u = self.model(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
+        u = Upcast(self.model)(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
         conditional, free = u.chunk(2)
-        return free + self.scale * (conditional - free)
+        guided: Sample = free + self.scale * (conditional - free)
+        return guided

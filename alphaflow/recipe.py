@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UserError
 from .schedules import value_at
@@ -51,6 +51,9 @@ class Recipe:
         optimizer: makes another optimiser from the parameters, in place of Adam; ``lr`` still sets its rate.
         ema: the decay of the weights' average, or a `PowerLaw`; or several of them, the first of which is sampled with.
         clip: the gradient's norm is clipped to this; None for no clipping.
+        precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32. As with ``tf32``,
+            `Setup` (``--precision``) may say otherwise.
+        tf32: whether products of fp32 matrices may run in TF32 on a GPU.
     """
 
     model: torch.nn.Module
@@ -65,10 +68,14 @@ class Recipe:
     optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = None
     ema: Average | tuple[Average, ...] = 0.9999
     clip: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"a recipe needs at least 1 step, got steps={self.steps}")
+        if self.precision not in ("fp32", "bf16"):
+            raise UserError(f"the precision is fp32 or bf16, got {self.precision!r}")
         averages = self.ema if isinstance(self.ema, tuple) else (self.ema,)
         wrong_decay = [d for d in averages if isinstance(d, int | float) and not 0 <= d < 1]
         if wrong_decay or not averages:

@@ -209,9 +209,9 @@ class Run:
             shape = (self.shape[0], *self.autoencoder.latent_shape(side, length)[1:])
             with torch.inference_mode():
                 self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
+            made = self._decoded(shape)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{self.folder.path} can't make that: {' '.join(str(error).split())}") from error
-        made = self._decoded(shape)
         _, *there, height, width = made
         if (*there, height, width) != (*([] if length is None else [length]), side, side):
             nearest = " ".join([*(f"--frames {n}" for n in there), f"--size {height}"])

@@ -16,7 +16,7 @@ from .flow import interpolate, jump
 from .guidance import CFG
 from .printing import Compact
 from .times import check_grid, grid
-from .types import Cond, Model, Sample, Time
+from .types import Cond, Model, Sample, Time, Upcast
 
 
 class Sampler(Protocol):
@@ -94,10 +94,11 @@ class ODE(_Grid):
     ) -> Sample:
         """Samples x (b, …) from standard normal noise (b, …). Draws nothing from the generator."""
         cond = Cond() if cond is None else cond
-        guided = model if self.cfg is None else self.cfg.wrap(model)
+        plain = Upcast(model)
+        guided = plain if self.cfg is None else self.cfg.wrap(model)
 
         def u(z: Sample, r: float, t: float) -> Sample:
-            call = guided if self.cfg is not None and self.cfg.applies(t) else model
+            call = guided if self.cfg is not None and self.cfg.applies(t) else plain
             return call(z, _fill(r, z), _fill(t, z), cond)
 
         z = noise
@@ -129,10 +130,10 @@ class Consistency(_Grid):
     ) -> Sample:
         """Samples x (b, …) from standard normal noise (b, …); fresh noise comes from the generator."""
         cond = Cond() if cond is None else cond
-        z = noise
+        z, u = noise, Upcast(model)
         for t, r in zip(self.grid, self.grid[1:], strict=False):
             now, zero = _fill(t, z), _fill(0.0, z)
-            z = jump(z, model(z, zero, now, cond), now, zero)
+            z = jump(z, u(z, zero, now, cond), now, zero)
             if r > 0:
                 fresh = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
                 z = interpolate(z, fresh, _fill(r, z))

@@ -252,8 +252,8 @@ class Dyadic(Compact):
 
 
 def grid(steps: int) -> tuple[float, ...]:
-    """The even time grid of N steps, 1 = t_0 > … > t_N = 0: N + 1 numbers."""
-    return tuple(1 - i / steps for i in range(steps + 1))
+    """The even time grid of N steps, 1 = t_0 > … > t_N = 0: N + 1 numbers (N − i)/N, so that 0.1 is on that of 10."""
+    return tuple((steps - i) / steps for i in range(steps + 1))
 
 
 def check_grid(times: tuple[float, ...]) -> None:

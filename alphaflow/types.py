@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -108,7 +108,7 @@ class Cond:
             return torch.stack([one, zero, one], dim=1)
         omega, t_min, t_max = self.tensors["guidance"].to(t.dtype).unbind(1)
         instant = r == t
-        omega = torch.where(instant & ((t < t_min) | (t > t_max)), one, omega)
+        omega = torch.where(instant & ~inside(t, t_min, t_max), one, omega)
         return torch.stack([omega, torch.where(instant, zero, t_min), torch.where(instant, one, t_max)], dim=1)
 
     def without(self, name: str) -> Cond:
@@ -190,10 +190,9 @@ class Loss:
     terms: Mapping[str, PerSample]
 
 
-def check_output(u: Sample, z: Sample) -> None:
-    """Raises a ValueError unless a model's output has the shape of its samples."""
-    if u.shape != z.shape:
-        raise ValueError(f"the model must return u with z's shape {tuple(z.shape)}, got {tuple(u.shape)}")
+def inside(t: Any, low: Any, high: Any) -> Any:
+    """Where low ≤ t ≤ high, of numbers or tensors (b,): every interval of times in the library has both its ends."""
+    return (low <= t) & (t <= high)
 
 
 class Model(Protocol):
@@ -206,3 +205,39 @@ class Model(Protocol):
     def __call__(self, z: Sample, r: Time, t: Time, cond: Cond, /) -> Sample:
         """Predicts u."""
         ...
+
+
+class Upcast:
+    """A network as objectives and samplers call it: its output has z's shape, and z's precision.
+
+    Under autocast a network answers in bfloat16, of 8 bits. In a difference of two answers, or beside α or a guidance
+    scale that multiplies it, each further rounding to them would count.
+
+    Args:
+        model: u(z, r, t, cond); its attributes are this one's.
+
+    Raises:
+        ValueError: on a call: the output has another shape than z.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model: Any = model.model if isinstance(model, Upcast) else model
+
+    def __call__(self, z: Sample, r: Time, t: Time, cond: Cond, /, **options: Any) -> Any:
+        """What the network gives, be it u or, with options of its own, several tensors of which u is the first."""
+        out = self.model(z, r, t, cond, **options)
+        u = out
+        while isinstance(u, tuple):
+            u = u[0]
+        if u.shape != z.shape:
+            raise ValueError(f"the model must return u with z's shape {tuple(z.shape)}, got {tuple(u.shape)}")
+        return _cast(out, z.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+
+def _cast(out: Any, dtype: torch.dtype) -> Any:
+    return tuple(_cast(part, dtype) for part in out) if isinstance(out, tuple) else out.to(dtype)

@@ -39,14 +39,24 @@ class Unweighted(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Adaptive(Compact):
-    """w = α / (‖Δ‖² + c)^p: large errors count less (MeanFlow, arXiv 2505.13447, section 4.3; α-Flow's factor α).
+    """w = α^{2p−1} / (‖Δ‖² + c)^p: large errors count less (MeanFlow, arXiv 2505.13447, section 4.3).
 
-    α is 1 for samples with r = t and for the MeanFlow branch. It stands in place of α⁻¹.
+    α is 1 for samples with r = t and for the MeanFlow branch; w stands in place of α⁻¹. At p = 1 it is α-Flow's
+    α / (‖Δ‖² + c). Because Δ = α·δ, where δ tends to MeanFlow's residual, w·Δ tends to δ/‖δ‖^{2p} as α → 0: MeanFlow's
+    weighted gradient, at every p, as long as c ≪ ‖Δ‖².
+
+    Args:
+        c: keeps the weight of small errors finite.
+        p: 0 for none of it (then w = α⁻¹).
+        residual: ‖Δ‖² + c·α² in its place, so w = α⁻¹ / (‖δ‖² + c)^p: c counts the same at every α (SoFlow, arXiv
+            2512.15657). Without it the weight falls off below α ≈ √c/‖δ‖.
     """
 
     c: float = 1e-3
     p: float = 1.0
+    residual: bool = False
 
     def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
         """Weights (b,)."""
-        return alpha / (error + self.c) ** self.p
+        c = self.c * alpha.square() if self.residual else self.c
+        return alpha ** (2 * self.p - 1) / (error + c) ** self.p

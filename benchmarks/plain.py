@@ -104,7 +104,7 @@ class PlainDiT(nn.Module):
         width, (self.channels, self.size, _), self.patch = config["width"], config["shape"], config["patch"]
         patch = self.channels * self.patch**2
         self.patches, self.final = PlainPatches(patch, width), PlainFinal(width, patch)
-        self.embed_t, self.embed_r = PlainTime(width), PlainTime(width)
+        self.embed_t, self.embed_jump = PlainTime(width), PlainTime(width)
         self.embed_class = nn.Embedding(config["classes"] + 1, width)
         self.blocks = nn.ModuleList(PlainBlock(width, config["heads"], eager) for _ in range(config["depth"]))
         self.register_buffer("positions", model.positions.clone(), persistent=False)
@@ -114,7 +114,7 @@ class PlainDiT(nn.Module):
         b, p, n = len(z), self.patch, self.size // self.patch
         x = z.reshape(b, self.channels, n, p, n, p).permute(0, 2, 4, 1, 3, 5).reshape(b, n * n, -1)
         x = self.patches.proj(x) + self.positions
-        c = self.embed_t(t) + self.embed_r(r) + self.embed_class(labels)
+        c = self.embed_t(t) + self.embed_jump(t - r) + self.embed_class(labels)
         for block in self.blocks:
             x = block(x, c)
         x = self.final(x, c).reshape(b, n, n, self.channels, p, p)

@@ -7,7 +7,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -41,7 +41,7 @@ Subfolder = Annotated[str | None, typer.Option(help="The autoencoder's folder in
 Tiling = Annotated[bool, typer.Option("--tiling", help="Encode in overlapping tiles: large pictures, long clips.")]
 Size = Annotated[int, typer.Option(help="Pixels along each side.", min=1)]
 CropName = Annotated[
-    Crop, typer.Option(help="adm: box-halve, bicubic, centre square; centre: Lanczos, centre square; resize: squash.")
+    Crop, typer.Option(help="adm: box-halve, bicubic, centre square; centre: centre square, Lanczos; resize: squash.")
 ]
 Split = Annotated[str, typer.Option(help="The shards' first name.")]
 ShardOf = Annotated[
@@ -53,9 +53,14 @@ Workers = Annotated[
     int | None, typer.Option(help="Decoding processes; 0 decodes here.", min=0, show_default="processors − 1")
 ]
 MaxRejects = Annotated[float, typer.Option(help="The share of files that may be unreadable.", min=0, max=1)]
-Measured = Annotated[
-    bool, typer.Option("--measure", help="Measure shift and scale on the samples; not the autoencoder's own.")
+Measure = Annotated[
+    Literal["channel", "element"] | None,
+    typer.Option(
+        help="Measure shift and scale on the samples, for each channel, or each channel and position (element).",
+        show_default="the autoencoder's own",
+    ),
 ]
+MeasureOn = Annotated[int, typer.Option(help="Samples to measure on, from all shards.", min=2)]
 
 
 @app.command(no_args_is_help=True)
@@ -77,7 +82,8 @@ def images(
     batch_size: BatchSize = 32,
     workers: Workers = None,
     max_rejects: MaxRejects = 0.01,
-    measured: Measured = False,
+    measure: Measure = None,
+    measure_on: MeasureOn = 2048,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
@@ -86,7 +92,7 @@ def images(
     from alphaflow.data_tools.sources import image_source
 
     recipe = ImageRecipe(size, crop.value, 2 if mirror else 1)
-    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measured)
+    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measure, measure_on)
     _encode(image_source(src), out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
 
 
@@ -112,7 +118,8 @@ def videos(
     batch_size: BatchSize = 1,
     workers: Workers = None,
     max_rejects: MaxRejects = 0.01,
-    measured: Measured = False,
+    measure: Measure = None,
+    measure_on: MeasureOn = 2048,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
@@ -125,13 +132,20 @@ def videos(
     if fps is not None and fps <= 0:
         raise UserError(f"--fps must be positive, got {fps:g}")
     recipe = ClipRecipe(size, frames, fps, crop.value, clips)
-    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measured)
+    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measure, measure_on)
     source = video_source(src, clips_folder, split)
     _encode(source, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
 
 
 def _options(
-    split: str, shard: str | None, per_shard: int, batch: int, workers: int | None, rejects: float, measured: bool
+    split: str,
+    shard: str | None,
+    per_shard: int,
+    batch: int,
+    workers: int | None,
+    rejects: float,
+    measure: Literal["channel", "element"] | None,
+    measure_on: int,
 ) -> Options:
     from alphaflow.data_tools.about import Options
 
@@ -147,7 +161,7 @@ def _options(
             raise UserError(f"--shard takes I/N, for example 0/8, got {shard!r}") from error
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     processes = max(_processors() // local - 1, 1) if workers is None else workers
-    return Options(split, per_shard, batch, processes, index, count, rejects, measured)
+    return Options(split, per_shard, batch, processes, index, count, rejects, measure, measure_on)
 
 
 def _processors() -> int:

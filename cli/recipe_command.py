@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,8 +46,9 @@ def _recipe_in(name: str, arguments: list[str], own: list[inspect.Parameter]) ->
     """RECIPE in `train … RECIPE …`: the first argument after the command that is neither an option nor its value."""
     if not arguments or arguments[0] != name:
         return None
-    flags = {"--help", *("--" + p.name.replace("_", "-") for p in own if isinstance(p.default, bool))}
-    known = {"--" + p.name.replace("_", "-") for p in own} | {"--from"}
+    names = {p.name.replace("_", "-"): _is_switch(p) for p in own}
+    flags = {"--help", *(before + name for name, switch in names.items() if switch for before in ("--", "--no-"))}
+    known = {f"--{name}" for name in names} | {"--from"}
     rest = arguments[1:]
     while rest:
         argument, *rest = rest
@@ -56,6 +58,12 @@ def _recipe_in(name: str, arguments: list[str], own: list[inspect.Parameter]) ->
         if takes_value and rest and (argument in known or not _looks_like_a_recipe(rest[0])):
             rest = rest[1:]
     return None
+
+
+def _is_switch(parameter: inspect.Parameter) -> bool:
+    """Whether an option takes no value: bool, or bool | None."""
+    kind, *_ = typing.get_args(parameter.annotation)  # of Annotated
+    return kind is bool or bool in typing.get_args(kind)
 
 
 def _looks_like_a_recipe(argument: str) -> bool:

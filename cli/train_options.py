@@ -78,7 +78,10 @@ def _machine(help: str, **more: Any) -> Any:
 
 def machine(
     *,
-    precision: Annotated[Precision, _machine("bf16: autocast, weights in fp32.")] = Precision.FP32,
+    precision: Annotated[
+        Precision | None, _machine("bf16: autocast, weights in fp32.", show_default="the recipe's")
+    ] = None,
+    tf32: Annotated[bool | None, _machine("On a GPU: matrices of fp32 in TF32.", show_default="the recipe's")] = None,
     accumulate: Annotated[int, _machine("Work on a batch in so many parts.", min=1)] = 1,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Less memory, a third more time.", rich_help_panel=MACHINE)
@@ -109,8 +112,9 @@ def machine(
     if keep_best is not None and (evaluate_every is None or keep_best != "pixel-fd_1"):
         raise UserError("--keep-best takes pixel-fd_1, which --evaluate-every N measures")
     setup = Setup(
-        precision=precision.value, accumulate=accumulate, recompute=recompute, compile=compile, parallel=parallel.value
-    )
+        precision=None if precision is None else precision.value,
+        tf32=tf32, accumulate=accumulate, recompute=recompute, compile=compile, parallel=parallel.value,
+    )  # fmt: skip
     return {
         "setup": setup,
         "guard": Guard(rollbacks=max_rollbacks),

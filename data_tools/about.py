@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +22,9 @@ from alphaflow.errors import UserError
 from . import shards
 from .decode import Recipe
 from .sources import Source
+
+Measure = Literal["channel", "element"]
+"""What has a shift and a scale of its own."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,10 @@ class Options:
         workers: decoding processes; 0 decodes in this one.
         shard, shards: this job makes every shards-th shard, from ``shard`` on.
         max_rejects: the share of samples that may be left out.
-        measured: measure shift and scale, on samples of all shards, instead of taking the autoencoder's.
+        measure: shift and scale on samples of all shards, for each ``"channel"`` or each ``"element"`` (channel and
+            position), instead of taking the autoencoder's; None for the autoencoder's, and each channel's where it has
+            none.
+        measure_on: how many samples, spread over all shards.
     """
 
     split: str = "train"
@@ -42,11 +51,17 @@ class Options:
     shard: int = 0
     shards: int = 1
     max_rejects: float = 0.01
-    measured: bool = False
+    measure: Measure | None = None
+    measure_on: int = 2048
 
     def __post_init__(self) -> None:
         if min(self.samples_per_shard, self.batch_size) < 1 or self.workers < 0:
             raise UserError("samples per shard and batch size must be at least 1, workers at least 0")
+        if self.measure not in (None, "channel", "element") or self.measure_on < 2:
+            raise UserError(
+                "shift and scale are measured for each channel or each element, on at least 2 samples, not for each "
+                f"{self.measure} on {self.measure_on}"
+            )
         if not 0 <= self.shard < self.shards:
             raise UserError(f"--shard I/N needs 0 <= I < N, got {self.shard}/{self.shards}")
         if not 0 <= self.max_rejects <= 1:
@@ -64,7 +79,7 @@ def plan_of(source: Source, autoencoder: Autoencoder, recipe: Recipe, options: O
         "split": options.split,
         "samples_per_shard": options.samples_per_shard,
         "batch_size": options.batch_size,
-        "measured": options.measured,
+        "measure": [options.measure, options.measure_on],
     }
 
 
@@ -102,12 +117,15 @@ def about(
     posterior = has_posterior(autoencoder)
     channels = stored.shape[0] // 2 if posterior else stored.shape[0]
     own = getattr(autoencoder, "normalisation", None)
-    if options.measured or (own is None and type(autoencoder).__name__ != "Pixels"):
-        normalisation, measured = measure(out, parts, stored.shape, posterior), True
+    measured: dict[str, Any] | None = None
+    if options.measure or (own is None and type(autoencoder).__name__ != "Pixels"):
+        each, on = options.measure or "channel", options.measure_on
+        normalisation, count = measure(out, parts, stored.shape, posterior, each=each, on=on)
+        measured = {"each": each, "samples": count}
     else:
         shift, scale = (own.shift, own.scale) if isinstance(own, Normalisation) else own or ((0.0,), (1.0,))
         numbers = [per_channel(v if len(v) > 1 else v[0], channels, 0.0) for v in (tuple(shift), tuple(scale))]
-        normalisation, measured = Normalisation(*numbers), False
+        normalisation = Normalisation(*numbers)
     try:
         described = describe(autoencoder)
         if "device" in described:
@@ -136,36 +154,43 @@ def _first_array(out: Path, part: shards.Part) -> np.ndarray[Any, Any]:
     return array
 
 
-MEASURED = 2048
-"""Samples that shift and scale are measured on, spread over all shards."""
-
-
-def measure(out: Path, parts: list[shards.Part], shape: tuple[int, ...], posterior: bool) -> Normalisation:
-    """Mean and 1 ÷ standard deviation of each channel's latents; the posterior's variance included.
+def measure(
+    out: Path, parts: list[shards.Part], shape: tuple[int, ...], posterior: bool, *, each: Measure, on: int
+) -> tuple[Normalisation, int]:
+    """Mean and 1 ÷ standard deviation of latents; the posterior's variance included.
 
     Args:
         out: the folder of shards.
         parts: of all shards.
         shape: of a stored array.
         posterior: whether it holds means and deviations.
+        each: what has numbers of its own, a channel or an element.
+        on: how many samples to take, evenly from all; all if there are fewer.
+
+    Returns:
+        The normalisation, and how many samples were taken.
     """
     channels = shape[0] // 2 if posterior else shape[0]
-    total = square = count = np.zeros(channels)
-    every = max(sum(len(part.offsets) for part in parts) // MEASURED, 1)
-    for part in parts:
-        with (out / part.file).open("rb") as stream:
-            for offset in part.offsets[::every]:
+    axes = () if each == "element" else tuple(range(1, len(shape)))
+    places = [(part.file, offset) for part in parts for offset in part.offsets]
+    picked = np.unique(np.linspace(0, len(places) - 1, min(on, len(places))).round().astype(int))
+    total = square = np.zeros(())
+    for file, chosen in groupby((places[index] for index in picked), key=itemgetter(0)):
+        with (out / file).open("rb") as stream:
+            for _, offset in chosen:
                 stream.seek(offset)
-                data = stream.read(2 * int(np.prod(shape)))
+                data = stream.read(2 * math.prod(shape))
                 array = np.frombuffer(data, np.float16).reshape(shape).astype(np.float64)
                 mean, std = (array[:channels], array[channels:]) if posterior else (array, np.zeros_like(array))
-                axes = tuple(range(1, array.ndim))
-                total = total + mean.sum(axes)
-                square = square + (mean**2 + std**2).sum(axes)
-                count = count + mean[0].size
-    average = total / count
-    deviation = np.sqrt(np.maximum(square / count - average**2, 1e-12))
-    return Normalisation(tuple(average.tolist()), tuple((1 / deviation).tolist()))
+                total, square = total + mean.mean(axes), square + (mean**2 + std**2).mean(axes)
+    average = total / len(picked)
+    deviation = np.sqrt(np.maximum(square / len(picked) - average**2, 1e-12))
+    return Normalisation(_numbers(average), _numbers(1 / deviation)), len(picked)
+
+
+def _numbers(array: np.ndarray[Any, Any]) -> tuple[float, ...]:
+    """As float32 holds them, in few digits."""
+    return tuple(float(f"{value:.9g}") for value in array.ravel())
 
 
 def _versions() -> dict[str, str]:

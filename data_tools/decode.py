@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alphaflow.data.images import UNREADABLE, centre_crop, centre_square, decode
+from alphaflow.data.images import UNREADABLE, centre_crop, decode
 from alphaflow.data.video import ClipError, read_clip, video_info
 
 from .sources import Entry
@@ -36,8 +36,8 @@ class ImageRecipe:
 
     Attributes:
         size: pixels along each side.
-        crop: ``"adm"``: box-halve, bicubic, centre square (DiT, MeanFlow); ``"centre"``: Lanczos, centre square;
-            ``"resize"``: bicubic to a square, whatever its aspect.
+        crop: ``"adm"``: box-halve, bicubic, centre square (DiT, MeanFlow); ``"centre"``: centre square, Lanczos
+            (α-Flow's official runs); ``"resize"``: bicubic to a square, whatever its aspect.
         variants: 2 with mirrored copies, else 1.
     """
 
@@ -259,4 +259,6 @@ def _cropped(image: Image.Image, size: int, crop: Crop) -> Image.Image:
         return centre_crop(image, size)
     if crop == "resize":
         return image.resize((size, size), Image.Resampling.BICUBIC)
-    return centre_square(image, size, Image.Resampling.LANCZOS)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)

@@ -22,19 +22,11 @@ def recipe(
     clips = af.LatentShards(data / "train", batch_size=batch_size, kind="clips")
     stills = None if images is None else af.LatentShards(images / "train", batch_size=batch_size, kind="images")
     dataset: af.Dataset = clips if stills is None else af.Mixture(clips, stills, image_share)  # single frames, jointly
-    omega, kappa, end = {"l": (0.2, 0.92, 0.8), "xl": (0.2, 0.92, 0.75)}.get(size, (1.0, 0.5, 1.0))
-    guidance = af.Guidance(omega=omega, kappa=kappa, interval=(0.0, end), label_drop=0.1) if cfg else None
-    large, build = size in ("l", "xl"), getattr(af.DiT, size.upper())
-    alpha = af.Sigmoid(start=steps // 2, end=steps * 5 // 6) if large else af.Sigmoid(end=steps)
-    share, clamp = 0.25 if cfg and not large else 0.5, 4.0 if large else None
-    objective: dict[str, af.Objective] = {
-        "fm": af.FlowMatching(guidance=guidance),
-        "meanflow": af.MeanFlow(fm_share=0.5 if cfg else 0.75, guidance=guidance, clamp=4.0 if cfg else None),
-        "alphaflow": af.AlphaFlow(alpha=alpha, fm_share=share, guidance=guidance, clamp=clamp),
-    }
+    build = {"s": af.DiT.S, "b": af.DiT.B, "l": af.DiT.L, "xl": af.DiT.XL}[size]
+    like: Literal["b2", "l2", "xl2"] = "xl2" if size == "xl" else "l2" if size == "l" else "b2"
     return af.Recipe(
         model=build(clips.shape, patch=(1, 2, 2), classes=dataset.classes, factorised=factorised),
-        objective=objective[method],
-        samplers={80: af.ODE(80, solver="euler")} if method == "fm" else {1: af.ODE(1), 2: af.Consistency(2)},
-        dataset=dataset, steps=steps, autoencoder=clips.autoencoder,
-    )  # fmt: skip
+        dataset=dataset,
+        autoencoder=clips.autoencoder,
+        **af.published(method, like, guided=cfg, steps=steps),
+    )

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -23,7 +24,7 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import Reject, Source, image_source
+from alphaflow.data_tools.sources import Entry, Reject, Source, image_source
 from alphaflow.data_tools.verify import preview, verify
 from PIL import Image
 
@@ -130,6 +131,66 @@ def test_posterior_is_stored_and_normalised(tmp_path: Path) -> None:
         stored = shards.fetch(np.array([row]))
         assert torch.allclose(stored.x[0], (moments[:3] - shift) * scale, atol=1e-6)
         assert torch.allclose(stored.std[0], moments[3:] * scale, atol=1e-6)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("each", ["channel", "element"])
+@pytest.mark.parametrize("on", [2048, 12])
+def test_shift_and_scale_by_channel_or_by_element(each: Any, on: int, tmp_path: Path) -> None:
+    """Mean and deviation over N samples, spread evenly; recorded; undone by the autoencoder that decodes."""
+    source = pictures(tmp_path / "source", count=30)
+    small(source, tmp_path / "out", Halving(), samples_per_shard=7, measure=each, measure_on=on)
+    record = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert record["measured"] == {"each": each, "samples": min(on, 30)}
+    images = [centre_crop(decode(Path(entry.file).read_bytes()), 16) for entry in image_source(source).entries]
+    pixels = torch.stack([torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) for image in images])
+    moments = Halving().encode(pixels.float() / 127.5 - 1).half().double()
+    picked = moments[[round(i * 29 / (min(on, 30) - 1)) for i in range(min(on, 30))]]
+    axes = (0,) if each == "element" else (0, 2, 3)
+    shift = picked[:, :3].mean(axes)
+    scale = ((picked[:, :3] ** 2 + picked[:, 3:] ** 2).mean(axes) - shift**2) ** -0.5
+    assert record["shift"] == pytest.approx(shift.flatten().tolist(), rel=1e-6, abs=1e-9)
+    assert record["scale"] == pytest.approx(scale.flatten().tolist(), rel=1e-6)
+    shards = af.LatentShards(tmp_path / "out", batch_size=30)
+    batch = shards.fetch(np.arange(30))
+    view = (1, 3, 8, 8) if each == "element" else (1, 3, 1, 1)
+    assert batch.std is not None
+    assert torch.allclose(batch.x.double(), (moments[:, :3] - shift.view(view)) * scale.view(view), atol=1e-5)
+    assert torch.allclose(batch.std.double(), moments[:, 3:] * scale.view(view), atol=1e-5)
+    back = shards.description.measured(Halving()).decode(batch.x)
+    assert torch.allclose(back, Halving().decode(moments[:, :3].float()), atol=1e-5)
+
+
+def test_what_is_normalised_by_element_keeps_its_size(tmp_path: Path) -> None:
+    """A run on it samples without the data; in another size it says why not."""
+    source = pictures(tmp_path / "source", count=12)
+    small(source, tmp_path / "out", measure="element")
+    shards = af.LatentShards(tmp_path / "out", batch_size=4)
+    recipe = af.Recipe(
+        model=af.DiT(shards.shape, patch=8, depth=1, width=16, heads=2, classes=shards.classes),
+        objective=af.AlphaFlow(), dataset=shards, steps=1, samplers={1: af.ODE(1)}, autoencoder=shards.autoencoder,
+    )  # fmt: skip
+    af.Trainer(recipe, out=tmp_path / "run", device="cpu").fit()
+    shutil.rmtree(tmp_path / "out")
+    run = af.Run(tmp_path / "run", device="cpu")
+    assert len(run.autoencoder.normalisation.shift) == 3 * 16 * 16  # type: ignore[attr-defined]
+    assert run.sample(2).shape == (2, 3, 16, 16)
+    assert len(repr(run.autoencoder)) < 200
+    with pytest.raises(af.UserError, match="one number for each channel or for each element, not by 768"):
+        run.resize(size=32)
+
+
+def test_the_official_crop_is_the_middle_square_then_lanczos(tmp_path: Path) -> None:
+    """As α-Flow's data code has it: nothing outside the square bleeds in."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 100, 3), dtype=np.uint8)
+    white = np.zeros_like(noise)
+    white[:, 30:70] = 255
+    for name, array in (("noise", noise), ("white", white)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+        found, record = ImageRecipe(16, "centre")(Entry(name, None, str(tmp_path / f"{name}.png")), 0)
+        expected = Image.fromarray(array[:, 30:70]).resize((16, 16), Image.Resampling.LANCZOS)
+        assert np.array_equal(found, np.asarray(expected))
+        assert record["crop"] == "centre"
+    assert (found == 255).all()
 
 
 def test_jobs_and_their_order_make_the_same_files(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import alphaflow as af
 from alphaflow.training.costs import activation_bytes, counted, phases
+from alphaflow.training.device import fp32_products
 from alphaflow.training.ema import EMA
 from alphaflow.training.post_hoc import combination, overlap
 
@@ -96,6 +98,34 @@ def test_bf16_keeps_weights_in_fp32_and_is_close(objective: af.Objective) -> Non
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_recipes_machine_is_overridden_by_the_setup(tmp_path: Path) -> None:
+    """Precision and TF32: the recipe's where the setup leaves them open; recorded as they were run."""
+    made = dataclasses.replace(recipe(steps=1), precision="bf16", tf32=True)
+    for setup, expected in ((None, ("bf16", True)), (af.Setup(precision="fp32", tf32=False), ("fp32", False))):
+        trainer = af.Trainer(made, out=tmp_path / expected[0], setup=setup, device="cpu")
+        trainer.fit()
+        record = json.loads((tmp_path / expected[0] / "run.json").read_text())["setup"]
+        assert (record["precision"], record["tf32"]) == expected
+    plain = af.Trainer(recipe(steps=1), device="cpu").engine.setup
+    assert (plain.precision, plain.tf32) == ("fp32", False)
+    with pytest.raises(af.UserError, match="fp32 or bf16"):
+        dataclasses.replace(made, precision="fp8")  # type: ignore[arg-type]
+
+
+def test_tf32_lasts_as_long_as_a_step() -> None:
+    """The switch is the process's own: it is put back, after an error too, and no CPU touches it."""
+    before = torch.get_float32_matmul_precision()
+    for tf32, name in ((True, "high"), (False, "highest")):
+        with fp32_products(torch.device("cuda"), tf32=tf32):
+            assert torch.get_float32_matmul_precision() == name
+        assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(RuntimeError), fp32_products(torch.device("cuda"), tf32=True):
+        raise RuntimeError
+    assert torch.get_float32_matmul_precision() == before
+    with fp32_products(torch.device("cpu"), tf32=True):
+        assert torch.get_float32_matmul_precision() == before
+
+
 def test_a_compiled_network_has_the_same_gradient() -> None:
     """MeanFlow's: one pass with gradient, and one by forward-mode differentiation."""
     exact, _ = gradient(recipe(), af.Setup())
@@ -192,9 +222,9 @@ def test_operations_by_phase() -> None:
     forward = counted(lambda: made.model(torch.randn(1, 1, 8, 8), one, one, cond))
     assert flow == pytest.approx(3 * forward, rel=0.05)
     assert two == pytest.approx(flow + 0.5 * forward, rel=0.02)
-    # of the tangent of half the batch: no embedding of r, and five products of attention's in place of two
+    # of the tangent of half the batch: five products of attention's in place of two
     (width, tokens), depth = (32, 4), 2
-    tangent = forward - 2 * (256 * width + width**2) + 3 * 2 * tokens**2 * width * depth
+    tangent = forward + 3 * 2 * tokens**2 * width * depth
     assert jvp == pytest.approx(flow + 0.5 * tangent, rel=1e-3)
     small, large = (activation_bytes(made, 0, batch) for batch in (4, 8))
     assert large == pytest.approx(2 * small, rel=0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,41 @@ def test_start_from_a_run(flow_run: Path, tmp_path: Path) -> None:
     ):
         again = af.Trainer(recipe(af.MeanFlow()), start=start)
         assert all(torch.equal(weight, average[name]) for name, weight in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize("word", [None, "r"])
+def test_what_embeds_r_is_refused_by_name(
+    word: str | None, flow_run: Path, tmp_path: Path, here: Callable[..., Any]
+) -> None:
+    """A run of the earlier convention, as such ones lie about: no word of it, or another; a layer called embed_r."""
+    old = tmp_path / "old"
+    shutil.copytree(flow_run, old)
+    record = json.loads((old / "run.json").read_text())
+    assert record.pop("second_time") == "t - r"
+    (old / "run.json").write_text(json.dumps(record if word is None else {**record, "second_time": word}))
+    place = old / "checkpoints" / "step-00000008"
+    for name in ("model", "ema"):
+        weights = load_file(place / f"{name}.safetensors")
+        renamed = {key.replace("embed_jump", "embed_r"): weight for key, weight in weights.items()}
+        assert renamed.keys() != weights.keys()
+        save_file(renamed, place / f"{name}.safetensors")
+    says = "is of an earlier alphaflow, whose DiT embedded the time r.*t - r.*train anew"
+    for start in (old, place, place / "ema.safetensors"):
+        with pytest.raises(af.UserError, match=says):
+            af.Trainer(recipe(af.MeanFlow()), start=start)
+    with pytest.raises(af.UserError, match=says):
+        af.Run(old)
+    with pytest.raises(af.UserError, match=says):
+        af.Trainer(recipe(af.MeanFlow()), out=old, resume=True)
+    for command in (
+        ["sample", old],
+        ["evaluate", old],
+        ["diagnose", old],
+        ["train", "digits", "--out", old, "--resume"],
+    ):
+        done = here(*command)
+        assert (done.status, len(done.err.strip().splitlines())) == (2, 1), done.err
+        assert "embedded the time r" in done.err
 
 
 def test_a_resumed_run_does_not_start_again(flow_run: Path, tmp_path: Path) -> None:
@@ -136,7 +172,8 @@ def test_the_trainer_passes_its_average_as_the_target_network() -> None:
     object.__setattr__(made, "objective", Watching(ema_target=True, fm_share=0.25))
     trainer = af.Trainer(made)
     trainer.train_step()
-    assert seen == [trainer.ema.model]
+    (called,) = seen
+    assert called.model is trainer.ema.model
 
 
 def test_an_objectives_own_network_is_trained_saved_and_resumed(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_formula(omega: float, kappa: float, interval: tuple[float, float], drop
     expected = v.clone()
     evaluations = 0
     for i in range(N):  # sample by sample, as the formula stands
-        if not interval[0] < t[i] < interval[1] or (dropped == "plain" and mask[i]):
+        if not interval[0] <= t[i] <= interval[1] or (dropped == "plain" and mask[i]):
             continue
         one = slice(i, i + 1)
         label = -1 if mask[i] else int(cond.labels[i])
@@ -66,12 +66,16 @@ def test_formula(omega: float, kappa: float, interval: tuple[float, float], drop
     assert model.calls <= 1
 
 
-def test_labels_drop_by_chance_and_only_inside(setting: Any) -> None:
+@pytest.mark.parametrize("dropped", ["guided", "plain"])
+def test_labels_drop_by_chance_inside_or_everywhere(dropped: Any) -> None:
+    """α-Flow drops inside the interval only, MeanFlow everywhere."""
     t = torch.rand(20_000, generator=torch.Generator().manual_seed(3))
     cond = af.Cond(labels=torch.ones(20_000, dtype=torch.long))
-    after, mask = af.Guidance(interval=(0.2, 0.7), label_drop=0.1).drop(cond, t, t, torch.Generator().manual_seed(4))
+    guidance = af.Guidance(interval=(0.2, 0.7), label_drop=0.1, dropped=dropped)
+    after, mask = guidance.drop(cond, t, t, torch.Generator().manual_seed(4))
     inside = (t > 0.2) & (t < 0.7)
-    assert not mask[~inside].any()
+    assert mask[~inside].double().mean().item() == pytest.approx(0.1 if dropped == "plain" else 0, abs=0.01)
+    assert bool(mask[~inside].any()) == (dropped == "plain")
     assert mask[inside].double().mean().item() == pytest.approx(0.1, abs=0.01)
     assert ((after.labels == af.NO_CLASS) == mask).all()
     assert (cond.labels == 1).all()
@@ -116,6 +120,28 @@ def test_cfg_while_sampling(setting: Any) -> None:
     assert (found - x).norm() / x.norm() < 1e-13
     assert sampler.nfe == 6
     assert model.samples == 6 * N
+
+
+def test_both_ends_of_an_interval_are_inside(setting: Any) -> None:
+    """In training, as an input, and while sampling, on every grid that has the end on it; in either precision."""
+    inner, z, _, _, cond = setting
+    for dtype in (torch.float32, torch.float64):
+        t = torch.tensor([0.0999, 0.1, 0.5, 0.8, 0.8001], dtype=dtype)
+        one = af.Cond(labels=torch.zeros(5, dtype=torch.long))
+        mix = af.Guidance(omega=2.0, interval=(0.1, 0.8)).mix(one, t, torch.zeros(5, dtype=torch.bool))
+        assert mix is not None
+        assert (mix.data == 2).tolist() == [False, True, True, True, False]
+        told = one.replace(guidance=torch.tensor([[2.0, 0.1, 0.8]], dtype=dtype).repeat(5, 1))
+        assert (told.guidance_at(t, t)[:, 0] == 2).tolist() == [False, True, True, True, False]
+        assert (af.GuidanceInputs().instant(told, t).guidance[:, 0] == 2).tolist() == [False, True, True, True, False]
+    for steps in range(1, 101):
+        for i in range(steps):
+            sampler = af.ODE(steps, solver="euler", cfg=af.CFG(2.0, (i / steps, 1.0)))
+            assert sampler.nfe == 2 * steps - max(i - 1, 0), (steps, i)  # t = 1, …, i/N; t = 0 is never asked
+    sampler, model = af.ODE(10, cfg=af.CFG(2.0, (0.1, 1.0))), Counting(inner)
+    assert sampler.nfe == 20
+    sampler(model, z, cond)
+    assert model.samples == 20 * N
 
 
 def test_cfg_of_scale_one_costs_and_changes_nothing(setting: Any) -> None:

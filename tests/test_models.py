@@ -57,7 +57,7 @@ def test_initialisation_of_linears() -> None:
     qkv = model.blocks[0].attention.qkv
     assert qkv.weight.abs().max().item() == pytest.approx(math.sqrt(6 / (384 + 3 * 384)), rel=0.01)
     assert model.embed_t.hidden.weight.std().item() == pytest.approx(0.02, rel=0.02)
-    assert model.embed_r.out.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert model.embed_jump.out.weight.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_forward_equals_an_independent_one(model: af.DiT) -> None:
@@ -93,7 +93,7 @@ def test_forward_equals_an_independent_one(model: af.DiT) -> None:
     kernel = weights["patches.proj.weight"].view(24, 3, 2, 2)
     tokens = F.conv2d(z, kernel, weights["patches.proj.bias"], stride=2).flatten(2).transpose(1, 2) + positions()
     labels = weights["embed_class.weight"][torch.arange(3)]
-    c = time("embed_t", t) + time("embed_r", r) + labels
+    c = time("embed_t", t) + time("embed_jump", t - r) + labels
     c = c * torch.sigmoid(c)
     for i in range(2):
         parts = linear(f"blocks.{i}.modulation", c).view(3, 6, 1, 24).unbind(1)

@@ -64,7 +64,7 @@ def reference(objective: Any, model: Any, batch: tuple[Tensor, af.Cond], alpha: 
                 z_s = z - (float(t) - s) * v
                 target = alpha * v + (1 - alpha) * u(z_s, torch.full_like(t, s))
                 factor = alpha
-            if objective.clamp is not None and float(r) < float(t):
+            if objective.clamp is not None and alpha > 0 and float(r) < float(t):
                 target = target.clip(-objective.clamp, objective.clamp)
         error = ((u(z, t) - target) ** 2).sum() / x[i].numel()
         adaptive = isinstance(objective.weighting, af.Adaptive)
@@ -121,6 +121,48 @@ def test_gradient_tends_to_meanflows_linearly(model: Any, batch: Any, grad: Any)
     ratios = [a / b for a, b in itertools.pairwise(errors)]
     assert errors[-1] < 0.01
     assert all(1.9 < ratio < 2.1 for ratio in ratios), (errors, ratios)
+
+
+def test_the_jvp_branch_is_never_clipped(model: Any, batch: Any, grad: Any) -> None:
+    """At α = 0 a tiny clamp changes nothing, to the bit; at α > 0 it does."""
+    for alpha, same in ((0.0, True), (0.1, False)):
+        free, clipped = (call(af.AlphaFlow(alpha=alpha, clamp=clamp), model, batch) for clamp in (None, 1e-3))
+        assert torch.equal(free.per_sample, clipped.per_sample) == same
+        assert torch.equal(grad(model, free.total), grad(model, clipped.total)) == same
+    assert not hasattr(af.ImprovedMeanFlow(), "clamp")  # what has no two-point target takes none
+    with pytest.raises(TypeError, match="clamp"):
+        af.FACM(clamp=1.0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_adaptive_weights_equal_the_formula(p: float) -> None:
+    """α^{2p−1}/(‖Δ‖² + c)^p, or with c·α²; α⁻¹ at p = 0, and the published α/(‖Δ‖² + c) at p = 1."""
+    error = torch.tensor([0.0, 1e-4, 0.3, 5.0], dtype=torch.float64)
+    alpha = torch.tensor([1.0, 0.5, 0.006, 0.05], dtype=torch.float64)
+    for residual in (False, True):
+        found = af.Adaptive(c=0.02, p=p, residual=residual)(error, alpha).tolist()
+        for weight, e, a in zip(found, error.tolist(), alpha.tolist(), strict=True):
+            c = 0.02 * a * a if residual else 0.02
+            expected = {0.0: 1 / a, 0.5: 1 / math.sqrt(e + c), 1.0: a / (e + c)}[p]
+            assert weight == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_the_weighted_gradient_tends_to_meanflows_linearly(p: float, model: Any, batch: Any, grad: Any) -> None:
+    """With c·α² at any c; so too with a fixed c, in the limit c → 0 faster than α²."""
+    exact = grad(model, call(af.MeanFlow(fm_share=0.0, weighting=af.Adaptive(c=0.01, p=p)), model, batch).total)
+    errors = []
+    for alpha in (0.04, 0.02, 0.01, 0.005):
+        scaled = af.Adaptive(c=0.01 * alpha**2, p=p)
+        gradients = [
+            grad(model, call(af.AlphaFlow(alpha=alpha, fm_share=0.0, weighting=weighting), model, batch).total)
+            for weighting in (af.Adaptive(c=0.01, p=p, residual=True), scaled)
+        ]
+        assert relative(*gradients) < 1e-12
+        errors.append(relative(gradients[0], exact))
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
+    assert errors[-1] < 0.02
+    assert all(1.85 < ratio < 2.15 for ratio in ratios), (errors, ratios)
 
 
 def test_meanflow_gradient_is_tfm_plus_consistency(model: Any, batch: Any, grad: Any) -> None:

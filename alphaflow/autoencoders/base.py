@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,8 @@ class Autoencoder(Protocol):
 
     Two attributes may stand beside the methods: ``posterior``, true where `encode` gives the posterior's mean and
     standard deviation, stacked on channels (b, 2c, …), instead of latents; and ``normalisation``, a pair (shift, scale)
-    of numbers for each channel. A model is trained on (latent − shift)·scale, and `decode` takes that.
+    of numbers for each channel, or a `Normalisation`. A model is trained on (latent − shift)·scale, and `decode` takes
+    that.
     """
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -38,8 +40,11 @@ class Normalisation:
     """Latents to unit variance and back: (latent − shift)·scale.
 
     Attributes:
-        shift: for each channel.
-        scale: for each channel.
+        shift: a number for each channel; or for each element, channel and position, of a latent (c, …), flattened.
+        scale: likewise.
+
+    Raises:
+        ValueError: on use: for latents of another size.
     """
 
     shift: tuple[float, ...]
@@ -47,28 +52,38 @@ class Normalisation:
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, c, …) → unit variance."""
-        shift, scale = self._like(latents)
+        shift, scale = self.tensors(latents)
         return (latents - shift) * scale
 
     def inverse(self, latents: Tensor) -> Tensor:
         """(b, c, …) → as the autoencoder knows them."""
-        shift, scale = self._like(latents)
+        shift, scale = self.tensors(latents)
         return latents / scale + shift
 
-    def _like(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        view = (1, -1, *(1,) * (latents.ndim - 2))
-        shift, scale = (torch.tensor(v, dtype=latents.dtype, device=latents.device) for v in (self.shift, self.scale))
-        return shift.view(view), scale.view(view)
+    def tensors(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale as they broadcast over latents (b, c, …)."""
+        return _broadcast(self.shift, latents), _broadcast(self.scale, latents)
+
+
+def _broadcast(numbers: tuple[float, ...], latents: Tensor) -> Tensor:
+    _, channels, *rest = latents.shape
+    if len(numbers) not in (channels, channels * math.prod(rest)):
+        raise ValueError(
+            f"latents of shape {(channels, *rest)} are normalised by one number for each channel or for each element, "
+            f"not by {len(numbers)}"
+        )
+    places = [1 for _ in rest] if len(numbers) == channels else rest
+    return torch.tensor(numbers, dtype=latents.dtype, device=latents.device).view(1, channels, *places)
 
 
 def per_channel(value: float | Sequence[float] | None, channels: int, otherwise: float) -> tuple[float, ...]:
-    """One number for each channel."""
+    """One number for each channel, or as many for each."""
     if value is None:
         return (otherwise,) * channels
     if isinstance(value, int | float):
         return (float(value),) * channels
     numbers = tuple(float(number) for number in value)
-    if len(numbers) != channels:
+    if not numbers or len(numbers) % channels:
         raise ValueError(f"{len(numbers)} numbers for {channels} channels")
     return numbers
 
@@ -84,8 +99,8 @@ class Normalised(Compact):
 
     Args:
         inner: the autoencoder; its `decode` takes latents as its `encode` gives them.
-        shift: subtracted from each channel.
-        scale: then multiplied with it.
+        shift: what is subtracted, see `Normalisation`.
+        scale: what is then multiplied with.
     """
 
     inner: Autoencoder

@@ -36,7 +36,7 @@ class DiffusersVAE(Compact):
     Args:
         name: a model on the Hub (``"stabilityai/sd-vae-ft-ema"``) or a local folder.
         subfolder: the autoencoder's folder inside it, for example ``"vae"`` in a whole pipeline.
-        scale, shift: in place of the config's: a number, or one for each channel.
+        scale, shift: in place of the config's: a number, or one for each channel or each element (`Normalisation`).
         tiling: encode and decode in overlapping tiles, for large pictures and long clips.
         device: where it runs; ``"auto"`` takes a GPU if there is one.
 

@@ -148,14 +148,9 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    return centre_square(image, size, Image.Resampling.BICUBIC)
-
-
-def centre_square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
-    """Scales the shorter side to ``size`` pixels and cuts out the middle."""
     scale = size / min(image.size)
     if scale != 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), filter)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 

@@ -89,10 +89,16 @@ class Description:
 
     def normalise_(self, stored: Tensor) -> Tensor:
         """Brings stored arrays (b, …), float32, to unit variance, in place: (mean − shift)·scale, std·scale."""
-        view, parts = (1, -1, *(1,) * (stored.ndim - 2)), 2 if self.posterior else 1
-        if any(self.normalisation.shift):
-            stored.narrow(1, 0, self.shape[0]).sub_(torch.tensor(self.normalisation.shift).view(view))
-        return stored.mul_(torch.tensor(self.normalisation.scale * parts).view(view))
+        shift, scale = self._affine
+        if shift is not None:
+            stored.narrow(1, 0, self.shape[0]).sub_(shift)
+        return stored.mul_(scale)
+
+    @cached_property
+    def _affine(self) -> tuple[Tensor | None, Tensor]:
+        """What is subtracted from means, unless it is nothing, and what a stored array is then multiplied with."""
+        shift, scale = self.normalisation.tensors(torch.empty(1, *self.shape))
+        return shift if shift.any() else None, torch.cat([scale] * (2 if self.posterior else 1), dim=1)
 
     def batch(self, stored: Tensor, labels: Tensor | None) -> Batch:
         """Normalised arrays (b, …) as a batch: latents, or means with deviations."""

@@ -11,7 +11,7 @@ from ..derivatives import with_derivative
 from ..errors import UserError
 from ..flow import expand, mean_square
 from ..objectives.base import Objective
-from ..types import Batch, Model, PerSample, Time
+from ..types import Batch, Model, PerSample, Time, Upcast
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def decompose(
     """
     if not isinstance(objective, Objective):
         raise UserError(f"only an af.Objective can be taken apart, not {type(objective).__name__}")
-    b = len(batch.x)
+    b, model = len(batch.x), Upcast(model)
     few = objective.draw(model, batch.x, batch.cond, step, generator, few=b)
     u, dudt = with_derivative(model, few.z, few.r, few.t, few.cond, few.v)
     change = expand(few.t - few.r, u) * dudt

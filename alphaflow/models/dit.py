@@ -1,4 +1,4 @@
-"""The plain diffusion transformer (DiT, arXiv 2212.09748), with a second time: u(z, r, t, y)."""
+"""The plain diffusion transformer (DiT, arXiv 2212.09748), with the length of a jump beside its time: u(z, r, t, y)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from .recompute import recomputed
 class DiT(nn.Module):
     """A DiT over images (c, h, w) or videos (c, f, h, w) that predicts a mean velocity u(z, r, t, y).
 
-    Patches, a fixed sine-cosine position embedding, adaLN-Zero blocks conditioned on the sum of the embeddings of t,
-    r and the class, a zero-initialised last layer: u = 0 at initialisation. All tokens of a video attend to each other.
+    Patches, a fixed sine-cosine position embedding, adaLN-Zero blocks conditioned on the sum of the embeddings of t, of
+    t − r and of the class, a zero-initialised last layer: u = 0 at initialisation. All tokens of a video attend to each
+    other. The second time is the length of the jump, t − r, as in the networks of MeanFlow (arXiv 2505.13447) and of
+    α-Flow (arXiv 2510.20771).
     Samples of other lengths and sizes than ``shape`` are taken too, with interpolated positions
     (`position_embedding`); a network of videos whose patches are of one frame takes images (c, h, w) as single frames.
 
@@ -89,7 +91,7 @@ class DiT(nn.Module):
         self.positions: Tensor
         self.register_buffer("positions", position_embedding(self.grid, width), persistent=False)
         self.embed_t = TimeEmbedding(width)
-        self.embed_r = TimeEmbedding(width)
+        self.embed_jump = TimeEmbedding(width)
         self.embed_class = None if classes is None else nn.Embedding(classes + 1, width)
         self.embed_guidance = nn.ModuleList(TimeEmbedding(width) for _ in range(3 if guidance else 0))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, factorised) for _ in range(depth))
@@ -191,7 +193,7 @@ class DiT(nn.Module):
 
     def _embed(self, r: Time, t: Value, cond: Cond) -> Value:
         """The condition of every block (b, width): times, class, guidance."""
-        c: Value = add(self.embed_t(t), self.embed_r(r))
+        c: Value = add(self.embed_t(t), self.embed_jump(add(t, -r)))
         if self.embed_class is not None and self.classes is not None:
             c = add(c, self.embed_class(cond.class_index(self.classes, r.shape[0], r.device)))
         if self.takes_guidance:

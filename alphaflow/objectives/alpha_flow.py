@@ -9,17 +9,18 @@ import torch
 from ..flow import expand, jump
 from ..schedules import Constant, Scheduled, value_at
 from ..types import Model, Sample
-from .base import Objective
 from .records import Draw, Target
+from .two_point import TwoPoint
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class AlphaFlow(Objective):
+class AlphaFlow(TwoPoint):
     """α-Flow (arXiv 2510.20771): one dial from trajectory flow matching (α = 1) to MeanFlow (α = 0).
 
     Args:
         alpha: α, a number or a schedule (the curriculum: `Sigmoid(end=steps)`).
-        fm_share, times, guidance, weighting, clamp, teacher, ema_target: see `Objective`.
+        clamp: of targets at 0 < α ≤ 1, see `TwoPoint`; the official runs have 4.
+        fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
     """
 
     alpha: Scheduled = Constant(0.5)
@@ -44,7 +45,7 @@ class AlphaFlow(Objective):
         ones = torch.ones_like(t)
 
         if alpha == 1:  # trajectory flow matching: ṽ
-            return Target(v, ones)
+            return self.between(v, None, ones)
 
         if alpha == 0:  # MeanFlow (arXiv 2505.13447, eq. 10): ṽ − (t − r)·du⁻/dt
             _, dudt = draw.derivative(model, v)
@@ -54,7 +55,7 @@ class AlphaFlow(Objective):
         s = alpha * r + (1 - alpha) * t
         with torch.no_grad():
             u_s = model(jump(z, v, t, s), r, s, cond)
-        return Target(alpha * v + (1 - alpha) * u_s, alpha * ones)
+        return self.between(v, u_s, alpha * ones)
 
 
 def _check_alpha(alpha: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from ..guidance import TrainedGuidance
 from ..printing import Compact
 from ..schedules import Scheduled, value_at
 from ..times import Dyadic, LogitNormal, PairDistribution, Pairing, TimeDistribution, TimePairs
-from ..types import Cond, Loss, Model, PerSample, Sample, Time, check_output
+from ..types import Cond, Loss, Model, PerSample, Sample, Time, Upcast
 from ..weighting import Adaptive, Weighting
 from .guided import guided_velocity
 from .records import Draw, Prediction, Target
@@ -37,7 +37,6 @@ class Objective(Compact, ABC):
         times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `Dyadic`).
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
-        clamp: the few-step target's elements are clipped to ±clamp; None for no clipping.
         teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
         ema_target: every u⁻ in a target comes from the weights' moving average (θ⁻) instead of the network itself.
     """
@@ -46,7 +45,6 @@ class Objective(Compact, ABC):
     times: TimeDistribution | PairDistribution = LogitNormal(-0.4, 1.0)
     guidance: TrainedGuidance | None = None
     weighting: Weighting = Adaptive()
-    clamp: float | None = None
     teacher: Model | None = None
     ema_target: bool = False
 
@@ -64,8 +62,6 @@ class Objective(Compact, ABC):
             raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
         if self.guidance is not None and not hasattr(self.guidance, "mix"):
             raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
-        if self.clamp is not None and self.clamp <= 0:
-            raise ValueError(f"clamp must be positive, or None for no clipping, got {self.clamp}")
         if self.ema_target and not self.takes_ema_target:
             raise ValueError(f"{type(self).__name__}'s target starts at the network's own output: no ema_target")
         if self.pairing == "zero" and getattr(self._paired(), "pairing", None) != "zero":
@@ -164,18 +160,18 @@ class Objective(Compact, ABC):
             x = x.float()
         if self.ema_target and ema is None:
             raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
-        frozen = ema if self.ema_target and ema is not None else model  # u⁻
+        model = Upcast(model)
+        frozen = Upcast(ema) if self.ema_target and ema is not None else model  # u⁻
         draw = self.draw(frozen, x, Cond() if cond is None else cond, step, generator, predicted=frozen is model)
         n = draw.few
         along = self.direction(draw.few_step(), step) if n and frozen is model else None
         prediction = self.predict(model, draw, along)
-        check_output(u := prediction.u, x)
-        draw = draw.completed(prediction)
+        u, draw = prediction.u, draw.completed(prediction)
 
         goal, alpha, losses = draw.v, torch.ones_like(draw.t), []
         if n:
             few = draw.few_step()
-            target = self._clipped(self.target(frozen, few, step))
+            target = self.target(frozen, few, step).detached()
             losses.append(self.few_step_loss(u[:n], target, few))
             goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, alpha[n:]])
         if n < len(x):
@@ -215,8 +211,8 @@ class Objective(Compact, ABC):
             cond, dropped = self.guidance.drop(cond, r, t, generator)
         if self.teacher is not None:
             with torch.no_grad():
-                v = self.teacher(z, t, t, cond.without("guidance")).to(v.dtype)
-        flow, wanted = self.flow_model(model), self.wants_own
+                v = Upcast(self.teacher)(z, t, t, cond.without("guidance"))
+        flow, wanted = self.flow_model(Upcast(model)), self.wants_own
         guided = guided_velocity(
             self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
         )
@@ -224,10 +220,6 @@ class Objective(Compact, ABC):
 
     def _paired(self) -> PairDistribution:
         return self.times if isinstance(self.times, PairDistribution) else TimePairs(self.times, self.pairing)
-
-    def _clipped(self, target: Target) -> Target:
-        u = target.u.detach()
-        return replace(target, u=u if self.clamp is None else u.clamp(-self.clamp, self.clamp))
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:

@@ -17,10 +17,11 @@ from ..times import Pairing
 from ..types import Model, PerSample, Sample, Time
 from .base import Objective
 from .records import Draw, Target
+from .two_point import TwoPoint
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ConsistencyTraining(Objective):
+class ConsistencyTraining(TwoPoint):
     """Consistency training (arXiv 2303.01469) as iCT does it (arXiv 2310.14189), with f(z, t) = z − t·u(z, 0, t).
 
     f(z_t, t) is trained towards f⁻(z_s, s), s one interval nearer to the data on the even grid of N(k) intervals, in
@@ -31,8 +32,9 @@ class ConsistencyTraining(Objective):
     Args:
         intervals: N(k), a number or a schedule; iCT's is `Doubling(end=steps)`.
         c: of the metric.
-        fm_share, times, guidance, clamp, teacher, ema_target: see `Objective`; ``weighting`` is that of samples with
-            r = t, of which there are none by default.
+        clamp: see `TwoPoint`.
+        fm_share, times, guidance, teacher, ema_target: see `Objective`; ``weighting`` is that of samples with r = t, of
+            which there are none by default.
     """
 
     fm_share: Scheduled = 0.0
@@ -57,13 +59,11 @@ class ConsistencyTraining(Objective):
 
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """α·ṽ + (1 − α)·u⁻(z_s, 0, s), which makes z_t − t·u the network's f⁻(z_s, s)."""
-        z, r, t, v = draw.z, draw.r, draw.t, draw.v
-        s = (t - 1 / self._count(step)).clamp(min=0)
+        z, r, t, v, n = draw.z, draw.r, draw.t, draw.v, self._count(step)
+        s = ((t * n).round() - 1) / n
         with torch.no_grad():
             u_s = model(jump(z, v, t, s), r, s, draw.cond)
-        alpha = (t - s) / t
-        weight = expand(alpha, z)
-        return Target(weight * v + (1 - weight) * u_s, alpha)
+        return self.between(v, u_s, (t - s) / t)
 
     def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
         """(√(‖f(z_t, t) − f⁻(z_s, s)‖² + c²) − c) / (t − s)."""
@@ -93,7 +93,8 @@ class LogWeight(nn.Module):
     def forward(self, t: Time) -> PerSample:
         """(b,) → (b,)."""
         angles = t.to(self.weight.dtype)[:, None] * self.rates
-        weight: Tensor = torch.cat([angles.sin(), angles.cos()], dim=1) @ self.weight + self.bias
+        features = torch.cat([angles.sin(), angles.cos()], dim=1)
+        weight: Tensor = (features * self.weight).sum(1) + self.bias  # autocast would round a product of matrices
         return weight.to(t.dtype)
 
 
@@ -110,7 +111,7 @@ class ContinuousConsistency(Objective):
         warmup: steps until the tangent is whole.
         c: of the normalisation.
         adaptive: learn w(t) (`network`, trained beside the model); if not, ``weighting`` is used.
-        fm_share, times, guidance, weighting, clamp, teacher: see `Objective`.
+        fm_share, times, guidance, weighting, teacher: see `Objective`.
     """
 
     fm_share: Scheduled = 0.0

@@ -31,7 +31,7 @@ class FACM(Objective):
     Args:
         p: of a.
         c: of the accelerator's loss.
-        fm_share, times, guidance, clamp, teacher: see `Objective`; ``weighting`` has no part here.
+        fm_share, times, guidance, teacher: see `Objective`; ``weighting`` has no part here.
     """
 
     p: float = 0.5

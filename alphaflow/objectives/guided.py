@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..flow import expand
 from ..guidance import TrainedGuidance
-from ..types import Cond, Model, PerSample, Sample, Time, check_output
+from ..types import Cond, Model, PerSample, Sample, Time
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def guided_velocity(
         asked.append((mix.free != 0, guidance.unconditional(cond)))
     own, *free = _instantaneous(model, z, t, asked)
     if mix is None:
-        return GuidedVelocity(v, None, own.to(v.dtype))
+        return GuidedVelocity(v, None, own)
     now = expand(torch.where(later, 0, mix.own), v)
     mixed = expand(mix.data, v) * v + now * own + expand(mix.free, v) * free[0]
     rest = torch.where(later, mix.own, 0) if predicted else None
-    return GuidedVelocity(mixed.to(v.dtype), rest, own.to(v.dtype))
+    return GuidedVelocity(mixed, rest, own)
 
 
 def _instantaneous(model: Model, z: Sample, t: Time, asked: list[tuple[Tensor, Cond]]) -> list[Sample]:
@@ -83,8 +83,7 @@ def _instantaneous(model: Model, z: Sample, t: Time, asked: list[tuple[Tensor, C
     rows = torch.cat(picked)
     if len(rows):
         conds = Cond.cat([cond[index] for index, (_, cond) in zip(picked, asked, strict=True)])
-        u = model(z[rows], t[rows], t[rows], conds).to(z.dtype)
-        check_output(u, z[rows])
+        u = model(z[rows], t[rows], t[rows], conds)
         for whole, index, part in zip(found, picked, torch.split(u, [len(index) for index in picked]), strict=True):
             whole[index] = part
     return found

@@ -25,7 +25,7 @@ class ImprovedMeanFlow(Objective):
     differentiated along its unconditional velocity.
 
     Args:
-        fm_share, times, guidance, weighting, clamp, teacher, ema_target: see `Objective`.
+        fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
     """
 
     wants_own: ClassVar[bool] = True

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 
 import torch
 
-from ..flow import expand, jump
+from ..flow import jump
 from ..schedules import Scheduled
 from ..times import Dyadic
 from ..types import Model, PerSample, Sample, Time
 from ..weighting import Plain, Weighting
-from .base import Objective
 from .records import Draw, Target
+from .two_point import TwoPoint
 
 
 @torch.no_grad()
-def two_jumps(model: Model, draw: Draw, alpha: PerSample, finest: float = 0.0) -> Sample:
-    """The mean velocity t → r of the network's jumps t → s → r, s = α·r + (1 − α)·t.
+def two_jumps(model: Model, draw: Draw, alpha: PerSample, finest: float = 0.0) -> tuple[Sample, Sample]:
+    """The network's velocities of the jumps t → s → r, s = α·r + (1 − α)·t.
 
-    α·u⁻(z_t, s, t) + (1 − α)·u⁻(z_s, r, s) with z_s = z_t − (t − s)·u⁻(z_t, s, t): α-Flow's target with the network's
-    own velocity in place of ṽ.
+    u⁻(z_t, s, t), and u⁻(z_s, r, s) with z_s = z_t − (t − s)·u⁻(z_t, s, t): for α-Flow's target with the network's own
+    velocity in place of ṽ.
 
     Args:
         model: u⁻.
@@ -39,13 +39,11 @@ def two_jumps(model: Model, draw: Draw, alpha: PerSample, finest: float = 0.0) -
 
     s = alpha * r + (1 - alpha) * t
     first = u(z, s, t)
-    second = u(jump(z, first, t, s), r, s)
-    weight = expand(alpha, z)
-    return weight * first + (1 - weight) * second
+    return first, u(jump(z, first, t, s), r, s)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Shortcut(Objective):
+class Shortcut(TwoPoint):
     """Shortcut Models (arXiv 2410.12557): the target of a jump is the mean of two jumps half as long.
 
     α-Flow at α = ½ with the network's own velocity. A quarter of the batch learns jumps, the rest flow matching.
@@ -53,7 +51,8 @@ class Shortcut(Objective):
     shortest jumps of a target are taken with the instantaneous velocity.
 
     Args:
-        fm_share, times, guidance, weighting, clamp, teacher, ema_target: see `Objective`.
+        clamp: see `TwoPoint`.
+        fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
     """
 
     fm_share: Scheduled = 0.75
@@ -63,18 +62,19 @@ class Shortcut(Objective):
         """½·u⁻(z_t, s, t) + ½·u⁻(z_s, r, s), s halfway."""
         half = torch.full_like(draw.t, 0.5)
         finest = 1 / self.times.steps if isinstance(self.times, Dyadic) else 0.0
-        return Target(two_jumps(model, draw, half, finest), half)
+        return self.between(*two_jumps(model, draw, half, finest), half)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class SplitMeanFlow(Objective):
+class SplitMeanFlow(TwoPoint):
     """SplitMeanFlow (arXiv 2507.16884): the jump t → r equals t → s → r at a random s between.
 
     α-Flow with the network's own velocity and α ~ U(0, 1) for each sample. The paper's loss has no weight α⁻¹:
     ``weighting=Unweighted()``.
 
     Args:
-        fm_share, times, guidance, weighting, clamp, teacher, ema_target: see `Objective`.
+        clamp: see `TwoPoint`.
+        fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
     """
 
     weighting: Weighting = Plain()
@@ -83,4 +83,4 @@ class SplitMeanFlow(Objective):
         """α·u⁻(z_t, s, t) + (1 − α)·u⁻(z_s, r, s)."""
         alpha = torch.rand(draw.t.shape, dtype=draw.t.dtype, device=draw.t.device, generator=draw.generator)
         alpha = alpha.clamp(1e-3, 1 - 1e-3)  # both jumps have a length
-        return Target(two_jumps(model, draw, alpha), alpha)
+        return self.between(*two_jumps(model, draw, alpha), alpha)

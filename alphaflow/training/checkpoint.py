@@ -22,6 +22,12 @@ from .distributed import full, load_whole
 
 MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
 
+OLD = (
+    "is of an earlier alphaflow, whose DiT embedded the time r; this one's embeds the length of the jump, t - r, and "
+    "can't use those weights: train anew, or go on with the alphaflow that they were made with"
+)
+"""What is said of a run or of weights that embed r."""
+
 
 def weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     """Copies of a network's weights on the CPU, whole: as safetensors takes them, none sharing memory with another.
@@ -92,7 +98,7 @@ def load_weights(file: Path, model: nn.Module) -> None:
         UserError: the file is missing, cut short, or of another network.
     """
     try:
-        load_whole(model, _read(file))
+        load_whole(model, _read(file, model))
     except RuntimeError as error:
         detail = _line(error).removeprefix("Error(s) in loading state_dict for ")
         raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
@@ -126,7 +132,7 @@ def load_matching(file: Path, model: nn.Module, *, of_images: bool = False) -> S
     Raises:
         UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
     """
-    there, own = _read(file), model.state_dict()
+    there, own = _read(file, model), model.state_dict()
     adapt = getattr(model, "adapt", None)
     weights = there if adapt is None else adapt(there, of_images=of_images)
     shared = {name: weight for name, weight in weights.items() if name in own}
@@ -160,13 +166,18 @@ def start_from(file: Path, model: nn.Module, *, of_images: bool = False) -> str:
     return "; ".join(says)
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(file: Path, model: nn.Module) -> dict[str, Tensor]:
+    """A file's weights, which are to go into this network."""
     try:
-        return load_file(file)
+        found = load_file(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {_remedy(file)}") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
+    own = model.state_dict().keys()
+    if any(name not in own and name.replace("embed_r.", "embed_jump.") in own for name in found):
+        raise UserError(f"{file} {OLD}")
+    return found
 
 
 def _remedy(file: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
@@ -29,6 +31,20 @@ def find_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"there is no device {str(device)!r} here; try --device cpu or --device auto") from error
     return named
+
+
+@contextmanager
+def fp32_products(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """While it lasts, products of fp32 matrices run in TF32 on a GPU, or exactly; afterwards as before."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def autoencoder_on(autoencoder: Autoencoder, device: torch.device) -> Autoencoder:

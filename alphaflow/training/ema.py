@@ -65,8 +65,9 @@ def average_name(average: Average, first: bool) -> str:
 class EMA:
     """A copy of a network whose parameters average those of the network in training.
 
-    θ_ema ← d·θ_ema + (1 − d)·θ with d = min(decay, (1 + k)/(10 + k)) at the k-th update, so that the random start is
-    soon forgotten; or with a power law's d. Buffers are copied.
+    θ_ema ← d·θ_ema + (1 − d)·θ. After k updates d is the smaller of the decay and 2^(−20/k), whose half-life is 5 % of
+    these updates, so that the random start is soon forgotten (EDM, arXiv 2206.00364; α-Flow's official runs); or d is
+    a power law's. Buffers are copied.
 
     Args:
         model: the network in training.
@@ -97,7 +98,7 @@ class EMA:
         if isinstance(self.decay, PowerLaw):
             decay = self.decay.decay(self.updates)
         else:
-            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            decay = min(self.decay, 0.5 ** (20 / max(self.updates, 1e-9)))
         torch._foreach_lerp_(self._average, self._source, 1 - decay)
         for average, source in self._buffers:
             average.copy_(source)

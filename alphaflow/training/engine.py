@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from ..printing import Compact
 from ..schedules import value_at
 from ..types import Batch, Loss
 from .costs import example, forward_flops
+from .device import fp32_products
 from .distributed import Parallel, Replicated, Sharded, World, average_gradients, full, local, shard
 from .ema import EMA, average_name
 
@@ -31,7 +32,9 @@ class Setup(Compact):
     """How a recipe is run on a machine. It changes speed and memory; what is trained stays the same.
 
     Args:
-        precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32.
+        precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32; None for the
+            recipe's.
+        tf32: whether products of fp32 matrices may run in TF32 on a GPU; None for the recipe's.
         accumulate: a batch is worked on in so many parts, one after another; their gradients add up.
         recompute: keep less of the forward pass and compute it again in the backward pass (activation checkpointing),
             for networks with an attribute ``recompute``, as `DiT`.
@@ -40,19 +43,25 @@ class Setup(Compact):
             gradients and optimiser state among all; ``"hybrid"`` among the processes of each machine.
     """
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] | None = None
+    tf32: bool | None = None
     accumulate: int = 1
     recompute: bool = False
     compile: bool = False
     parallel: Parallel = "ddp"
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
+        if self.precision not in ("fp32", "bf16", None):
             raise UserError(f"the precision is fp32 or bf16, got {self.precision!r}")
         if self.parallel not in ("ddp", "fsdp", "hybrid"):
             raise UserError(f"parallel is ddp, fsdp or hybrid, got {self.parallel!r}")
         if self.accumulate < 1:
             raise UserError(f"accumulate must be at least 1, got {self.accumulate}")
+
+    def of(self, recipe: Recipe) -> Setup:
+        """The same setup, with the recipe's own where it leaves something open."""
+        tf32 = recipe.tf32 if self.tf32 is None else self.tf32
+        return replace(self, precision=self.precision or recipe.precision, tf32=tf32)
 
 
 class Engine:
@@ -72,7 +81,7 @@ class Engine:
     """
 
     def __init__(self, recipe: Recipe, setup: Setup, device: torch.device, world: World) -> None:
-        self.recipe, self.setup, self.device, self.world = recipe, setup, device, world
+        self.recipe, self.setup, self.device, self.world = recipe, setup.of(recipe), device, world
         self.model = recipe.model
         decays = recipe.ema if isinstance(recipe.ema, tuple) else (recipe.ema,)
         self.averages = {average_name(decay, first=not i): EMA(self.model, decay) for i, decay in enumerate(decays)}
@@ -124,6 +133,10 @@ class Engine:
     def gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         """The loss of this process's part of a batch; the gradient of the whole batch is left in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
+        with fp32_products(self.device, tf32=bool(self.setup.tf32)):
+            return self._gradient(batch, step, generator)
+
+    def _gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         average = averaged(self.recipe.objective, self.ema.model)
         parts = batch.split(-(-len(batch.x) // self.setup.accumulate))
         losses = []

@@ -126,7 +126,7 @@ class Reporter:
         if self.engine.flops is None:
             return {}
         rate = 3 * self.engine.flops * taken["samples_per_second"] / self.engine.world.size
-        peak = peak_flops(self.engine.device, self.engine.setup.precision)
+        peak = peak_flops(self.engine.device, self.engine.setup.precision or "fp32")
         return {"tflops": rate / 1e12, **({} if peak is None else {"mfu": rate / peak})}
 
     def _logged(self, step: int) -> MetricsLog:

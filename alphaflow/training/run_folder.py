@@ -21,6 +21,9 @@ from . import checkpoint
 
 _KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}
 
+SECOND_TIME = "t - r"
+"""The second time that alphaflow's networks embed, as run.json has it. Runs without a word of it embedded r."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -134,7 +137,8 @@ class RunFolder:
         if origin.text:
             with replacing(self.recipe) as beside:
                 beside.write_text(origin.text, encoding="utf-8")
-        stamp = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+        stamp = {"second_time": SECOND_TIME, "versions": versions()}
+        stamp["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         origin_record = {name: value for name, value in asdict(origin).items() if name != "text"}
         write_json(self.record, {"recipe": origin_record, **record, **stamp})
 
@@ -142,7 +146,7 @@ class RunFolder:
         """run.json.
 
         Raises:
-            UserError: there is none, or it can't be read.
+            UserError: there is none, it can't be read, or its network is of the convention before `SECOND_TIME`.
         """
         if not self.path.is_dir():
             raise UserError(f"{self.path} is no run: there is no such folder; `alphaflow train` makes one")
@@ -155,6 +159,8 @@ class RunFolder:
         missing = _KEYS - (record.keys() if isinstance(record, dict) else set())
         if missing:
             raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")
+        if record["model"] is not None and record.get("second_time") != SECOND_TIME:
+            raise UserError(f"{self.path} {checkpoint.OLD}")
         return record
 
     def origin(self) -> Origin:
