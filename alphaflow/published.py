@@ -31,7 +31,7 @@ def published(method: Method, size: Size, *, guided: bool = False, steps: int | 
         steps: None for as many as published, 400,000, or 1,200,000 with guidance; α's curriculum is stretched to them.
     """
     total = steps or (1_200_000 if guided else 400_000)
-    whole, late = Sigmoid(end=total), Sigmoid(start=total // 2, end=total * 5 // 6)
+    whole, late = Sigmoid(end=total), Sigmoid(start=total // 2, end=max(total * 5 // 6, total // 2 + 1))
     b2 = Guidance(omega=1.0, kappa=0.5, interval=(0.0, 1.0), label_drop=0.1)
     l2 = Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.8), label_drop=0.1)
     xl2 = Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.75), label_drop=0.1)

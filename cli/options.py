@@ -39,7 +39,7 @@ Guidance = Annotated[
     float | None,
     typer.Option(help="The guidance scale: an input of networks trained so, else two evaluations a step."),
 ]
-GuidanceInterval = Annotated[str, typer.Option(help="The times that guidance is for, t_min,t_max.")]
+GuidanceInterval = Annotated[str, typer.Option(help="The times that guidance is for, t_min,t_max, both included.")]
 
 
 def integers(text: str, option: str) -> list[int]:

@@ -48,7 +48,20 @@ def test_six_clips_from_files_to_a_playing_sample(real_data: Path, tmp_path: Pat
     )  # fmt: skip
     vae.save_pretrained(tmp_path / "vae")
     shards = tmp_path / "shards" / "train"
-    how = ["--autoencoder", tmp_path / "vae", "--size", 32, "--frames", 5, "--fps", 5, "--workers", 0, "--measure"]
+    how = [
+        "--autoencoder",
+        tmp_path / "vae",
+        "--size",
+        32,
+        "--frames",
+        5,
+        "--fps",
+        5,
+        "--workers",
+        0,
+        "--measure",
+        "channel",
+    ]
     done = cli("encode", "videos", real_data / "kinetics-sample" / "train", shards, *how)
     assert done.status == 0, done.err
     assert (af.LatentShards(shards).shape, af.LatentShards(shards).fps) == ((4, 5, 4, 4), 5)

@@ -121,7 +121,7 @@ def test_a_step_is_the_bare_loop() -> None:
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(by_hand.model.parameters(), 0.5)
         optimizer.step()
-        decay = min(0.9, (1 + step) / (10 + step))
+        decay = min(0.9, 0.5 ** (20 / step)) if step else 0.0
         average = [
             decay * a + (1 - decay) * p.detach() for a, p in zip(average, by_hand.model.parameters(), strict=True)
         ]

@@ -59,8 +59,8 @@ class ConsistencyTraining(TwoPoint):
 
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """α·ṽ + (1 − α)·u⁻(z_s, 0, s), which makes z_t − t·u the network's f⁻(z_s, s)."""
-        z, r, t, v, n = draw.z, draw.r, draw.t, draw.v, self._count(step)
-        s = ((t * n).round() - 1) / n
+        z, r, t, v = draw.z, draw.r, draw.t, draw.v
+        s = (t - 1 / self._count(step)).clamp(min=0)
         with torch.no_grad():
             u_s = model(jump(z, v, t, s), r, s, draw.cond)
         return self.between(v, u_s, (t - s) / t)
