@@ -174,8 +174,7 @@ class GuidanceInputs(Compact):
 
     def instant(self, cond: Cond, t: Time) -> Cond:
         """The same condition with the scale that counts at time t (1 outside the interval), in the interval [0, 1]."""
-        omega, t_min, t_max = cond.guidance.unbind(1)
-        return cond.replace(guidance=_settings(torch.where(inside(t, t_min, t_max), omega, 1)))
+        return cond.replace(guidance=_settings(torch.where(cond.guided(t), cond.guidance[:, 0], 1)))
 
     def unconditional(self, cond: Cond) -> Cond:
         """∅ and ω = 1 for all samples."""
@@ -212,7 +211,7 @@ class CFG(Compact):
         check_interval(self.interval)
 
     def applies(self, t: float) -> bool:
-        """Whether an evaluation at time t is guided."""
+        """Whether an evaluation at time t is to be guided: inside the interval, unless the scale is 1."""
         return self.scale != 1 and bool(inside(t, *self.interval))
 
     def wrap(self, model: Model) -> Guided:

@@ -30,11 +30,13 @@ def published(method: Method, size: Size, *, guided: bool = False, steps: int | 
         guided: with guidance trained in.
         steps: None for as many as published, 400,000, or 1,200,000 with guidance; α's curriculum is stretched to them.
     """
-    total = steps or (1_200_000 if guided else 400_000)
+    total = (1_200_000 if guided else 400_000) if steps is None else steps
     whole, late = Sigmoid(end=total), Sigmoid(start=total // 2, end=max(total * 5 // 6, total // 2 + 1))
-    b2 = Guidance(omega=1.0, kappa=0.5, interval=(0.0, 1.0), label_drop=0.1)
-    l2 = Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.8), label_drop=0.1)
-    xl2 = Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.75), label_drop=0.1)
+    cfg: dict[Size, Guidance] = {
+        "b2": Guidance(omega=1.0, kappa=0.5, interval=(0.0, 1.0), label_drop=0.1),
+        "l2": Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.8), label_drop=0.1),
+        "xl2": Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.75), label_drop=0.1),
+    }
     euler: dict[int, Sampler] = {80: ODE(80, solver="euler")}
     jumps: dict[int, Sampler] = {1: ODE(1), 2: ODE(2)}
     fresh: dict[int, Sampler] = {1: ODE(1), 2: Consistency(times=(1.0, 0.55, 0.0))}
@@ -42,18 +44,17 @@ def published(method: Method, size: Size, *, guided: bool = False, steps: int | 
         ("fm", "b2", False): (FlowMatching(), euler),
         ("meanflow", "b2", False): (MeanFlow(fm_share=0.75), jumps),
         ("alphaflow", "b2", False): (AlphaFlow(alpha=whole, fm_share=0.5, clamp=4.0), jumps),
-        ("meanflow", "b2", True): (MeanFlow(fm_share=0.5, guidance=b2), jumps),
-        ("alphaflow", "b2", True): (AlphaFlow(alpha=whole, fm_share=0.25, clamp=4.0, guidance=b2), jumps),
-        ("meanflow", "l2", True): (MeanFlow(fm_share=0.5, guidance=l2), jumps),
-        ("alphaflow", "l2", True): (AlphaFlow(alpha=late, fm_share=0.5, clamp=4.0, guidance=l2), fresh),
-        ("meanflow", "xl2", True): (MeanFlow(fm_share=0.5, guidance=xl2), jumps),
-        ("alphaflow", "xl2", True): (AlphaFlow(alpha=late, fm_share=0.5, clamp=4.0, guidance=xl2), fresh),
+        ("meanflow", "b2", True): (MeanFlow(fm_share=0.5, guidance=cfg["b2"]), jumps),
+        ("alphaflow", "b2", True): (AlphaFlow(alpha=whole, fm_share=0.25, clamp=4.0, guidance=cfg["b2"]), jumps),
+        ("meanflow", "l2", True): (MeanFlow(fm_share=0.5, guidance=cfg["l2"]), jumps),
+        ("alphaflow", "l2", True): (AlphaFlow(alpha=late, fm_share=0.5, clamp=4.0, guidance=cfg["l2"]), fresh),
+        ("meanflow", "xl2", True): (MeanFlow(fm_share=0.5, guidance=cfg["xl2"]), jumps),
+        ("alphaflow", "xl2", True): (AlphaFlow(alpha=late, fm_share=0.5, clamp=4.0, guidance=cfg["xl2"]), fresh),
     }
-    if method == "fm" and guided:
-        row: Row = (FlowMatching(guidance={"b2": b2, "l2": l2, "xl2": xl2}[size]), euler)
-    else:
-        row = runs.get((method, size, guided)) or runs[method, "b2", guided]
-    objective, samplers = row
+    ours: Row = (
+        (FlowMatching(guidance=cfg[size]), euler) if (method, guided) == ("fm", True) else runs[method, "b2", guided]
+    )
+    objective, samplers = runs.get((method, size, guided), ours)
     training: dict[str, Any] = {"lr": WarmUp(10_000, 1e-4), "betas": (0.9, 0.95), "ema": 0.9999, "clip": 16.0}
     machine: dict[str, Any] = {"precision": "bf16", "tf32": True}
     return {"objective": objective, "samplers": samplers, "steps": total, **training, **machine}

@@ -53,7 +53,7 @@ class Recipe:
         clip: the gradient's norm is clipped to this; None for no clipping.
         precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32. As with ``tf32``,
             `Setup` (``--precision``) may say otherwise.
-        tf32: whether products of fp32 matrices may run in TF32 on a GPU.
+        tf32: whether products of fp32 matrices run in TF32 on a GPU; None for as PyTorch is set.
     """
 
     model: torch.nn.Module
@@ -69,7 +69,7 @@ class Recipe:
     ema: Average | tuple[Average, ...] = 0.9999
     clip: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
-    tf32: bool = False
+    tf32: bool | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -1,4 +1,4 @@
-"""Tensor aliases and the three records that objects hand to one another: `Cond`, `Batch`, `Loss`.
+"""Tensor aliases, the records that objects hand to one another (`Cond`, `Batch`, `Loss`), and how a network is called.
 
 Shapes are written for jaxtyping: ``b`` is the batch, ``...`` any trailing shape (nothing here assumes images).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -67,8 +67,8 @@ class Cond:
         return Cond(**{name: tensor[index] for name, tensor in self.tensors.items()})
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={tuple(tensor.shape)}" for name, tensor in self.tensors.items())
-        return f"Cond({inside})"
+        shapes = ", ".join(f"{name}={tuple(tensor.shape)}" for name, tensor in self.tensors.items())
+        return f"Cond({shapes})"
 
     def drop(self, mask: Tensor) -> Cond:
         """Takes the condition away where ``mask`` (b,) is true: labels become `NO_CLASS`, other tensors zero.
@@ -108,8 +108,13 @@ class Cond:
             return torch.stack([one, zero, one], dim=1)
         omega, t_min, t_max = self.tensors["guidance"].to(t.dtype).unbind(1)
         instant = r == t
-        omega = torch.where(instant & ~inside(t, t_min, t_max), one, omega)
+        omega = torch.where(instant & ~self.guided(t), one, omega)
         return torch.stack([omega, torch.where(instant, zero, t_min), torch.where(instant, one, t_max)], dim=1)
+
+    def guided(self, t: Time) -> Tensor:
+        """Where t lies in the interval of ``guidance``, in whose precision they are compared: a mask (b,)."""
+        _, t_min, t_max = self.guidance.unbind(1)
+        return cast(Tensor, inside(t.to(t_min.dtype), t_min, t_max))
 
     def without(self, name: str) -> Cond:
         """The same condition without one of its tensors."""
@@ -208,36 +213,49 @@ class Model(Protocol):
 
 
 class Upcast:
-    """A network as objectives and samplers call it: its output has z's shape, and z's precision.
+    """A network as objectives and samplers call it: what it gives has its samples' precision at least.
 
-    Under autocast a network answers in bfloat16, of 8 bits. In a difference of two answers, or beside α or a guidance
-    scale that multiplies it, each further rounding to them would count.
+    Under autocast a network answers in bfloat16, of 8 bits. Whatever is then made of its answers (differences, what
+    α ≪ 1 or a guidance scale multiplies) must not be rounded to as many again.
 
     Args:
-        model: u(z, r, t, cond); its attributes are this one's.
-
-    Raises:
-        ValueError: on a call: the output has another shape than z.
+        model: u(z, r, t, cond). Its attributes are read through.
     """
 
     def __init__(self, model: Model) -> None:
-        self.model: Any = model.model if isinstance(model, Upcast) else model
+        self._network: Any = model._network if isinstance(model, Upcast) else model
 
-    def __call__(self, z: Sample, r: Time, t: Time, cond: Cond, /, **options: Any) -> Any:
-        """What the network gives, be it u or, with options of its own, several tensors of which u is the first."""
-        out = self.model(z, r, t, cond, **options)
-        u = out
-        while isinstance(u, tuple):
-            u = u[0]
-        if u.shape != z.shape:
-            raise ValueError(f"the model must return u with z's shape {tuple(z.shape)}, got {tuple(u.shape)}")
-        return _cast(out, z.dtype)
+    def __call__(self, z: Sample, *arguments: Any, **options: Any) -> Any:
+        """What the network gives, be it u (b, …) or, with options of its own, several things of which u is the first.
+
+        Raises:
+            ValueError: u has another shape than z.
+        """
+        return upcast(self._network(z, *arguments, **options), z)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "model":
+        if name == "_network":
             raise AttributeError(name)
-        return getattr(self.model, name)
+        return getattr(self._network, name)
 
 
-def _cast(out: Any, dtype: torch.dtype) -> Any:
-    return tuple(_cast(part, dtype) for part in out) if isinstance(out, tuple) else out.to(dtype)
+def upcast(out: Any, z: Sample) -> Any:
+    """A network's output in z's precision, or its own where that is higher.
+
+    Raises:
+        ValueError: it, or the first of several, has another shape than z.
+    """
+    u = out
+    while isinstance(u, tuple):
+        u = u[0]
+    if u.shape != z.shape:
+        raise ValueError(f"the model must return u with z's shape {tuple(z.shape)}, got {tuple(u.shape)}")
+    return _promoted(out, z.dtype)
+
+
+def _promoted(out: Any, dtype: torch.dtype) -> Any:
+    if isinstance(out, tuple):
+        return tuple(_promoted(part, dtype) for part in out)
+    if isinstance(out, Tensor) and out.is_floating_point():
+        return out.to(torch.promote_types(out.dtype, dtype))
+    return out

@@ -46,17 +46,13 @@ class Adaptive(Compact):
     weighted gradient, at every p, as long as c ≪ ‖Δ‖².
 
     Args:
-        c: keeps the weight of small errors finite.
-        p: 0 for none of it (then w = α⁻¹).
-        residual: ‖Δ‖² + c·α² in its place, so w = α⁻¹ / (‖δ‖² + c)^p: c counts the same at every α (SoFlow, arXiv
-            2512.15657). Without it the weight falls off below α ≈ √c/‖δ‖.
+        c: keeps the weights of small errors finite.
+        p: how much less; at 0 w = α⁻¹.
     """
 
     c: float = 1e-3
     p: float = 1.0
-    residual: bool = False
 
     def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
         """Weights (b,)."""
-        c = self.c * alpha.square() if self.residual else self.c
-        return alpha ** (2 * self.p - 1) / (error + c) ** self.p
+        return alpha ** (2 * self.p - 1) / (error + self.c) ** self.p

@@ -60,7 +60,9 @@ Measure = Annotated[
         show_default="the autoencoder's own",
     ),
 ]
-MeasureOn = Annotated[int, typer.Option(help="Samples to measure on, from all shards.", min=2)]
+MeasureOn = Annotated[
+    int | None, typer.Option(help="Samples to measure on, from all shards.", min=2, show_default="2048")
+]
 
 
 @app.command(no_args_is_help=True)
@@ -83,7 +85,7 @@ def images(
     workers: Workers = None,
     max_rejects: MaxRejects = 0.01,
     measure: Measure = None,
-    measure_on: MeasureOn = 2048,
+    measure_on: MeasureOn = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
@@ -119,7 +121,7 @@ def videos(
     workers: Workers = None,
     max_rejects: MaxRejects = 0.01,
     measure: Measure = None,
-    measure_on: MeasureOn = 2048,
+    measure_on: MeasureOn = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
@@ -145,7 +147,7 @@ def _options(
     workers: int | None,
     rejects: float,
     measure: Literal["channel", "element"] | None,
-    measure_on: int,
+    measure_on: int | None,
 ) -> Options:
     from alphaflow.data_tools.about import Options
 
@@ -161,7 +163,9 @@ def _options(
             raise UserError(f"--shard takes I/N, for example 0/8, got {shard!r}") from error
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     processes = max(_processors() // local - 1, 1) if workers is None else workers
-    return Options(split, per_shard, batch, processes, index, count, rejects, measure, measure_on)
+    if measure is None and measure_on is not None:
+        raise UserError("--measure-on goes with --measure channel or --measure element")
+    return Options(split, per_shard, batch, processes, index, count, rejects, measure, measure_on or 2048)
 
 
 def _processors() -> int:

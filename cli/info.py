@@ -57,7 +57,10 @@ def _costs(recipe: Recipe, device: Any, measure: int) -> None:
         table.add_row(phase.name, f"{phase.steps:,}", f"{phase.flops / 1e9:.3g}", f"{phase.flops / floor:.2f}", *time)
     Console().print(table)
     if measure:
-        print(f"about {total:.2f} hours on this {device.type}, samples and checkpoints apart ({measure} steps timed)")
+        print(
+            f"about {total:.2f} hours on this {device.type} in {recipe.precision}, samples and checkpoints apart "
+            f"({measure} steps timed)"
+        )
     each = {phase.name: activation_bytes(recipe, phase.step, 2) / 2 for phase in found}
     name = max(each, key=lambda key: each[key])
     fixed = sum(p.numel() for p in recipe.model.parameters()) * 20

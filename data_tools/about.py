@@ -159,6 +159,8 @@ def measure(
 ) -> tuple[Normalisation, int]:
     """Mean and 1 ÷ standard deviation of latents; the posterior's variance included.
 
+    An element's deviation counts as at least a hundredth of its channel's.
+
     Args:
         out: the folder of shards.
         parts: of all shards.
@@ -184,7 +186,12 @@ def measure(
                 mean, std = (array[:channels], array[channels:]) if posterior else (array, np.zeros_like(array))
                 total, square = total + mean.mean(axes), square + (mean**2 + std**2).mean(axes)
     average = total / len(picked)
-    deviation = np.sqrt(np.maximum(square / len(picked) - average**2, 1e-12))
+    variance = np.maximum(square / len(picked) - average**2, 1e-12)
+    if each == "element":  # one that hardly varies in these samples may in others
+        variance = np.maximum(
+            variance, 1e-4 * variance.reshape(channels, -1).mean(1).reshape(-1, *(1,) * (len(shape) - 1))
+        )
+    deviation = np.sqrt(variance)
     return Normalisation(_numbers(average), _numbers(1 / deviation)), len(picked)
 
 

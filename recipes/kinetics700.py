@@ -23,10 +23,10 @@ def recipe(
     stills = None if images is None else af.LatentShards(images / "train", batch_size=batch_size, kind="images")
     dataset: af.Dataset = clips if stills is None else af.Mixture(clips, stills, image_share)  # single frames, jointly
     build = {"s": af.DiT.S, "b": af.DiT.B, "l": af.DiT.L, "xl": af.DiT.XL}[size]
-    like: Literal["b2", "l2", "xl2"] = "xl2" if size == "xl" else "l2" if size == "l" else "b2"
+    row: dict[str, Literal["b2", "l2", "xl2"]] = {"s": "b2", "b": "b2", "l": "l2", "xl": "xl2"}
     return af.Recipe(
         model=build(clips.shape, patch=(1, 2, 2), classes=dataset.classes, factorised=factorised),
         dataset=dataset,
         autoencoder=clips.autoencoder,
-        **af.published(method, like, guided=cfg, steps=steps),
+        **af.published(method, row[size], guided=cfg, steps=steps),
     )

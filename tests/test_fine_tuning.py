@@ -80,6 +80,8 @@ def test_what_embeds_r_is_refused_by_name(
         af.Run(old)
     with pytest.raises(af.UserError, match=says):
         af.Trainer(recipe(af.MeanFlow()), out=old, resume=True)
+    with pytest.raises(af.UserError, match=says):
+        af.post_hoc_average(old, 0.1)
     for command in (
         ["sample", old],
         ["evaluate", old],
@@ -173,7 +175,7 @@ def test_the_trainer_passes_its_average_as_the_target_network() -> None:
     trainer = af.Trainer(made)
     trainer.train_step()
     (called,) = seen
-    assert called.model is trainer.ema.model
+    assert called._network is trainer.ema.model
 
 
 def test_an_objectives_own_network_is_trained_saved_and_resumed(tmp_path: Path) -> None:

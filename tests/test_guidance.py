@@ -131,7 +131,7 @@ def test_both_ends_of_an_interval_are_inside(setting: Any) -> None:
         mix = af.Guidance(omega=2.0, interval=(0.1, 0.8)).mix(one, t, torch.zeros(5, dtype=torch.bool))
         assert mix is not None
         assert (mix.data == 2).tolist() == [False, True, True, True, False]
-        told = one.replace(guidance=torch.tensor([[2.0, 0.1, 0.8]], dtype=dtype).repeat(5, 1))
+        told = one.replace(guidance=af.guidance_setting(5, 2.0, (0.1, 0.8)))
         assert (told.guidance_at(t, t)[:, 0] == 2).tolist() == [False, True, True, True, False]
         assert (af.GuidanceInputs().instant(told, t).guidance[:, 0] == 2).tolist() == [False, True, True, True, False]
     for steps in range(1, 101):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -116,10 +117,52 @@ def test_a_two_point_target_under_autocast_is_as_exact_as_the_network(alpha: flo
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         target = objective.target(Upcast(model), draw, 0).u
         answer = model(z_s, draw.r, s, draw.cond)
-    assert answer.dtype == torch.bfloat16
-    exact = alpha * draw.v.double() + (1 - alpha) * answer.double()
-    assert ((target - exact).norm() / exact.norm()).item() < 1e-7
-    assert target.dtype == torch.float32
+    assert (target.dtype, answer.dtype) == (torch.float32, torch.bfloat16)
+    whole = copy.deepcopy(model).double()
+    times = (draw.r.double(), s.double(), draw.cond)
+    exact = whole(z_s.double(), *times).detach()
+    wrong = (answer - exact).norm()
+    expected = alpha * draw.v.double() + (1 - alpha) * exact
+    assert float((target - expected).norm()) == pytest.approx((1 - alpha) * float(wrong), rel=1e-4)
+    assert 1e-3 < float(wrong / exact.norm()) < 0.05
+    again = alpha * draw.v.double() + (1 - alpha) * answer.double()
+    assert float((target - again).norm() / again.norm()) < 1e-7
+
+
+def test_what_a_network_may_give_and_take(smooth: Any) -> None:
+    """Keywords, things that are no tensors, a higher precision than its samples': all as it gives them."""
+    inner = smooth(6, 4)
+
+    class Own(nn.Module):
+        model = "a name of its own"
+
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, cond: af.Cond, more: bool = False) -> Any:
+            u = inner(z.double(), r.double(), t.double(), cond)
+            return (u, {"notes": 1}, torch.arange(3), None) if more else u
+
+    x, cond = batch()
+    network, r = Upcast(Own()), torch.rand(16)
+    assert network.model == "a name of its own"
+    assert network(x.bfloat16(), r, r, cond=cond).dtype == torch.float64
+    u, notes, order, nothing = network(x.float(), r, r, cond, more=True)
+    assert (u.dtype, notes, order.dtype, nothing) == (torch.float64, {"notes": 1}, torch.int64, None)
+    assert af.ODE(2)(Own(), x.float(), cond).dtype == torch.float64
+
+
+def test_a_prediction_of_another_shape_or_precision(smooth: Any) -> None:
+    """An objective's own `predict` is held to the same."""
+
+    class Halved(af.FlowMatching):
+        def predict(self, model: Any, draw: Any, along: Any = None) -> Any:
+            return af.Prediction(smooth(6, 4)(draw.z, draw.r, draw.t, draw.cond)[:, :1])
+
+    class Low(af.FlowMatching):
+        def predict(self, model: Any, draw: Any, along: Any = None) -> Any:
+            return af.Prediction(model(draw.z, draw.r, draw.t, draw.cond).bfloat16())
+
+    with pytest.raises(ValueError, match="z's shape"):
+        Halved()(smooth(6, 4), *batch(), 0, torch.Generator())
+    assert Low()(smooth(6, 4), *batch(), 0, torch.Generator()).per_sample.dtype == torch.float64
 
 
 def test_consistencys_learned_weight_is_not_rounded() -> None:

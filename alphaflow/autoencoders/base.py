@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class Autoencoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Normalisation:
+@dataclass(frozen=True, repr=False)
+class Normalisation(Compact):
     """Latents to unit variance and back: (latent − shift)·scale.
 
     Attributes:
@@ -49,6 +49,7 @@ class Normalisation:
 
     shift: tuple[float, ...]
     scale: tuple[float, ...]
+    brief: ClassVar[tuple[str, ...]] = ("shift", "scale")
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, c, …) → unit variance."""
@@ -77,7 +78,7 @@ def _broadcast(numbers: tuple[float, ...], latents: Tensor) -> Tensor:
 
 
 def per_channel(value: float | Sequence[float] | None, channels: int, otherwise: float) -> tuple[float, ...]:
-    """One number for each channel, or as many for each."""
+    """A number for each channel; or, of a list that is some times as long, for each element."""
     if value is None:
         return (otherwise,) * channels
     if isinstance(value, int | float):
@@ -106,6 +107,7 @@ class Normalised(Compact):
     inner: Autoencoder
     shift: tuple[float, ...]
     scale: tuple[float, ...]
+    brief: ClassVar[tuple[str, ...]] = ("shift", "scale")
 
     @property
     def posterior(self) -> bool:

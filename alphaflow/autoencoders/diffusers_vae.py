@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class DiffusersVAE(Compact):
     shift: float | tuple[float, ...] | None = None
     tiling: bool = False
     device: Literal["auto"] | str = "auto"
+    brief: ClassVar[tuple[str, ...]] = ("scale", "shift")
 
     @cached_property
     def vae(self) -> Any:

@@ -20,7 +20,7 @@ from ..guidance import TrainedGuidance
 from ..printing import Compact
 from ..schedules import Scheduled, value_at
 from ..times import Dyadic, LogitNormal, PairDistribution, Pairing, TimeDistribution, TimePairs
-from ..types import Cond, Loss, Model, PerSample, Sample, Time, Upcast
+from ..types import Cond, Loss, Model, PerSample, Sample, Time, Upcast, upcast
 from ..weighting import Adaptive, Weighting
 from .guided import guided_velocity
 from .records import Draw, Prediction, Target
@@ -166,7 +166,7 @@ class Objective(Compact, ABC):
         n = draw.few
         along = self.direction(draw.few_step(), step) if n and frozen is model else None
         prediction = self.predict(model, draw, along)
-        u, draw = prediction.u, draw.completed(prediction)
+        u, draw = upcast(prediction.u, x), draw.completed(prediction)
 
         goal, alpha, losses = draw.v, torch.ones_like(draw.t), []
         if n:

@@ -85,5 +85,5 @@ def _instantaneous(model: Model, z: Sample, t: Time, asked: list[tuple[Tensor, C
         conds = Cond.cat([cond[index] for index, (_, cond) in zip(picked, asked, strict=True)])
         u = model(z[rows], t[rows], t[rows], conds)
         for whole, index, part in zip(found, picked, torch.split(u, [len(index) for index in picked]), strict=True):
-            whole[index] = part
+            whole[index] = part.to(z.dtype)
     return found

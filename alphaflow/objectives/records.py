@@ -43,7 +43,7 @@ class Draw:
         v, derived, n = self.v, None, self.few
         if self.rest is not None:
             instant = prediction.u if prediction.v is None else prediction.v
-            v = v + expand(self.rest, v) * instant.detach()
+            v = v + expand(self.rest, v) * instant.detach().to(v.dtype)
         if prediction.dudt is not None:
             derived = prediction.u[:n].detach(), prediction.dudt
         return replace(self, v=v, rest=None, derived=derived)
@@ -81,7 +81,7 @@ class Target:
     alpha: PerSample
 
     def detached(self) -> Target:
-        """The same target, certainly without gradient."""
+        """The same target as a constant."""
         return Target(self.u.detach(), self.alpha)
 
 

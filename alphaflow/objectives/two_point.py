@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,12 +13,12 @@ from .records import Target
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class TwoPoint(Objective, ABC):
+class TwoPoint(Objective):
     """The jump t → r is trained towards the mean velocity of t → s → r, s = α·r + (1 − α)·t.
 
     Args:
-        clamp: the target's elements are clipped to ±clamp, None for no clipping. (Targets with du⁻/dt never are: α-Flow
-            at α = 0.)
+        clamp: the target's elements are clipped to ±clamp; None for no clipping. Targets with du⁻/dt never are: at
+            α = 0 it has no effect, as in the official MeanFlow runs.
         fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
     """
 

@@ -22,7 +22,7 @@ from .distributed import full, load_whole
 
 MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
 
-OLD = (
+EMBEDS_R = (
     "is of an earlier alphaflow, whose DiT embedded the time r; this one's embeds the length of the jump, t - r, and "
     "can't use those weights: train anew, or go on with the alphaflow that they were made with"
 )
@@ -176,7 +176,7 @@ def _read(file: Path, model: nn.Module) -> dict[str, Tensor]:
         raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
     own = model.state_dict().keys()
     if any(name not in own and name.replace("embed_r.", "embed_jump.") in own for name in found):
-        raise UserError(f"{file} {OLD}")
+        raise UserError(f"{file} {EMBEDS_R}")
     return found
 
 

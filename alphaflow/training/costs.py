@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
 
 PEAK = {
-    "H200": (989e12, 67e12), "H100": (989e12, 67e12), "A100": (312e12, 19.5e12), "L40S": (362e12, 91.6e12),
-    "RTX 4090": (165e12, 82.6e12), "RTX 3090": (71e12, 35.6e12),
+    "H200": (989e12, 494e12, 67e12), "H100": (989e12, 494e12, 67e12), "A100": (312e12, 156e12, 19.5e12),
+    "L40S": (362e12, 183e12, 91.6e12), "RTX 4090": (165e12, 82.6e12, 82.6e12), "RTX 3090": (71e12, 35.6e12, 35.6e12),
 }  # fmt: skip
-"""Dense operations a second in bf16 and in fp32, from NVIDIA's data sheets (SXM parts where there are several)."""
+"""Dense operations a second in bf16, TF32, fp32, from NVIDIA's data sheets (SXM parts where there are several)."""
 
 
-def peak_flops(device: torch.device, precision: str) -> float | None:
+def peak_flops(device: torch.device, precision: Literal["bf16", "tf32", "fp32"]) -> float | None:
     """What a device can do in a second; None where that isn't known."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
     found = next((peak for key, peak in PEAK.items() if key in name), None)
-    return None if found is None else found[0 if precision == "bf16" else 1]
+    return None if found is None else found[("bf16", "tf32", "fp32").index(precision)]
 
 
 def counted(work: Callable[[], object]) -> float:

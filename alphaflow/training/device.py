@@ -34,9 +34,9 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def fp32_products(device: torch.device, *, tf32: bool) -> Iterator[None]:
-    """While it lasts, products of fp32 matrices run in TF32 on a GPU, or exactly; afterwards as before."""
-    if device.type != "cuda":
+def fp32_products(device: torch.device, tf32: bool | None) -> Iterator[None]:
+    """While it lasts, products of fp32 matrices run in TF32 on a GPU, or exactly; with None as PyTorch is set."""
+    if device.type != "cuda" or tf32 is None:
         yield
         return
     before = torch.get_float32_matmul_precision()

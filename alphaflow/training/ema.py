@@ -62,12 +62,16 @@ def average_name(average: Average, first: bool) -> str:
     return f"ema-width-{average.width:g}" if isinstance(average, PowerLaw) else f"ema-{average:g}"
 
 
+RAMP = 0.05
+"""An average's half-life is at most this share of its updates so far."""
+
+
 class EMA:
     """A copy of a network whose parameters average those of the network in training.
 
     θ_ema ← d·θ_ema + (1 − d)·θ. After k updates d is the smaller of the decay and 2^(−20/k), whose half-life is 5 % of
-    these updates, so that the random start is soon forgotten (EDM, arXiv 2206.00364; α-Flow's official runs); or d is
-    a power law's. Buffers are copied.
+    these updates (0 at k = 0), so that the random start is soon forgotten (EDM, arXiv 2206.00364; α-Flow's official
+    runs); or d is a power law's. Buffers are copied.
 
     Args:
         model: the network in training.
@@ -98,7 +102,7 @@ class EMA:
         if isinstance(self.decay, PowerLaw):
             decay = self.decay.decay(self.updates)
         else:
-            decay = min(self.decay, 0.5 ** (20 / max(self.updates, 1e-9)))
+            decay = min(self.decay, 0.5 ** (1 / (RAMP * self.updates))) if self.updates else 0.0
         torch._foreach_lerp_(self._average, self._source, 1 - decay)
         for average, source in self._buffers:
             average.copy_(source)

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Setup(Compact):
-    """How a recipe is run on a machine. It changes speed and memory; what is trained stays the same.
+    """How a recipe is run on a machine. It changes speed and memory; what is trained stays the same, but for rounding.
 
     Args:
         precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32; None for the
             recipe's.
-        tf32: whether products of fp32 matrices may run in TF32 on a GPU; None for the recipe's.
+        tf32: whether products of fp32 matrices run in TF32 on a GPU; None for the recipe's.
         accumulate: a batch is worked on in so many parts, one after another; their gradients add up.
         recompute: keep less of the forward pass and compute it again in the backward pass (activation checkpointing),
             for networks with an attribute ``recompute``, as `DiT`.
@@ -133,7 +133,7 @@ class Engine:
     def gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         """The loss of this process's part of a batch; the gradient of the whole batch is left in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
-        with fp32_products(self.device, tf32=bool(self.setup.tf32)):
+        with fp32_products(self.device, self.setup.tf32):
             return self._gradient(batch, step, generator)
 
     def _gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:

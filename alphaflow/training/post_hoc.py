@@ -30,9 +30,10 @@ def post_hoc_average(run: Path | str, width: float, step: int | None = None) -> 
         step: of the average; None for the last checkpoint.
 
     Raises:
-        UserError: the run kept none, or has no such checkpoint.
+        UserError: it is no run, kept none, or has no such checkpoint.
     """
     folder = RunFolder(run)
+    folder.read()
     end = step_of(folder.checkpoint_of(step))
     kept: list[tuple[Path, float, float]] = []
     for place in folder.checkpoints():

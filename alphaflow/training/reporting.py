@@ -126,7 +126,8 @@ class Reporter:
         if self.engine.flops is None:
             return {}
         rate = 3 * self.engine.flops * taken["samples_per_second"] / self.engine.world.size
-        peak = peak_flops(self.engine.device, self.engine.setup.precision or "fp32")
+        setup = self.engine.setup
+        peak = peak_flops(self.engine.device, "bf16" if setup.precision == "bf16" else "tf32" if setup.tf32 else "fp32")
         return {"tflops": rate / 1e12, **({} if peak is None else {"mfu": rate / peak})}
 
     def _logged(self, step: int) -> MetricsLog:

@@ -22,7 +22,7 @@ from . import checkpoint
 _KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}
 
 SECOND_TIME = "t - r"
-"""The second time that alphaflow's networks embed, as run.json has it. Runs without a word of it embedded r."""
+"""The second time that alphaflow's networks embed, as run.json has it; before it did, they embedded r."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,9 @@ class RunFolder:
         if origin.text:
             with replacing(self.recipe) as beside:
                 beside.write_text(origin.text, encoding="utf-8")
-        stamp = {"second_time": SECOND_TIME, "versions": versions()}
-        stamp["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+        stamp = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+        if record.get("model") is not None:
+            stamp["second_time"] = SECOND_TIME
         origin_record = {name: value for name, value in asdict(origin).items() if name != "text"}
         write_json(self.record, {"recipe": origin_record, **record, **stamp})
 
@@ -160,7 +161,7 @@ class RunFolder:
         if missing:
             raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")
         if record["model"] is not None and record.get("second_time") != SECOND_TIME:
-            raise UserError(f"{self.path} {checkpoint.OLD}")
+            raise UserError(f"{self.path} {checkpoint.EMBEDS_R}")
         return record
 
     def origin(self) -> Origin:
