@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class UserError(ValueError):
     """Something the user gave can't be used.
@@ -9,3 +11,8 @@ class UserError(ValueError):
     The message is one line that says what is wrong, where, and what to do about it. The command line prints it as it
     is and exits with status 2; in Python it is an ordinary ``ValueError``.
     """
+
+
+def is_number(value: object) -> bool:
+    """Whether a value that a user gave is a finite number: no text, no NaN, no True."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

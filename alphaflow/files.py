@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -32,12 +33,41 @@ def replacing(path: Path) -> Iterator[Path]:
 def put(beside: Path, path: Path) -> None:
     """Renames a file or a folder into its place; what stands there is replaced."""
     if beside.is_dir() and path.exists():
-        old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+        old = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.old.tmp")
         path.replace(old)
         beside.replace(path)
         remove(old)
     else:
         beside.replace(path)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half-written in a folder, and puts back what they were about to replace.
+
+    Only what bears a name that is given here, and whose process is no longer there.
+    """
+    for leftover in folder.glob(".*.tmp"):
+        found = re.fullmatch(r"\.(.+)\.(?:(\d+)-[0-9a-f]{8}(\.old)?|writing)\.tmp", leftover.name)
+        if found is None or (found[2] is not None and _runs(int(found[2]))):
+            continue
+        place = leftover.with_name(found[1])
+        if found[3] and not place.exists():
+            leftover.rename(place)
+        else:
+            remove(leftover)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number is there, and not this one."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's; or a number that no process can have
+        return process < 2**31
+    return True
 
 
 def sha256(path: Path) -> str:
@@ -60,8 +90,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, if it is there."""
+    """Removes a file or a whole folder, if it is there. A folder goes at once, or it is swept later."""
     if path.is_dir() and not path.is_symlink():
+        if not path.name.endswith(".tmp"):
+            going = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            path = path.rename(going)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, is_number
 from .printing import Compact
 from .types import Cond, Model, PerSample, Sample, Time, Upcast, inside
 
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 def check_interval(interval: Interval) -> None:
     """Raises UserError, a ValueError, unless 0 ≤ t_min < t_max ≤ 1."""
     low, high = interval
-    if not 0 <= low < high <= 1:
+    if not (is_number(low) and is_number(high) and 0 <= low < high <= 1):
         raise UserError(f"a guidance interval needs 0 <= t_min < t_max <= 1, got {low},{high}")
 
 
@@ -209,6 +209,8 @@ class CFG(Compact):
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
+        if not is_number(self.scale):
+            raise UserError(f"a guidance scale is a finite number, 1 for none, got {self.scale!r}")
 
     def applies(self, t: float) -> bool:
         """Whether an evaluation at time t is to be guided: inside the interval, unless the scale is 1."""

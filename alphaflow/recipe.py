@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import UserError
+from .errors import UserError, is_number
 from .schedules import value_at
 
 if TYPE_CHECKING:
@@ -72,16 +72,27 @@ class Recipe:
     tf32: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"a recipe needs at least 1 step, got steps={self.steps}")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise UserError(f"a recipe needs at least 1 step, a whole number, got steps={self.steps!r}")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"the precision is fp32 or bf16, got {self.precision!r}")
         averages = self.ema if isinstance(self.ema, tuple) else (self.ema,)
-        wrong_decay = [d for d in averages if isinstance(d, int | float) and not 0 <= d < 1]
+        wrong_decay = [d for d in averages if not hasattr(d, "decay") and not (is_number(d) and 0 <= d < 1)]
         if wrong_decay or not averages:
-            raise UserError(f"the EMA decay must lie in [0, 1), got {self.ema}")
-        if not value_at(self.lr, 0) >= 0:
-            raise UserError(f"the learning rate must not be negative, got {value_at(self.lr, 0)}")
+            raise UserError(f"the EMA decay must lie in [0, 1), or be a PowerLaw, got {self.ema!r}")
+        if not callable(self.lr) and not is_number(self.lr):
+            raise UserError(f"the learning rate is a finite number or a schedule, got {self.lr!r}")
+        if not (is_number(rate := value_at(self.lr, 0)) and rate >= 0):
+            raise UserError(f"the learning rate must not be negative, nor infinite, got {rate!r}")
+        if self.clip is not None and not (is_number(self.clip) and self.clip > 0):
+            raise UserError(f"clip is a positive norm, or None for no clipping, got {self.clip!r}")
+        optimizer: Any = self.optimizer
+        if optimizer is not None and not callable(optimizer):
+            kind = type(optimizer).__name__
+            raise UserError(f"optimizer is a function of the parameters, lambda p: {kind}(p), not an optimiser")
+        samplers: Any = self.samplers
+        if not isinstance(samplers, Mapping):
+            raise UserError(f"samplers are given by their evaluations, {{1: ODE(1)}}, not as {self.samplers!r}")
         trained = getattr(getattr(self.objective, "guidance", None), "inputs", False)
         taken = getattr(self.model, "takes_guidance", None)  # a network of the user's own need not say
         if taken is not None and bool(taken) != trained:

@@ -41,8 +41,8 @@ class _Grid(Compact):
 
     def __post_init__(self) -> None:
         if self.times is None:
-            if self.steps is None or self.steps < 1:
-                raise ValueError(f"{type(self).__name__} needs at least 1 step, got {self.steps}")
+            if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+                raise ValueError(f"{type(self).__name__} needs at least 1 step, a whole number, got {self.steps!r}")
             return
         check_grid(self.times)
         if self.steps not in (None, len(self.times) - 1):

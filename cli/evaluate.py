@@ -93,9 +93,12 @@ def evaluate(
 ) -> None:
     """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
     from alphaflow.evaluation.evaluate import evaluate as measure
+    from alphaflow.evaluation.result import check_json
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
+    if json is not None:
+        check_json(json)
     found = find_device(device)
     world = join(found)
     with shown(world.main) as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -38,6 +39,9 @@ def build(arguments: list[str]) -> typer.Typer:
 def main() -> None:
     """Runs the command line on the process's arguments."""
     arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no α shows something else
+            stream.reconfigure(errors="replace")
     with one_line("--debug" in arguments):
         status = build(arguments)(args=arguments, prog_name="alphaflow", standalone_mode=False)
         raise SystemExit(status or 0)

@@ -58,7 +58,7 @@ def sample(
     raw: Raw = False,
     batch_size: AtOnce = None,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that are in the folder.")] = False,
     debug: Debug = False,
 ) -> None:
     """Sample from a run. Writes the samples and, beside the folder, a picture of the first; clips playing together."""

@@ -27,7 +27,7 @@ def stats(
     weights: WeightsOption = None,
     batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace statistics that are there.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write statistics of real pictures or clips, for `evaluate --reference OUT`. Under torchrun, work is shared."""

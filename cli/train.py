@@ -52,7 +52,7 @@ def train(
     """Train a recipe. `alphaflow train RECIPE --help` lists the recipe's own parameters too.
 
     Under torchrun, `torchrun --nproc-per-node 8 -m alphaflow train RECIPE`, the processes share each batch.
-    SIGINT, SIGTERM or SIGUSR1: it finishes the step, saves, and ends with status 130, 143 or 138.
+    SIGINT, SIGTERM, SIGUSR1 or SIGHUP: it finishes the step, saves, and ends with status 130, 143, 138 or 129.
     """
     from alphaflow.diagnostics.probe import Probe
     from alphaflow.recipe import find_recipe
@@ -139,10 +139,15 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder) -> None:
     picture = folder.samples(trainer.step)
     if trainer.stopped:
         name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
-        print(f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume goes on")
+        trainer.display.say(
+            f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume goes on"
+        )
         return
-    print(f"done: {folder.path} holds {trainer.step} steps" + (f"; samples: {picture}" if picture.is_file() else ""))
-    print(f"next: alphaflow sample {folder.path} --nfe 1   or   alphaflow evaluate {folder.path} --nfe 1,2,4")
+    samples = f"; samples: {picture}" if picture.is_file() else ""
+    trainer.display.say(f"done: {folder.path} holds {trainer.step} steps{samples}")
+    trainer.display.say(
+        f"next: alphaflow sample {folder.path} --nfe 1   or   alphaflow evaluate {folder.path} --nfe 1,2,4"
+    )
 
 
 def command(arguments: list[str]) -> Callable[..., None]:

@@ -10,7 +10,7 @@ import torch
 from alphaflow.errors import UserError
 from alphaflow.evaluation.evaluator import BATCH, Evaluator, Progress
 from alphaflow.evaluation.reference import Reference
-from alphaflow.evaluation.statistics import write_statistics
+from alphaflow.evaluation.statistics import is_ours, write_statistics
 from alphaflow.metrics.catalogue import default_metrics
 from alphaflow.metrics.gather import Statistics
 from alphaflow.metrics.networks import FRAMES
@@ -42,7 +42,7 @@ def make_statistics(
         weights: files of extractors' weights by extractor.
         device: where extractors run.
         batch_size: samples read at once.
-        overwrite: replace the file if it is there.
+        overwrite: replace statistics that are there.
         world: the processes that share the work.
         progress: is told how far it is.
 
@@ -52,10 +52,7 @@ def make_statistics(
     Raises:
         UserError: nothing to read, the file is there, or missing weights.
     """
-    if out.suffix != ".npz":
-        raise UserError(f"statistics are written to an .npz, not to {out.name}")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists; choose another file, or replace it with --overwrite")
+    _check_free(out, overwrite)
     pictures = Reference.of_path(source, size=size, frames=frames, device=device).source
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")
@@ -67,3 +64,12 @@ def make_statistics(
     if found is not None:
         write_statistics(out, found, pictures.name, pictures.class_names)
     return found
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if out.suffix != ".npz":
+        raise UserError(f"statistics are written to an .npz, not to {out.name}")
+    if out.exists() and not is_ours(out):
+        raise UserError(f"{out} is there, which no `alphaflow stats` wrote; choose another file")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists; choose another file, or replace it with --overwrite")

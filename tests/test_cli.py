@@ -83,7 +83,7 @@ def test_train_sample_evaluate(cli: Cli, small_run: Path, tmp_path: Path) -> Non
 
     done = cli("sample", small_run, "--count", "20", "--classes", "3,7", "--nfe", "2", "--out", tmp_path / "s")
     assert done.status == 0, done.err
-    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["3", "7"]
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [".alphaflow.json", "3", "7"]
     assert len(list((tmp_path / "s").rglob("*.png"))) == 20
     assert Image.open(tmp_path / "s.png").size == ((10 * 9 - 1) * 8, (2 * 9 - 1) * 8)
 
@@ -235,7 +235,11 @@ def test_wrong_runs(here: Cli, small_run: Path, tmp_path: Path) -> None:
     (broken / "run.json").write_text("{}")
     fails(here("sample", broken), "run.json is incomplete")
     fails(here("train", "digits", "--out", broken, "--resume"), "run.json is incomplete")
-    fails(here("sample", small_run, "--out", broken), "not empty", "--overwrite")
+    for more in ((), ("--overwrite",)):  # a run's folder is no samples'
+        done = here("sample", small_run, "--out", broken, *more)
+        fails(done, "no `alphaflow sample` wrote", "another --out")
+        assert "--overwrite" not in done.err
+    assert (broken / "run.json").is_file()
 
 
 def test_flow_matching_samples_with_a_flow_solver(cli: Cli, tmp_path: Path) -> None:
@@ -304,9 +308,43 @@ def test_broken_modules(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_users_own_picture_is_not_overwritten(cli: Cli, small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "pics.png").write_text("precious")
-    fails(cli("sample", small_run, "--count", "4", "--out", tmp_path / "pics"), "pics.png exists", "--overwrite")
+    for more in ((), ("--overwrite",)):
+        done = cli("sample", small_run, "--count", "4", "--out", tmp_path / "pics", *more)
+        fails(done, "pics.png is there, which no `alphaflow sample` wrote", "another --out")
     assert (tmp_path / "pics.png").read_text() == "precious"
     assert not (tmp_path / "pics").exists()
+
+
+def test_only_what_a_command_wrote_is_replaced(here: Callable[..., Any], small_run: Path, tmp_path: Path) -> None:
+    """Samples: the run itself, a file, a folder with a file of somebody's; statistics and results: other files."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(small_run, run)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    (tmp_path / "file").write_text("precious")
+    for place in (run, run / "checkpoints", tmp_path / "file"):
+        fails(here("sample", run, "--count", "2", "--out", place, "--overwrite"), "choose another --out")
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert (tmp_path / "file").read_text() == "precious"
+
+    assert here("sample", run, "--count", "4", "--out", out).status == 0
+    fails(here("sample", run, "--count", "4", "--out", out), "earlier samples", "--overwrite")
+    assert here("sample", run, "--count", "2", "--out", out, "--overwrite").status == 0
+    assert len(list(out.rglob("*.png"))) == 2
+    (out / "0" / "mine.txt").write_text("precious")
+    fails(here("sample", run, "--count", "2", "--out", out, "--overwrite"), "mine.txt is there", "another --out")
+    (out / "0" / "mine.txt").unlink()
+    (out / "empty of mine").mkdir()
+    fails(here("sample", run, "--count", "2", "--out", out, "--overwrite"), "empty of mine is there")
+    (out / "empty of mine").rmdir()
+    assert here("sample", run, "--count", "3", "--out", out, "--overwrite").status == 0
+
+    for name in ("stats.npz", "result.json"):
+        (tmp_path / name).write_text("{}")
+    fails(
+        here("stats", out, tmp_path / "stats.npz", "--metrics", "pixel-fd", "--overwrite"), "no `alphaflow stats` wrote"
+    )
+    fails(here("evaluate", run, "--json", tmp_path / "result.json"), "no `alphaflow evaluate` wrote")
+    assert (tmp_path / "stats.npz").read_text() == (tmp_path / "result.json").read_text() == "{}"
 
 
 def test_greyscale_folders_measure_like_the_run(cli: Cli, small_run: Path, tmp_path: Path) -> None:

@@ -392,7 +392,7 @@ def test_state_that_is_no_plain_value_is_said_at_once(tmp_path: Path) -> None:
 def test_a_killed_replacement_is_put_back(tmp_path: Path) -> None:
     from alphaflow.training.run_folder import RunFolder
 
-    place = tmp_path / "checkpoints" / ".step-00000008.17.old.tmp"
+    place = tmp_path / "checkpoints" / ".step-00000008.4194305-0123abcd.old.tmp"
     place.mkdir(parents=True)
     (tmp_path / "checkpoints" / ".step-00000009.writing.tmp").mkdir()
     RunFolder(tmp_path).sweep()
@@ -422,6 +422,26 @@ def test_checkpoints_that_stay(tmp_path: Path) -> None:
     assert [row["eval/own"] for row in rows if "eval/own" in row][3] == 0.5
     with pytest.raises(af.UserError, match="last >= 1"):
         af.Keep(last=0)
+
+
+@pytest.mark.parametrize(("value", "best"), [("pixel-recall_1", 6), ("pixel-fd_1", 4), ("own", 4)])
+def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp_path: Path) -> None:
+    class Falling:
+        """0.9, 0.1, 0.95, 0.5 at steps 2, 4, 6, 8."""
+
+        every = 2
+
+        def __init__(self) -> None:
+            self.values = iter([0.9, 0.1, 0.95, 0.5])
+
+        def __call__(self, recipe: af.Recipe, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+            return {value: next(self.values)}
+
+    keep = af.Keep(last=1, best=value)
+    made = recipe(steps=8)
+    af.Trainer(made, out=tmp_path / "run", checkpoint_every=2, keep=keep, evaluation=Falling()).fit()
+    saved = [int(place.name[5:]) for place in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert saved == [best, 8]
 
 
 def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:

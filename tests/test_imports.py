@@ -105,7 +105,7 @@ def test_files_and_functions_stay_small() -> None:
     files = [file for _, file in sources()] + sorted((ROOT / "recipes").glob("*.py"))
     for file in files:
         text = file.read_text(encoding="utf-8")
-        assert text.count("\n") <= 300, f"{file} has {text.count(chr(10))} lines"
+        assert text.count("\n") <= 350, f"{file} has {text.count(chr(10))} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
                 lines = node.end_lineno - node.lineno + 1

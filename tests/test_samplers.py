@@ -94,6 +94,11 @@ def test_same_seed_same_bits(gaussian: Any, noise: Tensor) -> None:
         (lambda: af.ODE(3, times=(1.0, 0.5, 0.0)), "2 steps, not 3"),
         (lambda: af.ODE(1, solver="rk4"), "solver"),  # type: ignore[arg-type]
         (lambda: af.Consistency(0), "at least 1 step"),
+        (lambda: af.ODE(1.5), "whole number"),  # type: ignore[arg-type]
+        (lambda: af.ODE(True), "whole number"),
+        (lambda: af.CFG(float("nan")), "finite number"),
+        (lambda: af.CFG("2"), "finite number"),  # type: ignore[arg-type]
+        (lambda: af.CFG(2.0, (float("nan"), 1.0)), "interval"),
     ],
 )
 def test_wrong_settings(make: Any, message: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from safetensors.torch import load_file
 
 import alphaflow as af
 from alphaflow.describe import describe, rebuild
-from alphaflow.training.logging import Display, MetricsLog
+from alphaflow.training.checkpoint import damage
+from alphaflow.training.logging import Display, Lines, MetricsLog
+from alphaflow.training.run_folder import RunFolder, step_of
+from alphaflow.training.saving import Keep
 
 
 def recipe(steps: int = 12, **options: Any) -> af.Recipe:
@@ -321,12 +326,168 @@ def test_networks_with_dropout_and_tied_weights_resume_exactly(tmp_path: Path) -
 
 def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     af.Trainer(recipe(2), out=tmp_path / "run").fit()
-    leftover = tmp_path / "run" / "checkpoints" / ".step-00000003.4711.tmp"
-    leftover.mkdir()
-    (leftover / "model.safetensors").write_bytes(b"half")
-    (tmp_path / "run" / "checkpoints" / "step-00000009.bak").mkdir()
+    saved = tmp_path / "run" / "checkpoints"
+    gone = [saved / ".step-00000003.writing.tmp", saved / f".step-00000001.{2**22 + 1}-0123abcd.tmp"]
+    for leftover in gone:
+        leftover.mkdir()
+        (leftover / "model.safetensors").write_bytes(b"half")
+    (saved / "step-00000009.bak").mkdir()
+    kept = [tmp_path / "run" / ".mine.tmp", tmp_path / "run" / "notes" / ".a.writing.tmp"]
+    kept += [tmp_path / "run" / f".other.{os.getppid()}-0123abcd.tmp"]  # of a process that is there
+    kept[1].parent.mkdir()
+    for file in kept:
+        file.write_text("precious")
+    whole = saved / "step-00000002"
+    whole.rename(saved / f".step-00000002.{2**22 + 1}-0123abcd.old.tmp")  # about to be replaced
     assert af.Trainer(recipe(2), out=tmp_path / "run", resume=True).step == 2
-    assert not leftover.exists()
+    assert whole.is_dir()
+    assert not any(leftover.exists() for leftover in gone)
+    assert [file.read_text() for file in kept] == ["precious"] * 3
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    af.Trainer(recipe(2), out=tmp_path / "run", checkpoint_every=2).fit()
+    saved = tmp_path / "run" / "checkpoints"
+    for step in (99_999_999, 100_000_000):
+        shutil.copytree(saved / "step-00000002", saved / f"step-{step}")
+    folder = RunFolder(tmp_path / "run")
+    assert [step_of(place) for place in folder.checkpoints()] == [2, 99_999_999, 100_000_000]
+    assert folder.last_checkpoint().name == "step-100000000"
+    Keep(last=1).remove_from(folder)
+    assert [step_of(place) for place in folder.checkpoints()] == [100_000_000]
+
+
+def test_a_removal_that_is_killed_leaves_nothing_that_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    af.Trainer(recipe(4), out=tmp_path / "run", checkpoint_every=2).fit()
+    folder = RunFolder(tmp_path / "run")
+
+    def killed(path: Path) -> None:
+        (path / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alphaflow.files.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Keep(last=1).remove_from(folder)
+    monkeypatch.undo()
+    assert [step_of(place) for place in folder.checkpoints()] == [4]
+    folder.sweep()
+    assert [place.name for place in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_manifest_without_files_is_not_whole(tmp_path: Path) -> None:
+    af.Trainer(recipe(2), out=tmp_path / "run").fit()
+    place = tmp_path / "run" / "checkpoints" / "step-00000002"
+    assert not damage(place)
+    (place / "manifest.json").write_text('{"step": 2, "values": {}, "files": {}}')
+    assert "manifest.json is missing or damaged" in damage(place)
+
+
+def test_fit_goes_on_after_a_signal(tmp_path: Path) -> None:
+    """In one process: a signal ends `fit`, the next call trains to the end. A closed terminal is such a signal."""
+
+    class Closing(Display):
+        def advance(self) -> None:
+            if trainer.step == 2:
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    trainer = af.Trainer(recipe(5), out=tmp_path / "run", display=Closing())
+    trainer.fit()
+    assert (trainer.stopped, trainer.stop.signal, trainer.step) == (True, signal.SIGHUP, 3)
+    trainer.fit()
+    assert (trainer.stopped, trainer.step) == (False, 5)
+
+
+def test_what_fails_in_showing_ends_no_run(tmp_path: Path) -> None:
+    """Pictures, measurements, lines and bars that raise; metrics.jsonl removed. The checkpoint is there first."""
+
+    class Broken(Display):
+        def row(self, row: Any) -> None:
+            raise UnicodeEncodeError("latin-1", "α", 0, 1, "no such character")
+
+        def advance(self) -> None:
+            raise BrokenPipeError
+
+        def say(self, message: str) -> None:
+            said.append(message)
+            raise OSError(28, "No space left on device")
+
+    class Measuring:
+        every = 2
+
+        def __call__(self, recipe: Any, model: Any, device: Any) -> dict[str, float]:
+            if trainer.step == 2:
+                (tmp_path / "run" / "metrics.jsonl").unlink()
+            raise ZeroDivisionError("of an evaluation")
+
+    said: list[str] = []
+    made = recipe(4, samplers={1: Failing()})
+    trainer = af.Trainer(
+        made, out=tmp_path / "run", display=Broken(), evaluation=Measuring(), sample_every=2, log_every=1
+    )
+    trainer.fit()
+    assert trainer.step == 4
+    assert any("no picture at step 2: KeyError: 'of a picture'" in line for line in said)
+    assert any("nothing measured at step 4: ZeroDivisionError" in line for line in said)
+    assert not damage(tmp_path / "run" / "checkpoints" / "step-00000004")
+    rows = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [3, 4]  # after the file was removed
+
+
+class Failing:
+    """A sampler that can't draw."""
+
+    nfe = 1
+
+    def __call__(self, *_: Any) -> Any:
+        raise KeyError("of a picture")
+
+
+def test_the_checkpoint_is_written_before_its_picture(tmp_path: Path) -> None:
+    class Dying(Failing):
+        def __call__(self, *_: Any) -> Any:
+            raise SystemExit("killed while drawing")
+
+    with pytest.raises(SystemExit):
+        af.Trainer(recipe(2, samplers={1: Dying()}), out=tmp_path / "run", sample_every=2).fit()
+    assert af.Trainer(recipe(2), out=tmp_path / "run", resume=True).step == 2
+
+
+def test_a_dataset_does_not_end_training() -> None:
+    """One that wants to end the process, with status 0 at that; and one that comes to an end."""
+
+    class Leaving(af.Digits):
+        def fetch(self, indices: Any, generator: Any = None) -> Any:
+            raise SystemExit(0)
+
+    class Ending(af.Digits):
+        def __iter__(self) -> Any:
+            yield next(super().__iter__())
+
+    for kind in (Leaving, Ending):
+        with pytest.raises(RuntimeError, match=f"{kind.__name__} must go on without end"):
+            af.Trainer(recipe(2, dataset=kind(batch_size=16))).fit()
+
+
+def test_a_run_folder_that_vanished_is_not_done(tmp_path: Path) -> None:
+    class Removing(Display):
+        def advance(self) -> None:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    with pytest.raises(af.UserError, match=r"lost its run\.json"):
+        af.Trainer(recipe(2), out=tmp_path / "run", display=Removing()).fit()
+
+
+def test_lines_go_on_after_a_rollback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training went back: a row's seconds begin anew, the clock does not."""
+    now = iter([0.0, 11.0, 22.0])
+    monkeypatch.setattr("alphaflow.training.logging.time.monotonic", lambda: next(now))
+    lines = Lines(10.0)
+    lines.start(0, 100)
+    for step, seconds in ((10, 50.0), (5, 0.5), (8, 1.0)):
+        lines.row({"step": step, "seconds": seconds, "steps_per_second": 1.0})
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["10/100", "5/100", "8/100"]
 
 
 class Inverted:
@@ -380,8 +541,19 @@ def test_wrong_recipes() -> None:
         dataclasses.replace(recipe(2), steps=0)
     with pytest.raises(af.UserError, match="listed for 2 evaluations takes 3"):
         recipe(2, samplers={2: af.ODE(3)})
-    with pytest.raises(af.UserError, match="EMA decay"):
-        recipe(2, ema=1.0)
+    wrong: list[tuple[str, Any, str]] = [
+        ("ema", 1.0, "EMA decay"), ("ema", None, "EMA decay"), ("ema", "0.9", "EMA decay"), ("ema", (), "EMA decay"),
+        ("lr", "1e-4", "learning rate is a finite number"), ("lr", float("inf"), "finite number"),
+        ("lr", lambda step: float("nan"), "not be negative, nor infinite"), ("lr", -1.0, "not be negative"),
+        ("clip", 0.0, "clip is a positive norm"), ("clip", -1, "clip"), ("clip", float("nan"), "clip"),
+        ("samplers", [af.ODE(1)], "samplers are given by their evaluations"), ("steps", 1.5, "whole number"),
+        ("optimizer", torch.optim.SGD([torch.zeros(1)], lr=1.0), "optimizer is a function"),
+        ("precision", "fp8", "fp32 or bf16"),
+    ]  # fmt: skip
+    for name, value, message in wrong:
+        with pytest.raises(af.UserError, match=message):
+            recipe(**{"steps": 2, name: value})
+    assert recipe(2, ema=(0.9, af.PowerLaw(0.1)), clip=1, lr=af.Constant(1e-3)).clip == 1
     with pytest.raises(af.UserError, match="checkpoint_every must be at least 1"):
         af.Trainer(recipe(2), checkpoint_every=0)
     with pytest.raises(af.UserError, match="no device 'warp'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,12 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import replacing, write_json
 from ..plots import grid, save_picture
 from ..types import Labels
 from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
 
 Form = Literal["png", "npz", "mp4", "gif"]
+
+RECORD = ".alphaflow.json"
+"""What says, in a folder of samples, which files they are."""
 
 SHEET, PLAYING = 16, 64
 """Clips in a contact sheet; and in the one in which all play at once."""
@@ -55,24 +59,26 @@ def write_samples(
     labels, as ADM's evaluation reads them. Beside the folder: PLACE.png with the first hundred images, or with the
     first clips as rows of their frames; and, of ``mp4`` and ``gif``, PLACE.mp4 or .gif, in which clips play at once.
 
+    A record in the folder, `RECORD`, says what was written; only what it names is ever replaced.
+
     Args:
         place: the folder.
-        make: makes the samples, 8-bit pixels (n, c, h, w) or (n, c, f, h, w); called once the folder is known to be
-            free.
+        make: makes the samples, 8-bit pixels (n, c, h, w) or (n, c, f, h, w), once the folder is known to be free.
         labels: (n,), or None.
         class_names: by class index.
         form: as `check_form` gives it.
-        overwrite: replace what is there.
+        overwrite: replace samples that were written there before.
         fps: of clips.
 
     Returns:
         The files beside the folder.
 
     Raises:
-        UserError: the folder is there and not empty, or a file beside it is there, and ``overwrite`` is off.
+        UserError: there is something that this didn't write; or samples, and ``overwrite`` is off.
     """
     place = place.resolve()
-    beside_it = _check_free(place, form, overwrite)
+    beside_it = [place.with_name(f"{place.name}.{ending}") for ending in ("png", *([form] if form in _WRITE else []))]
+    _check_free(place, beside_it, overwrite)
     pixels = make()
     with replacing(place) as beside:
         beside.mkdir()
@@ -82,21 +88,34 @@ def write_samples(
             np.savez(beside / "samples.npz", allow_pickle=False, **named)
         else:
             write_each(beside, pixels, labels, class_names, form, fps=fps)
+        write_json(beside / RECORD, {"files": sorted(_files(beside)), "beside": [file.name for file in beside_it]})
     save_picture(_overview(pixels), beside_it[0])
     for movie in beside_it[1:]:
         _WRITE[form](side_by_side(pixels[:PLAYING]), movie, fps)
     return beside_it
 
 
-def _check_free(place: Path, form: Form, overwrite: bool) -> list[Path]:
-    """The files beside the folder, a picture first; refuses what is there."""
-    files = [place.with_name(f"{place.name}.{ending}") for ending in ("png", *([form] if form in _WRITE else []))]
-    taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
-    there = next((file for file in files if file.exists()), None)
-    if not overwrite and (taken or there is not None):
-        which = f"{place} is not empty" if taken else f"{there} exists"
-        raise UserError(f"{which}; choose another --out, or replace it with --overwrite")
-    return files
+def _check_free(place: Path, beside: Sequence[Path], overwrite: bool) -> None:
+    """Refuses what is there, unless it is samples, by their record, and they are to be replaced."""
+    try:
+        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        files, named = set(record["files"]), set(record["beside"])
+    except (OSError, ValueError, KeyError, TypeError):
+        files, named = set(), set()
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{place} is no folder; choose another --out")
+    others = [place / name for name in sorted(_files(place) - files - {RECORD})] if place.exists() else []
+    others += [file for file in beside if file.exists() and file.name not in named]
+    if others:
+        raise UserError(f"{others[0]} is there, which no `alphaflow sample` wrote; choose another --out")
+    if files and not overwrite:
+        raise UserError(f"{place} holds earlier samples; choose another --out, or replace them with --overwrite")
+
+
+def _files(folder: Path) -> set[str]:
+    """What is in a folder, at any depth, but for folders that hold something."""
+    below = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+    return {path.relative_to(folder).as_posix() for path in below}
 
 
 def write_each(

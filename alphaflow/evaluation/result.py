@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -55,7 +56,8 @@ class Result:
         return [row for row in self.rows if row.std or row.seed is None or row.nfe not in averaged]
 
     def write(self, path: Path) -> None:
-        """Writes protocol, rows and warnings as JSON."""
+        """Writes protocol, rows and warnings as JSON; see `check_json`."""
+        check_json(path)
         write_json(path, {**self.protocol, "rows": [asdict(row) for row in self.rows], "warnings": self.warnings})
 
     def append(self, path: Path) -> None:
@@ -89,6 +91,22 @@ class Result:
         writer.writerows(lines)
         with replacing(path) as beside:
             beside.write_text(before + text.getvalue(), encoding="utf-8")
+
+
+def check_json(path: Path) -> None:
+    """Refuses a file that is there and holds no result.
+
+    Raises:
+        UserError: so it is.
+    """
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict) or not {"metrics", "rows", "warnings"} <= there.keys():
+        raise UserError(f"{path} is there, which no `alphaflow evaluate` wrote; choose another file")
 
 
 def over_seeds(rows: Sequence[Measured]) -> Measured:

@@ -79,6 +79,15 @@ def holds_statistics(path: Path) -> bool:
         return False
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is one that `write_statistics` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return str(json.loads(str(arrays["about"]))["format"]).startswith(FORMAT.rpartition(" ")[0])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return False
+
+
 def read_statistics(path: Path) -> StatisticsFile:
     """Reads a file of ours, or another's with ``mu`` and ``sigma`` of Inception.
 

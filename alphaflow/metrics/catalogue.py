@@ -28,6 +28,11 @@ class Value:
     title: str
     form: str = "{:.3f}"
 
+    @property
+    def higher(self) -> bool:
+        """Whether more of it is better."""
+        return "↑" in self.title
+
 
 @dataclass(frozen=True)
 class Metric:

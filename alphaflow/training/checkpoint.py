@@ -78,7 +78,7 @@ def manifest(folder: Path) -> dict[str, Any] | None:
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint, by its manifest; empty if it is whole."""
     known = manifest(folder)
-    if known is None:
+    if known is None or not {MODEL, AVERAGE} <= known["files"].keys():
         return f"{MANIFEST} is missing or damaged"
     for name, about in known["files"].items():
         try:

@@ -52,7 +52,18 @@ class Feed:
         self._state: dict[str, Any] | None = None
 
     def __next__(self) -> Batch:
-        """The next batch, on the device; what the dataset raises."""
+        """The next batch, on the device; what the dataset raises.
+
+        Raises:
+            RuntimeError: it wants to end the process, or ended.
+        """
+        try:
+            return self._next()
+        except (SystemExit, StopIteration) as error:
+            kind = type(error).__name__
+            raise RuntimeError(f"{type(self.dataset).__name__} must go on without end, but raised {kind}") from error
+
+    def _next(self) -> Batch:
         if self._batches is None:
             self._batches = iter(self.parts)
         if not self.ahead:

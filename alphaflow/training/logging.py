@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -38,12 +39,15 @@ class MetricsLog:
             with replacing(file) as beside:
                 beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = file.open("a", encoding="utf-8")
+        self._path, self._file = file, file.open("a", encoding="utf-8")
         self._folder, self._purge = file.parent, keep_until + 1
         self._events: SummaryWriter | None = None
 
     def write(self, row: Row) -> None:
         """Adds a row; ``row["step"]`` is its step."""
+        if not self._path.exists():  # somebody removed it
+            self._file.close()
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in row.items():
@@ -151,6 +155,42 @@ class Display:
         """Shows a line."""
 
 
+class Unfailing(Display):
+    """Another display, whose failures don't matter: a closed terminal or a full disk is no reason to stop training."""
+
+    def __init__(self, inner: Display) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> Self:
+        with suppress(Exception):
+            self._inner.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(Exception):
+            self._inner.__exit__(*error)
+
+    def start(self, step: int, steps: int) -> None:
+        """As the other one."""
+        with suppress(Exception):
+            self._inner.start(step, steps)
+
+    def advance(self) -> None:
+        """As the other one."""
+        with suppress(Exception):
+            self._inner.advance()
+
+    def row(self, row: Row) -> None:
+        """As the other one."""
+        with suppress(Exception):
+            self._inner.row(row)
+
+    def say(self, message: str) -> None:
+        """As the other one."""
+        with suppress(Exception):
+            self._inner.say(message)
+
+
 class Lines(Display):
     """Plain lines, for logs: one every ``seconds`` at most."""
 
@@ -165,8 +205,9 @@ class Lines(Display):
 
     def row(self, row: Row) -> None:
         """Prints the figures."""
-        if row["seconds"] - self._last >= self._seconds or row["step"] == self._steps:
-            self._last = row["seconds"]
+        now = time.monotonic()  # a row's own seconds begin anew where training goes back
+        if now - self._last >= self._seconds or row["step"] == self._steps:
+            self._last = now
             left = (self._steps - row["step"]) / row["steps_per_second"]
             self.say(f"step {row['step']:.0f}/{self._steps}  {figures(row)}  {_clock(left)} left")
 

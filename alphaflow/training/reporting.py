@@ -77,15 +77,12 @@ class Reporter:
         engine = self.engine
         if self.folder is None or not (engine.world.main or engine.split):
             return
-        try:
+        with self._spared(f"no picture at step {step}"):
             picture = sample_picture(engine.recipe, engine.ema.model, engine.device)
-        except UserError as error:  # an autoencoder that can't be loaded here is no reason to stop training
-            self.display.say(f"no picture at step {step}: {error}")
-            return
-        if picture is not None and engine.world.main:
-            with self._room():
-                picture.save(self.folder.samples(step))
-                self._logged(step).picture(picture.images, step)
+            if picture is not None and engine.world.main:
+                with self._room():
+                    picture.save(self.folder.samples(step))
+                    self._logged(step).picture(picture.images, step)
 
     def evaluate(self, evaluation: Evaluation, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
@@ -94,11 +91,10 @@ class Reporter:
         if not (engine.world.main or engine.split or shared):
             return
         world = {"world": engine.world} if shared else {}
-        try:
+        with self._spared(f"nothing measured at step {step}"):
             self.values = evaluation(engine.recipe, engine.ema.model, engine.device, **world)
             self._measured = step
-        except UserError as error:
-            self.display.say(f"nothing measured at step {step}: {error}")
+        if self._measured != step:
             return
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         self.display.say(f"measured at step {step}: {shown}")
@@ -140,6 +136,15 @@ class Reporter:
         if self.folder is not None:
             with self._room():
                 self._logged(int(row["step"])).write(row)
+
+    @contextmanager
+    def _spared(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong in looking at samples is no reason to stop training: it is said."""
+        try:
+            yield
+        except Exception as error:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self.display.say(f"{what}: {kind}{' '.join(str(error).split())[:300]}")
 
     @contextmanager
     def _room(self) -> Iterator[None]:

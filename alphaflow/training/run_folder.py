@@ -16,7 +16,7 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
-from ..files import remove, replacing, write_json
+from ..files import replacing, sweep, write_json
 from . import checkpoint
 
 _KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}
@@ -81,7 +81,7 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
         found = (self.path / "checkpoints").glob("step-*")
-        return sorted(place for place in found if re.fullmatch(r"step-\d{8,}", place.name) and place.is_dir())
+        return sorted((p for p in found if re.fullmatch(r"step-\d{8,}", p.name) and p.is_dir()), key=step_of)
 
     def last_checkpoint(self) -> Path:
         """The newest checkpoint.
@@ -109,12 +109,8 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Removes what a killed process left half-written, and puts back what it was about to replace."""
-        for leftover in self.path.rglob(".*.tmp"):
-            place = leftover.with_name(leftover.name.removeprefix(".").split(".")[0])
-            if leftover.name.endswith(".old.tmp") and not place.exists():
-                leftover.rename(place)
-            else:
-                remove(leftover)
+        for folder in (self.path, self.path / "checkpoints", self.path / "samples"):
+            sweep(folder)
 
     def exists(self) -> bool:
         """Whether a run is there."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from ..errors import UserError
 from ..files import put, remove
+from ..metrics.catalogue import VALUES
 from ..printing import Compact
 from . import checkpoint, state
 from .engine import Engine
@@ -28,7 +29,8 @@ class Keep(Compact):
     Args:
         last: the newest so many; None for all.
         every: also those whose step is a multiple of this.
-        best: also the one with the smallest value of this measurement, for example ``pixel-fd_1``.
+        best: also the one with the best value of this measurement, for example ``pixel-fd_1``: the largest of what
+            is better the larger, ``pixel-recall_1``, and the smallest of all others.
     """
 
     last: int | None = None
@@ -55,12 +57,13 @@ class Keep(Compact):
 
 
 def best_checkpoint(folder: RunFolder, value: str) -> Path | None:
-    """The checkpoint with the smallest value of a measurement; None where none has it."""
-    found = []
+    """The checkpoint with the best value of a measurement; None where none has it."""
+    found, known = [], VALUES.get(value.rpartition("_")[0])
+    sign = -1 if known is not None and known.higher else 1
     for place in folder.checkpoints():
         values = (checkpoint.manifest(place) or {}).get("values", {})
         if math.isfinite(values.get(value, math.nan)):
-            found.append((values[value], place))
+            found.append((sign * values[value], place))
     return min(found)[1] if found else None
 
 
@@ -112,7 +115,8 @@ class Saver:
         error, self._pending = self._pending.exception(), None
         if error is None:
             return ""
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        text = " ".join(str(error).split())
+        return f"{type(error).__name__}: {text if len(text) <= 300 else f'{text[:100]} … {text[-200:]}'}"
 
     def wait(self) -> str:
         """Waits until the last checkpoint is written; what went wrong, as `failure`."""

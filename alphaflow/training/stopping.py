@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)  # SIGUSR1: what clusters send before the time is up
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)  # SIGUSR1: what clusters send before the time is up; SIGHUP: the terminal was closed
 
 
 class Stop:

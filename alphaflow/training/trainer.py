@@ -18,7 +18,7 @@ from .ema import EMA
 from .engine import Engine, Setup
 from .feed import Feed
 from .guard import Guard, Incident, Watch, examine, squared_error
-from .logging import Display, Meter
+from .logging import Display, Meter, Unfailing
 from .reporting import Evaluation, Reporter, describe_run
 from .run_folder import Origin, RunFolder, find_weights, is_of_images
 from .saving import Keep, Saver
@@ -92,7 +92,7 @@ class Trainer:
         self.checkpoint_every = _positive("checkpoint_every", checkpoint_every, tenth)
         self.sample_every = _positive("sample_every", sample_every, tenth)
         self.log_every = _positive("log_every", log_every, 1)
-        self.display = Display() if display is None or not self.world.main else display
+        self.display = Display() if display is None or not self.world.main else Unfailing(display)
 
         self.step, self._loaded = 0, -1
         recipe.model.to(self.device)
@@ -164,7 +164,7 @@ class Trainer:
             UserError: training can't go on (see `Guard`), or the last checkpoint can't be written. What was saved
                 before stays.
         """
-        steps, saved = self.recipe.steps, self._loaded
+        steps, saved, self.stopped = self.recipe.steps, self._loaded, False
         self.model.train()
         self.report.meter = Meter()
         with self.feed, self.display as display, self.stop:
@@ -181,6 +181,8 @@ class Trainer:
                 self.save()
             self.wait()
         self.report.close()
+        if self.folder is not None and self.world.main and not self.folder.exists():
+            raise UserError(f"{self.folder.path} lost its run.json while it was trained: it can't be opened any more")
 
     def _after_step(self, saved: int) -> int:
         """What is due after a step; returns the step that was saved last."""
@@ -192,11 +194,18 @@ class Trainer:
         probing = self.probe is not None and due(self.probe.every)
         if probing or due(self.log_every):
             self.report.row(self.step, self._probed() if probing else {})
-        if due(self.sample_every):
-            self.report.picture(self.step)
         if self.evaluation is not None and due(self.evaluation.every):
             self.report.evaluate(self.evaluation, self.step)
-        if due(self.checkpoint_every) or (self._retry and self.step % max(1, self.checkpoint_every // 10) == 0):
+        drawn = due(self.sample_every)
+        saved = self._saved(saved, due(self.checkpoint_every))
+        if drawn:
+            self.settle()
+            self.report.picture(self.step)
+        return saved
+
+    def _saved(self, saved: int, due: bool) -> int:
+        """Saves if that is due, or if it failed the last time; returns the step that was saved last."""
+        if due or (self._retry and self.step % max(1, self.checkpoint_every // 10) == 0):
             self._retry = False
             broken = self.engine.broken()
             if broken:  # by an optimiser's state that went wrong: what it wrote is not saved
