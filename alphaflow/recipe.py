@@ -99,6 +99,11 @@ class Recipe:
             raise UserError(
                 "guidance as a network input needs both sides: DiT(guidance=True) and guidance=af.GuidanceInputs()"
             )
+        knows, has = getattr(self.model, "classes", None), getattr(self.dataset, "classes", None)
+        if isinstance(knows, int) and knows != has:
+            raise UserError(
+                f"the network has {knows} classes and the data {has or 'none'}; give it classes=dataset.classes"
+            )
         wrong = [(nfe, sampler.nfe) for nfe, sampler in self.samplers.items() if sampler.nfe != nfe]
         if wrong:
             raise UserError(f"the sampler listed for {wrong[0][0]} evaluations takes {wrong[0][1]}; list it under that")

@@ -92,10 +92,17 @@ class Cond:
         return self.drop(torch.ones(first.shape[0], dtype=torch.bool, device=first.device))
 
     def class_index(self, classes: int, batch: int, device: torch.device) -> Labels:
-        """Labels as rows of an embedding of ``classes + 1`` rows, whose last row is 'no class': (b,)."""
+        """Labels as rows of an embedding of ``classes + 1`` rows, whose last row is 'no class': (b,).
+
+        Raises:
+            ValueError: a label is none of these classes' (on a CPU).
+        """
         if self.labels is None:
             return torch.full((batch,), classes, device=device)
-        return torch.where(self.labels == NO_CLASS, classes, self.labels)
+        if self.labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere asking would cost a wait
+            check_labels(self.labels, classes)
+        index = torch.where(self.labels >= classes, classes + 1, self.labels)  # out of range there, not 'no class'
+        return torch.where(self.labels == NO_CLASS, classes, index)
 
     def guidance_at(self, r: Time, t: Time) -> Tensor:
         """``guidance`` (b, 3) as a network takes it in: scale ω, t_min, t_max of each sample.
@@ -210,6 +217,17 @@ class Model(Protocol):
     def __call__(self, z: Sample, r: Time, t: Time, cond: Cond, /) -> Sample:
         """Predicts u."""
         ...
+
+
+def check_labels(labels: Labels, classes: int) -> None:
+    """Raises a ValueError unless all labels are 0 … classes − 1, or `NO_CLASS`."""
+    wrong = ((labels < NO_CLASS) | (labels >= classes)).nonzero()
+    if len(wrong):
+        sample = int(wrong[0])
+        raise ValueError(
+            f"label {int(labels[sample])} of sample {sample} is out of range: labels are 0 to {classes - 1}, "
+            f"or {NO_CLASS} for none"
+        )
 
 
 class Upcast:

@@ -536,6 +536,20 @@ def test_an_objective_that_is_a_plain_function(tmp_path: Path) -> None:
     assert row["own"] == pytest.approx(row["loss"])
 
 
+def test_labels_that_the_data_cannot_have(tmp_path: Path) -> None:
+    class Shifted(af.Digits):
+        """Labelled 1 to 10."""
+
+        def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
+            batch = super().fetch(indices, generator)
+            return af.Batch(batch.x, af.Cond(labels=batch.cond.labels + 1))  # type: ignore[operator]
+
+    with pytest.raises(af.UserError, match=r"Shifted: label 10 of sample \d+ is out of range: labels are 0 to 9"):
+        af.Trainer(recipe(20, dataset=Shifted(batch_size=64))).fit()
+    with pytest.raises(af.UserError, match="the network has 3 classes and the data 10"):
+        recipe(2, model=af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=3))
+
+
 def test_wrong_recipes() -> None:
     with pytest.raises(af.UserError, match="at least 1 step"):
         dataclasses.replace(recipe(2), steps=0)

@@ -41,6 +41,16 @@ def test_class_index() -> None:
     assert af.Cond().null().labels is None
 
 
+def test_labels_are_of_the_classes_or_none() -> None:
+    """1-based labels would train the last class as 'no class'."""
+    for label in (10, 11, -2):
+        with pytest.raises(ValueError, match=f"label {label} of sample 1 is out of range: labels are 0 to 9, or -1"):
+            af.Cond(labels=torch.tensor([3, label, label])).class_index(10, 3, torch.device("cpu"))
+    model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
+    with pytest.raises(ValueError, match="label 10 of sample 0"):
+        af.ODE(1)(model, torch.randn(2, 1, 8, 8), af.Cond(labels=torch.tensor([10, 0])))
+
+
 def test_wrong_conditions() -> None:
     with pytest.raises(ValueError, match="same batch size"):
         af.Cond(labels=torch.tensor([1, 2]), text=torch.zeros(3, 1))

@@ -18,13 +18,14 @@ class PerProcess(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._made: tuple[int, T] | None = None
+        self._made: dict[int, T] = {}
 
     def __call__(self) -> T:
-        """What belongs to the calling process."""
-        if self._made is None or self._made[0] != os.getpid():
-            self._made = os.getpid(), self._make()
-        return self._made[1]
+        """What belongs to the calling process: one and the same in all of its threads."""
+        process = os.getpid()
+        if process not in self._made:
+            self._made.setdefault(process, self._make())  # the first thread's, where two make one
+        return self._made[process]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_make": self._make, "_made": None}
+        return {"_make": self._make, "_made": {}}

@@ -57,7 +57,7 @@ class RemoteShards(IterableDataset[Batch]):
         self.seed = torch.initial_seed() % 2**63 if seed is None else seed
         file = Path(description)
         self.description = Description(file.parent, file.read_text(encoding="utf-8"))
-        self.epoch = 0
+        self.epoch, self._readers = 0, 1
 
     @property
     def fps(self) -> float | None:
@@ -101,10 +101,16 @@ class RemoteShards(IterableDataset[Batch]):
             self.epoch += 1
 
     def share(self, rank: int, world: int) -> None:
-        """Batches of the ``world``-th part of the size; webdataset shares out the shards by torchrun's rank."""
-        if self.batch_size % world:
+        """Batches of the ``world``-th part of the size; webdataset shares out the shards by torchrun's rank.
+
+        Raises:
+            UserError: the batch can't be shared out evenly, or it is shared out among others already.
+        """
+        if self._readers == world:
+            return
+        if self._readers != 1 or self.batch_size % world:
             raise UserError(f"a batch of {self.batch_size} can't be shared out among {world} processes evenly")
-        self.batch_size //= world
+        self.batch_size, self._readers = self.batch_size // world, world
 
     def reorder(self, seed: int) -> None:
         """Goes on in another order."""

@@ -139,7 +139,7 @@ def _of_pictures(
 ) -> tuple[Reference, Sets, dict[str, Any]]:
     """The reference of pictures on disk or in memory, they themselves, and what is recorded of both."""
     _check_there(target, given)
-    found = find_reference(given or "", options, None, device, None)
+    found = find_reference("" if given is None else given, options, None, device, None)
     if isinstance(target, Source):
         return found, [(None, None, target)], {"target": target.name}
     source = open_source(target, **_form(found.shape or None, options), device=device)

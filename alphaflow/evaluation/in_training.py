@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ class Evaluation(Compact):
     seed: int = 0
     reference: Path | str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
-    _evaluator: list[Evaluator] = field(default_factory=list, init=False, compare=False)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         check_metrics(self.metrics)
@@ -62,10 +62,11 @@ class Evaluation(Compact):
         """What is measured of this network, by all processes of ``world``; empty in all but the first."""
         run = Run.of(recipe, model, device)
         options = Options(metrics=self.metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
-        if not self._evaluator:
+        if self._made.get("of") is not recipe.dataset:  # another recipe's measurements have another reference
             given = self.reference
             shape, fps = run.pixel_shape, run.fps
             found = Reference.of_run(run) if given is None else find_reference(given, options, shape, device, fps)
-            self._evaluator.append(Evaluator(self.metrics, found, device=device, weights=self.weights, world=world))
-        rows, _ = measure_sets(self._evaluator[0], samples_of(run, options), options)
+            made = Evaluator(self.metrics, found, device=device, weights=self.weights, world=world)
+            self._made.update(of=recipe.dataset, evaluator=made)
+        rows, _ = measure_sets(self._made["evaluator"], samples_of(run, options), options)
         return dict(flat([row for row in rows if row.nfe is not None]))

@@ -51,8 +51,8 @@ class Images(Source):
         class_names: Sequence[str] | None = None,
         name: str = "images",
     ) -> None:
-        if pixels.ndim not in (4, 5) or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8:
-            raise ValueError(f"images are 8-bit, (n, 1 or 3, …, h, w); got {pixels.dtype} {tuple(pixels.shape)}")
+        if pixels.ndim not in (4, 5) or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8 or not len(pixels):
+            raise ValueError(f"images are 8-bit, (n ≥ 1, 1 or 3, …, h, w); got {pixels.dtype} {tuple(pixels.shape)}")
         self.pixels, self.labels, self.name, self.shape = pixels, labels, name, tuple(pixels.shape[1:])
         known = 0 if labels is None else int(labels.max()) + 1
         self.class_names = [str(i) for i in range(known)] if class_names is None else class_names

@@ -68,7 +68,8 @@ class RunningMoments:
         elif count:
             total = self._count + count
             gap = mean.to(self._mean.device) - self._mean
-            self._scatter += scatter.to(gap.device) + torch.outer(gap, gap) * (self._count * count / total)
+            spread = torch.outer(gap, gap) * (self._count * count / total)
+            self._scatter = self._scatter + scatter.to(gap.device) + spread  # anew: others hold what was there
             self._mean, self._count = self._mean + gap * (count / total), total
 
     def parts(self) -> tuple[int, Tensor, Tensor]:

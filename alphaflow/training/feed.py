@@ -13,7 +13,8 @@ import torch
 
 from ..data.base import Dataset, IndexedDataset
 from ..data.mixture import Mixture
-from ..types import Batch
+from ..errors import UserError
+from ..types import Batch, check_labels
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Feed:
         if self._batches is None:
             self._batches = iter(self.parts)
         if not self.ahead:
-            return next(self._batches).to(self.device)
+            return self._checked(next(self._batches)).to(self.device)
         if self._end is None:
             self._state, stop = self.dataset.state_dict(), threading.Event()
             work = (self.dataset, self._batches, self._queue, stop, self.device.type == "cuda")
@@ -80,7 +81,21 @@ class Feed:
             assert read.error is not None
             raise read.error
         self._state = read.state
-        return read.batch.to(self.device)
+        return self._checked(read.batch).to(self.device)
+
+    def _checked(self, batch: Batch) -> Batch:
+        """Refuses labels that the dataset doesn't have, before a GPU would have to be asked.
+
+        Raises:
+            UserError: so it is.
+        """
+        labels, classes = batch.cond.labels, self.dataset.classes
+        if labels is not None and classes and labels.device.type == "cpu":
+            try:
+                check_labels(labels, classes)
+            except ValueError as error:
+                raise UserError(f"{type(self.dataset).__name__}: {error}") from error
+        return batch
 
     def __enter__(self) -> Feed:
         """Reads for the time of a ``with``."""
