@@ -18,7 +18,7 @@ import alphaflow as af
 from alphaflow.data.base import to_bytes, to_unit
 from alphaflow.data.images import centre_crop, class_folders, decode
 from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
-from alphaflow.data.written import write_samples
+from alphaflow.data.written import folder_names, write_samples
 from alphaflow.evaluation.sources import Source, open_source
 
 
@@ -310,6 +310,23 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         write_samples(tmp_path / "out", fail, None, [])
     write_samples(tmp_path / "out", lambda: torch.ones(1, 1, 4, 4, dtype=torch.uint8), None, [], overwrite=True)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [".alphaflow.json", "000000.png"]
+
+
+def test_names_of_classes_never_leave_the_folder(tmp_path: Path) -> None:
+    names = ["/absolute", "../../up", "..", "", "a\x1b[31mred", "C:\\x", "cat", "Cat", "é ü", ".hidden", "x" * 300]
+    made = folder_names(names)
+    assert made[6:9] == ["cat", "Cat (7)", "é ü"]
+    assert len({name.casefold() for name in made}) == len(names)
+    for name in made:
+        assert Path(name).name == name
+        assert name.isprintable()
+        assert not name.startswith(".")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    pixels = torch.zeros(len(names), 1, 4, 4, dtype=torch.uint8)
+    write_samples(tmp_path / "deep" / "er" / "out", lambda: pixels, torch.arange(len(names)), names)
+    written = list(tmp_path.rglob("0*.png"))
+    assert len(written) == len(names)
+    assert all(path.parent.parent == tmp_path / "deep" / "er" / "out" for path in written)
 
 
 def test_arrays_that_are_none(tmp_path: Path) -> None:

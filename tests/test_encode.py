@@ -469,7 +469,7 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torchrun_and_cluster_arrays_set_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     from alphaflow.cli.encode import _options
 
-    rest = (10, 2, 0, 0.01, None, 2048)
+    rest = (10, 2, 0, 0.01, None, None)
     assert _options("train", None, *rest).shards == 1
     assert (_options("train", "2/5", *rest).shard, _options("train", "2/5", *rest).shards) == (2, 5)
     monkeypatch.setenv("RANK", "3")

@@ -287,6 +287,50 @@ def test_training_draws_on_its_own_generator(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "straight" / "samples" / "step-00000006.png").is_file()
 
 
+def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    """Offsets, shards and labels that can't be, one at a time; and what is said of the files."""
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    right = np.load(place / "index.npy")
+
+    def changed(name: str, row: int, value: int) -> Any:
+        wrong = right.copy()
+        wrong[name][row] = value
+        return wrong
+
+    shifted = right.copy()
+    shifted["offset"] += 4
+    for wrong, message in (
+        (changed("offset", 3, -512), "outside of their shards"),
+        (changed("offset", 3, 2**40), "outside of their shards"),
+        (changed("offset", 3, int(right["offset"][2])), "in one another"),
+        (shifted, "no member of a tar"),
+        (changed("shard", 0, 99), "other samples"), (changed("shard", 0, -1), "other samples"),
+        (right[:-1], "other samples"), (np.concatenate([right, right[:1]]), "other samples"),
+        (changed("label", 5, 5), "among the 5 classes"), (changed("label", 5, -2), "among the 5 classes"),
+        (np.zeros(53), "its rows are float64"),
+    ):  # fmt: skip
+        np.save(place / "index.npy", wrong)
+        with pytest.raises(af.UserError, match=f"index.npy doesn't belong to these shards: .*{message}"):
+            af.LatentShards(place, batch_size=4)
+    (place / "index.npy").write_bytes(b"cut")
+    with pytest.raises(af.UserError, match=r"index\.npy can't be read"):
+        af.LatentShards(place, batch_size=4)
+    np.save(place / "index.npy", right)
+    assert len(af.LatentShards(place, batch_size=4)) == N
+
+    record = json.loads((place / "dataset.json").read_text())
+    other = {"file": "../elsewhere.tar", "bytes": 1, "samples": 1, "sha256": ""}
+    for change, message in (
+        ({"shards": [other]}, "no file in this folder"), ({"shards": [{}]}, "no 'file'"),
+        ({"stored_shape": [1, 4, 4]}, "hold no samples"), ({"shape": "x"}, "invalid literal"),
+        ({"shift": [0.0, 0.0]}, "one number for each channel"),
+    ):  # fmt: skip
+        (place / "dataset.json").write_text(json.dumps({**record, **change}))
+        with pytest.raises(af.UserError, match=f"dataset.json is damaged .*{message}"):
+            af.LatentShards(place, batch_size=4)
+
+
 def test_an_autoencoder_that_is_missing_does_not_stop_training(folder: Path, tmp_path: Path) -> None:
     latents = af.LatentShards(folder, batch_size=8, seed=1)
     model = af.DiT(latents.shape, patch=2, depth=1, width=16, heads=2, classes=latents.classes)

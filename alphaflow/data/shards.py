@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +26,9 @@ from .kinds import ENCODING, Kind
 DATASET, INDEX = "dataset.json", "index.npy"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("label", "<i4")])
 """A sample's shard, where its array begins in it, and its label (−1 for none)."""
+
+HEADER, BLOCK = 128, 512
+"""Bytes of an array's header, and of a tar's blocks, at which its members begin."""
 
 CACHED = 2**20
 """Bytes of samples that are read and widened at once."""
@@ -56,19 +60,31 @@ class Description:
         try:
             self.record: dict[str, Any] = json.loads(text)
             finished = self.record["finished"]
+            if finished:
+                self._take(self.record)
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.place / DATASET} is damaged ({error}); encode again, or restore it") from error
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{self.place / DATASET} is damaged ({reason}); encode again, or restore it") from error
         if not finished:
             raise UserError(
                 f"{place} isn't finished: run the same `alphaflow encode` again, it goes on where it stopped"
             )
-        self.stored: tuple[int, ...] = tuple(self.record["stored_shape"])
-        self.shape: tuple[int, ...] = tuple(self.record["shape"])
-        self.posterior: bool = self.record["posterior"]
-        self.class_names: list[str] = self.record["class_names"]
-        self.shards: list[dict[str, Any]] = self.record["shards"]
-        self.fps: float | None = self.record.get("fps")
-        self.normalisation = Normalisation(tuple(self.record["shift"]), tuple(self.record["scale"]))
+
+    def _take(self, record: dict[str, Any]) -> None:
+        """What the record says, checked as far as others rely on it without looking."""
+        self.stored: tuple[int, ...] = tuple(int(n) for n in record["stored_shape"])
+        self.shape: tuple[int, ...] = tuple(int(n) for n in record["shape"])
+        self.posterior: bool = record["posterior"]
+        self.class_names: list[str] = [str(name) for name in record["class_names"]]
+        self.shards: list[dict[str, Any]] = record["shards"]
+        self.fps: float | None = record.get("fps")
+        self.normalisation = Normalisation(tuple(record["shift"]), tuple(record["scale"]))
+        self.normalisation.tensors(torch.empty(1, *self.shape, device="meta"))
+        if min(self.stored, default=0) < 1 or self.stored != (self.shape[0] * (1 + self.posterior), *self.shape[1:]):
+            raise ValueError(f"arrays of {self.stored} hold no samples of {self.shape}")
+        for shard in self.shards:
+            if Path(shard["file"]).name != shard["file"] or int(shard["bytes"]) < 0 or int(shard["samples"]) < 0:
+                raise ValueError(f"{shard['file']!r} is no file in this folder")
 
     def autoencoder(self) -> Autoencoder | None:
         """The autoencoder that the shards were made with; None where it is the user's own."""
@@ -155,7 +171,7 @@ class LatentShards(IndexedDataset):
                 f"{path} holds {found}, {self.description.shape}, and {wanted} are wanted; give shards that "
                 f"`alphaflow encode {ENCODING[wanted]}` made, or a recipe for {found}"
             )
-        self._index = np.load(self.path / INDEX, allow_pickle=False, mmap_mode=None)
+        self._index = self._checked_index()
         self._maps: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         broken = [(i, reason) for i in range(len(self.description.shards)) if (reason := self._check(i))]
         if broken and damaged == "raise":
@@ -234,6 +250,39 @@ class LatentShards(IndexedDataset):
             f"the shard {file} is damaged: its sample at byte {offset} is not finite; encode it again (remove it and "
             'run the same command), or leave damaged shards out with hashes=True, damaged="skip"'
         )
+
+    def _checked_index(self) -> np.ndarray[Any, Any]:
+        """index.npy, if it belongs to these shards.
+
+        Raises:
+            UserError: it can't be read, or doesn't.
+        """
+        file, about = self.path / INDEX, self.description
+        try:
+            index: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{file} can't be read ({error}); run the same `alphaflow encode` again") from error
+        size, count = 2 * math.prod(about.stored), len(about.shards)
+        lengths, samples = (np.array([shard[key] for shard in about.shards], np.int64) for key in ("bytes", "samples"))
+
+        def problem() -> str:
+            if index.dtype != INDEX_DTYPE or index.ndim != 1:
+                return f"its rows are {index.dtype}"
+            shard, offset, label = (index[name].astype(np.int64) for name in ("shard", "offset", "label"))
+            if not ((shard >= 0) & (shard < count)).all() or (np.bincount(shard, minlength=count) != samples).any():
+                return "it lists other samples than dataset.json counts"
+            if not ((label >= -1) & (label < len(about.class_names))).all():
+                return f"its labels are not all among the {len(about.class_names)} classes"
+            order = np.lexsort((offset, shard))
+            nearer = (np.diff(offset[order]) < size) & (np.diff(shard[order]) == 0)
+            if nearer.any() or (offset < HEADER).any() or (offset + size > lengths[shard]).any():
+                return "its samples lie outside of their shards, or in one another"
+            return "" if ((offset - HEADER) % BLOCK == 0).all() else "its samples begin where no member of a tar does"
+
+        wrong = problem()
+        if wrong:
+            raise UserError(f"{file} doesn't belong to these shards: {wrong}; run the same `alphaflow encode` again")
+        return index
 
     def _map(self, shard: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """A shard's bytes, mapped. By torch, which keeps no file open: there may be more shards than open files."""

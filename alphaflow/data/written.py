@@ -128,8 +128,9 @@ def write_each(
     fps: float = FPS,
 ) -> None:
     """Writes 8-bit pixels (n, c, …) as NNNNNN.png, .mp4 or .gif, in folders by class, numbered from ``start`` on."""
+    folders = folder_names(class_names)
     for index, sample in enumerate(pixels):
-        into = folder if labels is None else folder / class_names[int(labels[index])]
+        into = folder if labels is None else folder / folders[int(labels[index])]
         into.mkdir(parents=True, exist_ok=True)
         file = into / f"{start + index:06d}.{form}"
         if form in _WRITE:
@@ -137,6 +138,21 @@ def write_each(
             continue
         array = (sample if sample.ndim == 3 else sample.transpose(1, 2).flatten(2)).permute(1, 2, 0).numpy()
         Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file)
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """Names of classes, wherever they came from, as names of folders: one each, none that leads elsewhere or hides."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for index, name in enumerate(class_names):
+        safe = "".join("_" if c in "/\\:" or not c.isprintable() else c for c in name)[:200]
+        if safe.startswith(".") or not safe.strip():
+            safe = f"_{safe}"
+        if safe.casefold() in taken:
+            safe = f"{safe} ({index})"
+        taken.add(safe.casefold())
+        found.append(safe)
+    return found
 
 
 def _overview(pixels: Tensor) -> Image.Image:
