@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from safetensors.torch import load_file
 import alphaflow as af
 from alphaflow.training.costs import activation_bytes, counted, phases
 from alphaflow.training.device import fp32_products
+from alphaflow.training.distributed import World
 from alphaflow.training.ema import EMA
+from alphaflow.training.engine import Engine
 from alphaflow.training.post_hoc import combination, overlap
 
 
@@ -48,7 +52,9 @@ def test_accumulated_parts_add_up_to_the_batch() -> None:
     found, loss = gradient(made, af.Setup(accumulate=3))
     generator = torch.Generator().manual_seed(5)
     per_sample = [
-        made.objective(twin, data.x[start : start + 6].double(), data.cond[slice(start, start + 6)], 0, generator)
+        made.objective(
+            twin, data.x[start : start + 6].double(), data.cond[slice(start, start + 6)], 0, generator, start=start
+        )
         for start in (0, 6, 12)
     ]
     mean = torch.cat([part.per_sample for part in per_sample]).mean()
@@ -81,6 +87,33 @@ def test_own_networks_say_that_they_cannot_recompute() -> None:
     for wrong in ({"precision": "fp8"}, {"accumulate": 0}, {"parallel": "tensor"}):
         with pytest.raises(af.UserError):
             af.Setup(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 0.9, 1.0])
+def test_the_share_of_flow_matching_is_of_the_whole_batch(share: float) -> None:
+    """Batch × accumulate × processes: parts together have ⌊share·batch⌋ samples with r = t, each nearly its share."""
+    counted: list[tuple[int, int]] = []
+
+    class Counting(af.TrajectoryFlowMatching):
+        def draw(self, *arguments: Any, **options: Any) -> Any:
+            found = super().draw(*arguments, **options)
+            counted.append((len(found.z), found.few))
+            return found
+
+    made = recipe(objective=Counting(fm_share=share))
+    data = next(iter(af.Digits(batch_size=64, seed=0)))
+    for batch, accumulate, processes in itertools.product((1, 3, 16, 64), (1, 2, 3, 64), (1, 2, 16, 64)):
+        if batch % processes:
+            continue
+        counted.clear()
+        for rank in range(processes):
+            engine = Engine(made, af.Setup(accumulate=accumulate), torch.device("cpu"), World())
+            engine.world = World(rank, processes)
+            mine = data[slice(rank * batch // processes, (rank + 1) * batch // processes)]
+            engine.gradient(mine, 0, torch.Generator().manual_seed(0))
+        assert sum(b for b, _ in counted) == batch
+        assert sum(b - few for b, few in counted) == math.floor(share * batch), (batch, accumulate, processes)
+        assert all(abs(b - few - share * b) < 1 for b, few in counted)
 
 
 @pytest.mark.parametrize("objective", [af.FlowMatching(), af.MeanFlow(), af.AlphaFlow(alpha=0.5), af.FACM()])

@@ -174,6 +174,13 @@ def test_log_rows_hold_means(tmp_path: Path) -> None:
     assert row["tfm"] == pytest.approx(sum(loss.terms["tfm"].mean().item() for loss in losses) / 4, rel=1e-6)
 
 
+def test_the_share_that_is_logged_is_the_true_one(tmp_path: Path) -> None:
+    objective = af.TrajectoryFlowMatching(fm_share=0.3)
+    af.Trainer(recipe(2, objective=objective), out=tmp_path / "run", log_every=1).fit()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["fm_share"] for row in rows] == [4 / 16, 4 / 16]
+
+
 def test_metrics_log_drops_what_a_resumed_run_repeats(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 0.5}\n{"step": 6, "lo')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ class Objective(Compact, ABC):
     All randomness comes from ``generator``; nothing that is passed in is changed; x has any trailing shape.
 
     Args:
-        fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples.
+        fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples of the whole batch, however
+            it is worked on in parts.
         times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `Dyadic`).
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
@@ -75,6 +76,14 @@ class Objective(Compact, ABC):
     def share(self, step: int) -> float:
         """``fm_share`` at a step."""
         return _check_share(value_at(self.fm_share, step))
+
+    def few(self, b: int, step: int, start: int = 0) -> int:
+        """How many of b samples, numbers ``start`` and on of the whole batch, are few-step.
+
+        Parts of a batch, counted so, have ⌊share·size⌋ samples with r = t together.
+        """
+        share = self.share(step)
+        return b - math.floor(share * (start + b) + 1e-9) + math.floor(share * start + 1e-9)
 
     def scalars(self, step: int) -> dict[str, float]:
         """The scheduled values at a step, for logs."""
@@ -140,6 +149,7 @@ class Objective(Compact, ABC):
         generator: torch.Generator | None = None,
         *,
         ema: Model | None = None,
+        start: int = 0,
     ) -> Loss:
         """One batch's loss.
 
@@ -150,6 +160,7 @@ class Objective(Compact, ABC):
             step: the training step, for schedules.
             generator: the source of all randomness, on x's device.
             ema: the weights' moving average, for ``ema_target``.
+            start: the number in the whole batch of x's first sample, where others of it are worked on apart.
 
         Raises:
             ValueError: x is no floating-point batch, the model's output has another shape, or ``ema`` is missing.
@@ -162,25 +173,33 @@ class Objective(Compact, ABC):
             raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
         model = Upcast(model)
         frozen = Upcast(ema) if self.ema_target and ema is not None else model  # u⁻
-        draw = self.draw(frozen, x, Cond() if cond is None else cond, step, generator, predicted=frozen is model)
-        n = draw.few
+        n, given = self.few(len(x), step, start), Cond() if cond is None else cond
+        draw = self.draw(frozen, x, given, step, generator, few=n, predicted=frozen is model)
         along = self.direction(draw.few_step(), step) if n and frozen is model else None
         prediction = self.predict(model, draw, along)
         u, draw = upcast(prediction.u, x), draw.completed(prediction)
-
-        goal, alpha, losses = draw.v, torch.ones_like(draw.t), []
-        if n:
-            few = draw.few_step()
-            target = self.target(frozen, few, step).detached()
-            losses.append(self.few_step_loss(u[:n], target, few))
-            goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, alpha[n:]])
-        if n < len(x):
-            losses.append(self.flow_loss(u[n:], draw.flow()))
-        per_sample = torch.cat(losses)
+        target = self._target(frozen, draw, step, own=frozen is model)
+        few_step = self.few_step_loss(u[:n], target, draw.few_step()) if n else draw.t[:0]
+        flow = self.flow_loss(u[n:], draw.flow()) if n < len(x) else draw.t[:0]
+        per_sample = torch.cat([few_step, flow])
         auxiliary = self.auxiliary_loss(prediction, draw)
         if auxiliary is not None:
             per_sample = per_sample + auxiliary
+        goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
         return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
+
+    def _target(self, model: Model, draw: Draw, step: int, own: bool) -> Target:
+        """The few-step samples' target, of n = 0 too; ``own``: u⁻ is the network in training.
+
+        A network may be split among processes, which then all run it, or none: where others have few-step samples.
+        """
+        if draw.few:
+            return self.target(model, draw.few_step(), step).detached()
+        if torch.distributed.is_initialized() and self.share(step) < 1:
+            one = draw.part(slice(1), few=1)
+            if not own or self.direction(one, step) is None:  # else the derivative comes with the prediction
+                self.target(model, one, step)
+        return Target(draw.v[:0], draw.t[:0])
 
     def draw(
         self,
@@ -195,12 +214,11 @@ class Objective(Compact, ABC):
     ) -> Draw:
         """Draws times and noise, drops labels, mixes guidance into the velocity, by u⁻ = ``model``.
 
-        ``few`` is the number of few-step samples, in place of fm_share. If u⁻ is about to be ``predicted`` for this
-        draw, what it will say of the samples with r = t is left for later (`Draw.completed`).
+        ``few`` is the number of few-step samples; None for what fm_share makes of a whole batch. If u⁻ is about to be
+        ``predicted`` for this draw, what it will say of the samples with r = t is left for later (`Draw.completed`).
         """
         b = x.shape[0]
-        if few is None:
-            few = b - math.floor(self.share(step) * b + 1e-9)
+        few = self.few(b, step) if few is None else few
         r, t = self.pairs(few, step, x.device, generator)
         same = self._paired().sample(b - few, x.device, generator)
         r, t = torch.cat([r, same]).to(x.dtype), torch.cat([t, same]).to(x.dtype)
@@ -234,7 +252,7 @@ def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Te
     return {"mse": mse, "residual": mse / alpha.square(), "tfm": mean_square(u - v), "tc": tc}
 
 
-def averaged(objective: object, average: Model) -> dict[str, Model]:
+def averaged(objective: object, average: Model) -> dict[str, Any]:
     """The keyword argument by which an objective with ``ema_target`` takes the weights' average; none for others."""
     return {"ema": average} if getattr(objective, "ema_target", False) else {}
 

@@ -56,13 +56,14 @@ class Draw:
 
     def few_step(self) -> Draw:
         """Only the few-step samples."""
-        return self._part(slice(self.few), self.few)
+        return self.part(slice(self.few), self.few)
 
     def flow(self) -> Draw:
         """Only the samples with r = t."""
-        return self._part(slice(self.few, None), 0)
+        return self.part(slice(self.few, None), 0)
 
-    def _part(self, n: slice, few: int) -> Draw:
+    def part(self, n: slice, few: int) -> Draw:
+        """Only the samples that a slice picks, of which so many are few-step ones."""
         rest, own = (None if x is None else x[n] for x in (self.rest, self.own))
         z, r, t, v, cond = self.z[n], self.r[n], self.t[n], self.v[n], self.cond[n]
         return replace(self, z=z, r=r, t=t, v=v, cond=cond, few=few, rest=rest, own=own)

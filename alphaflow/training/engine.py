@@ -137,14 +137,17 @@ class Engine:
             return self._gradient(batch, step, generator)
 
     def _gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
-        average = averaged(self.recipe.objective, self.ema.model)
-        parts = batch.split(-(-len(batch.x) // self.setup.accumulate))
+        objective, b = self.recipe.objective, len(batch.x)
+        average = averaged(objective, self.ema.model)
+        parts, start = batch.split(-(-b // self.setup.accumulate)), self.world.rank * b
         losses = []
         for number, part in enumerate(parts, start=1):
             with self._alone(last=number == len(parts)):
                 with self._precision():
-                    loss = self.recipe.objective(self.called, part.x, part.cond, step, generator, **average)
-                share = len(part.x) / len(batch.x)
+                    place: dict[str, Any] = {"start": start} if isinstance(objective, Objective) else {}
+                    loss = objective(self.called, part.x, part.cond, step, generator, **average, **place)
+                start += len(part.x)
+                share = len(part.x) / b
                 torch.autograd.backward(loss.total if len(parts) == 1 else loss.total * share)
             losses.append(loss)
         if self.network is not None:

@@ -80,13 +80,17 @@ def _step(line: str) -> float:
 
 
 class Meter:
-    """Means over the steps since the last log row. The losses' parts are read from the device only then."""
+    """Means over the steps since the last log row. The losses' parts are read from the device only then.
+
+    Attributes:
+        batch: samples in the last batch, all processes together.
+    """
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
         self._sums: dict[str, Tensor] = {}
         self._norm = self._waited = 0.0
-        self._steps = self._samples = 0
+        self._steps = self._samples = self.batch = 0
 
     def add(self, loss: Loss, norm: float, waited: float, samples: int) -> None:
         """Takes in a step.
@@ -101,7 +105,7 @@ class Meter:
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._norm, self._waited = self._norm + norm, self._waited + waited
-        self._steps, self._samples = self._steps + 1, self._samples + samples
+        self._steps, self._samples, self.batch = self._steps + 1, self._samples + samples, samples
 
     def take(self) -> dict[str, float]:
         """The means, the rates, the share of time that data were waited for, and memory in GiB; starts over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,6 +69,8 @@ class Reporter:
             return
         scalars = getattr(recipe.objective, "scalars", None)  # any callable may be an objective
         scheduled: dict[str, float] = {} if scalars is None else scalars(step - 1)
+        if "fm_share" in scheduled and self.meter.batch:  # as it is counted, in whole samples
+            scheduled["fm_share"] = math.floor(scheduled["fm_share"] * self.meter.batch + 1e-9) / self.meter.batch
         row = {"step": step, **taken, **scheduled, "lr": value_at(recipe.lr, step - 1), **self._compute(taken), **more}
         self.display.row(row)
         self._write(row)

@@ -83,8 +83,9 @@ def main() -> None:
             total = torch.zeros((), dtype=torch.float64)
             for rank, part in enumerate(parts):
                 generator = torch.Generator().manual_seed(100 + rank)
-                for piece in part.split(n // count):
-                    loss = objective(twin, piece.x, piece.cond, 5, generator, ema=average)
+                for number, piece in enumerate(part.split(n // count)):
+                    start = rank * n + number * (n // count)
+                    loss = objective(twin, piece.x, piece.cond, 5, generator, ema=average, start=start)
                     total = total + loss.total / (world.size * count)
             if objective.network is not None:
                 objective.network.zero_grad()
