@@ -1,6 +1,7 @@
 """Objects as JSON and back: what run.json keeps, so that a run's network is rebuilt without running its recipe.
 
-Only alphaflow's own public classes are described and rebuilt, from plain values: nothing in run.json can run code.
+Only alphaflow's own public classes are described, from plain values, and each place takes its own kind of them back:
+nothing in run.json or dataset.json can run code.
 """
 
 from __future__ import annotations
@@ -10,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+NETWORKS, AUTOENCODERS = frozenset({"DiT"}), frozenset({"Pixels", "DiffusersVAE", "Normalised"})
+SAMPLERS = frozenset({"ODE", "Consistency", "CFG"})
+"""What may stand in the place of a network, an autoencoder, a sampler."""
+
+
+MOST = 10**6
+"""More than any width, depth or number of classes."""
 
 
 class NotDescribableError(TypeError):
@@ -39,25 +48,37 @@ def describe(value: Any) -> Any:
     return {"type": name, **{key: describe(item) for key, item in arguments.items()}}
 
 
-def rebuild(described: Any) -> Any:
-    """The value that `describe` described.
+def rebuild(described: Any, kinds: frozenset[str]) -> Any:
+    """The object that `describe` described.
+
+    Args:
+        described: as it was read.
+        kinds: names of the classes that may be built.
 
     Raises:
-        UserError: it names a class that alphaflow doesn't have, or arguments that the class doesn't take.
+        UserError: it is none of them, or has arguments that its class doesn't take.
     """
-    if isinstance(described, list):
-        return tuple(rebuild(item) for item in described)
     if not isinstance(described, dict):
-        return described
-    arguments = {key: rebuild(item) for key, item in described.items() if key != "type"}
+        raise UserError(f"run.json describes {described!r:.100} where one of {', '.join(sorted(kinds))} is expected")
     name = str(described.get("type"))
-    built_by = _public(name)
-    if not isinstance(built_by, type):
-        raise UserError(f"run.json names {name!r}, which this version of alphaflow doesn't have; upgrade alphaflow")
+    if name not in kinds:
+        raise UserError(f"run.json names {name!r:.100}, not one of {', '.join(sorted(kinds))}; upgrade alphaflow")
+    arguments = {key: _value(item, kinds) for key, item in described.items() if key != "type"}
     try:
-        return built_by(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"run.json describes a {name} that can't be built: {error}") from error
+        return _public(name)(**arguments)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise UserError(f"run.json describes a {name} that can't be built: {str(error)[:300]}") from error
+
+
+def _value(described: Any, kinds: frozenset[str]) -> Any:
+    """An argument: plain, a tuple, or one more object."""
+    if isinstance(described, list):
+        return tuple(_value(item, kinds) for item in described)
+    if isinstance(described, dict):
+        return rebuild(described, kinds)
+    if isinstance(described, int) and abs(described) > MOST:
+        raise UserError(f"run.json holds the number {described}, which nothing of alphaflow's can be")
+    return described
 
 
 def _public(name: str) -> Any:

@@ -84,6 +84,7 @@ def diagnose(
     seed: int = 0,
     device: str | torch.device = "auto",
     say: Callable[[str], None] = lambda message: None,
+    trust: bool = False,
 ) -> Diagnosis:
     """Measures a run's checkpoints and reads its probe.
 
@@ -94,9 +95,10 @@ def diagnose(
         seed: of data order, times and noise.
         device: ``"auto"`` takes a GPU if there is one.
         say: takes a line for each checkpoint.
+        trust: the run's recipe.py may be run, be it no built-in recipe.
 
     Raises:
-        UserError: there is no such run or checkpoint, or its objective can't be taken apart.
+        UserError: there is no such run or checkpoint, its recipe isn't trusted, or its objective can't be taken apart.
     """
     if batches < 1:
         raise UserError(f"a diagnosis needs at least 1 batch, got {batches}")
@@ -108,7 +110,7 @@ def diagnose(
     where = find_device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the data's order
-        recipe = recipe_of(folder)
+        recipe = recipe_of(folder, trust=trust)
         if not isinstance(recipe.objective, Objective):
             raise UserError(f"only an af.Objective can be taken apart, not {type(recipe.objective).__name__}")
         draw = torch.Generator(where).manual_seed(seed)

@@ -223,16 +223,27 @@ def load_recipe(
     return RecipeFile(name, _function(module, function, str(file)), text, None if folder is None else Path(folder))
 
 
-def recipe_of(folder: RunFolder) -> Recipe:
+def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     """Runs a run's recipe.py with its arguments: its dataset, objective, and all else.
 
+    Args:
+        folder: of the run.
+        trust: run it whatever it holds; if not, only if it is one of the built-in recipes, to the letter.
+
     Raises:
-        UserError: the run was composed in Python, or the recipe can't be run.
+        UserError: the run was composed in Python, its recipe isn't trusted, or can't be run.
     """
     origin = folder.origin()
     if not origin.text:
         raise UserError(f"{folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
-    found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, origin.folder)
+    known = origin.function == "recipe" and origin.text in map(builtin_source, builtin_recipes())
+    if not (known or trust):
+        raise UserError(
+            f"{folder.recipe} would be run, and no built-in recipe is like it: read it, then say --trust (in Python "
+            "trust=True); or name the data that are asked for, --reference"
+        )
+    beside = None if known else origin.folder
+    found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside)
     hints = {parameter.name: parameter.type for parameter in found.parameters}
     return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
 

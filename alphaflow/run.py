@@ -16,7 +16,7 @@ from .autoencoders.base import Autoencoder
 from .autoencoders.pixels import Pixels
 from .data.base import describe_data, finite_bytes
 from .data.labels import balanced_labels
-from .describe import rebuild
+from .describe import AUTOENCODERS, NETWORKS, SAMPLERS, rebuild
 from .errors import UserError
 from .guidance import CFG, check_interval, guidance_setting
 from .recipe import Recipe, recipe_of
@@ -44,13 +44,15 @@ class Run:
     """A run's folder, opened: its network with trained weights, and its samplers.
 
     The network is rebuilt from run.json where it is one of alphaflow's, so neither the recipe nor the data is needed;
-    a network of the user's own is rebuilt by the run's recipe.py. Weights are never unpickled.
+    a network of the user's own is rebuilt by the run's recipe.py, if it is trusted. Weights are never unpickled.
 
     Args:
         path: the folder that training made.
         step: of the checkpoint; None for the last.
         ema: the averaged weights rather than the raw ones.
         device: ``"auto"`` takes a GPU if there is one.
+        trust: the run's recipe.py may be run, where a network of the user's own or the training data are needed. If
+            not, nothing that the folder holds is run, but for recipes that equal a built-in one.
 
     Attributes:
         model: in evaluation mode, on the device.
@@ -70,14 +72,20 @@ class Run:
     autoencoder: Autoencoder
 
     def __init__(
-        self, path: Path | str, *, step: int | None = None, ema: bool = True, device: str | torch.device = "auto"
+        self,
+        path: Path | str,
+        *,
+        step: int | None = None,
+        ema: bool = True,
+        device: str | torch.device = "auto",
+        trust: bool = False,
     ) -> None:
-        self.folder = RunFolder(path)
+        self.folder, self.trust = RunFolder(path), trust
         self._recipe: Recipe | None = None
         self.record: dict[str, Any] = self.folder.read()
         self.device = find_device(device)
         place = self.folder.checkpoint_of(step)  # what is wrong with it is said before anything is built
-        self._open()
+        self._open(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL))
         self.load(place, ema=ema)
         self.model.to(self.device).eval().requires_grad_(False)
 
@@ -85,7 +93,7 @@ class Run:
     def of(cls, recipe: Recipe, model: nn.Module, device: torch.device) -> Run:
         """A recipe in training as a run, to sample this network of it: nothing is on disk, nothing is loaded."""
         run = cls.__new__(cls)
-        run.device, run.model, run._recipe, run.step, run.record = device, model, recipe, 0, {}
+        run.device, run.model, run._recipe, run.step, run.record, run.trust = device, model, recipe, 0, {}, False
         run.ema = True
         run.samplers = dict(recipe.samplers)
         run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
@@ -99,7 +107,7 @@ class Run:
 
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
-        return recipe_of(self.folder) if self._recipe is None else self._recipe
+        return recipe_of(self.folder, trust=self.trust) if self._recipe is None else self._recipe
 
     def sampler(self, nfe: int, guidance: Guide | None = None) -> Sampler:
         """The recipe's sampler for this many network evaluations, or its ODE sampler on an even grid.
@@ -238,7 +246,7 @@ class Run:
         self.sampled_classes: int | None = data.get("sampled_classes", self.classes)
         self.fps: float | None = data.get("fps")
 
-    def _open(self) -> None:
+    def _open(self, weights: Path) -> None:
         record = self.record
         self._take(record["data"])
         described = [record["model"], record["autoencoder"], *record["samplers"].values()]
@@ -248,9 +256,14 @@ class Run:
             self.samplers: dict[int, Sampler] = dict(recipe.samplers)
             self.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), self.device)
             return
-        self.model = cast(nn.Module, rebuild(record["model"]))
-        self.samplers = {int(nfe): cast(Sampler, rebuild(part)) for nfe, part in record["samplers"].items()}
-        self.autoencoder = autoencoder_on(cast(Autoencoder, rebuild(record["autoencoder"])), self.device)
+        samplers = {int(nfe): rebuild(part, SAMPLERS) for nfe, part in record["samplers"].items()}
+        self.samplers = cast(dict[int, Sampler], samplers)
+        self.autoencoder = autoencoder_on(cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)), self.device)
+        with torch.device("meta"):  # takes no memory
+            size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
+        if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later
+            raise UserError(f"{self.folder.record} describes a network of {size:,} bytes, which {weights} can't hold")
+        self.model = cast(nn.Module, rebuild(record["model"], NETWORKS))
 
 
 class Maker:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, Device, RunPath, integers
+from .options import Debug, Device, RunPath, Trust, integers
 
 if TYPE_CHECKING:
     from alphaflow.diagnose import Diagnosis
@@ -33,6 +33,7 @@ def diagnose(
     out: Annotated[Path | None, typer.Option(help="The folder to write to.", show_default="RUN")] = None,
     format: Annotated[Plot, typer.Option(help="Of the plot.")] = Plot.PNG,
     device: Device = "auto",
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Take MeanFlow's loss apart over a run's checkpoints: how far do its gradients pull against each other.
@@ -44,7 +45,7 @@ def diagnose(
     from alphaflow.files import write_json
 
     steps = None if checkpoints is None else integers(checkpoints, "--checkpoints")
-    found = measure(run, steps=steps, batches=batches, seed=seed, device=device, say=print)
+    found = measure(run, steps=steps, batches=batches, seed=seed, device=device, say=print, trust=trust)
     place = run if out is None else out
     plot = place / f"diagnosis.{format.value}"
     write_json(place / "diagnosis.json", found.record())

@@ -18,6 +18,7 @@ from .options import (
     Guidance,
     GuidanceInterval,
     Raw,
+    Trust,
     WeightsOption,
     guide,
     integers,
@@ -89,6 +90,7 @@ def evaluate(
     raw: Raw = False,
     batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
@@ -103,7 +105,7 @@ def evaluate(
     world = join(found)
     with shown(world.main) as progress:
         result = measure(
-            _opened(target, checkpoint, raw, found), reference, world=world, progress=progress,
+            _opened(target, checkpoint, raw, found, trust), reference, world=world, progress=progress,
             metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe")), count=count,
             seeds=tuple(integers(seed, "--seed")), guidance=guide(guidance, guidance_interval),
             size=size, frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
@@ -114,12 +116,12 @@ def evaluate(
         _tell(result, json, csv, pictures)
 
 
-def _opened(target: str, checkpoint: int | None, raw: bool, device: torch.device) -> Run | str:
+def _opened(target: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run | str:
     """The run, where the target is one's folder."""
     from alphaflow.run import Run
 
     is_run = (Path(target) / "run.json").is_file()
-    return Run(target, step=checkpoint, ema=not raw, device=device) if is_run else target
+    return Run(target, step=checkpoint, ema=not raw, device=device, trust=trust) if is_run else target
 
 
 def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, RunPath, Seed, guide, integers
+from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, RunPath, Seed, Trust, guide, integers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,7 @@ def sample(
     raw: Raw = False,
     batch_size: AtOnce = None,
     device: Device = "auto",
+    trust: Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that are in the folder.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -67,7 +68,7 @@ def sample(
     from alphaflow.run import Run
 
     guided = guide(guidance, guidance_interval)
-    opened = Run(run, step=checkpoint, ema=not raw, device=device)
+    opened = Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
     sampler = opened.sampler(nfe, guided)
     opened.resize(frames, size)
     clips = len(opened.shape) == 4

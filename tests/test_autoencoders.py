@@ -12,7 +12,7 @@ import torch
 
 import alphaflow as af
 from alphaflow.data.base import IndexedDataset, Indices
-from alphaflow.describe import describe, rebuild
+from alphaflow.describe import AUTOENCODERS, describe, rebuild
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -175,9 +175,9 @@ def test_videos_go_through_an_image_autoencoder_frame_by_frame(image_vae: Path) 
 def test_options_and_descriptions(image_vae: Path) -> None:
     ours = af.DiffusersVAE(str(image_vae), scale=(1.0, 2.0, 3.0, 4.0), shift=0.5, device="cpu")
     assert ours.normalisation == af.Normalisation((0.5,) * 4, (1.0, 2.0, 3.0, 4.0))
-    assert rebuild(describe(ours)) == ours
+    assert rebuild(describe(ours), AUTOENCODERS) == ours
     wrapped = af.Normalised(af.Pixels(), (0.1,) * 3, (2.0,) * 3)
-    assert rebuild(describe(wrapped)) == wrapped
+    assert rebuild(describe(wrapped), AUTOENCODERS) == wrapped
     latents = torch.rand(2, 3, 4, 4) - 0.5
     assert torch.allclose(wrapped.decode(wrapped.normalisation.forward(latents)), latents, atol=1e-6)
     tiled = af.DiffusersVAE(str(image_vae), tiling=True, device="cpu")

@@ -203,10 +203,11 @@ def test_a_recipe_and_network_of_the_users_own(cli: Cli, tmp_path: Path) -> None
     assert done.status == 0, done.err
     run = tmp_path / "runs" / "mine"
     assert json.loads((run / "run.json").read_text())["model"] is None
-    assert cli("sample", run, "--count", "4", "--out", tmp_path / "s").status == 0
+    fails(cli("sample", run, "--count", "4", "--out", tmp_path / "s"), "recipe.py would be run", "--trust")
+    assert cli("sample", run, "--count", "4", "--out", tmp_path / "s", "--trust").status == 0
     done = cli("train", "mine:recipe", "--out", tmp_path / "by-module", cwd=tmp_path)
     assert done.status == 0, done.err
-    assert cli("evaluate", tmp_path / "by-module", "--count", "40").status == 0
+    assert cli("evaluate", tmp_path / "by-module", "--count", "40", "--trust").status == 0
 
 
 def test_wrong_runs(here: Cli, small_run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
-from alphaflow.describe import describe, rebuild
+from alphaflow.describe import AUTOENCODERS, NETWORKS, SAMPLERS, describe, rebuild
 from alphaflow.training.checkpoint import damage
 from alphaflow.training.logging import Display, Lines, MetricsLog
 from alphaflow.training.run_folder import RunFolder, step_of
@@ -283,19 +283,23 @@ class Own(torch.nn.Module):
 
 
 def test_describe_and_rebuild() -> None:
-    for thing in (
-        af.DiT((1, 8, 8), patch=(4, 2), depth=1, width=16, heads=2),
-        af.ODE(times=(1.0, 0.55, 0.0), cfg=af.CFG(2.0, (0.1, 0.5))),
-        af.AlphaFlow(alpha=af.Sigmoid(end=9), guidance=af.Guidance(kappa=0.5), times=af.TimePairs(af.Uniform(), "min")),
-        af.Pixels(1),
+    for thing, kinds in (
+        (af.DiT((1, 8, 8), patch=(4, 2), depth=1, width=16, heads=2), NETWORKS),
+        (af.ODE(times=(1.0, 0.55, 0.0), cfg=af.CFG(2.0, (0.1, 0.5))), SAMPLERS),
+        (af.Normalised(af.Pixels(1), (0.5,), (2.0,)), AUTOENCODERS),
     ):
         described = json.loads(json.dumps(describe(thing)))
-        assert repr(rebuild(described)) == repr(thing)
+        assert repr(rebuild(described, kinds)) == repr(thing)
+    assert describe(af.MeanFlow(guidance=af.Guidance(kappa=0.5)))["guidance"]["kappa"] == 0.5
     with pytest.raises(TypeError, match="Own is not one of alphaflow's"):
         describe(Own())
-    for wrong in ({"type": "os.system", "command": "true"}, {"type": "UserError2"}, {"type": "ODE", "steps": 0}):
+    for wrong in (
+        {"type": "os.system", "command": "true"}, {"type": "UserError2"}, {"type": "ODE", "steps": 0}, [1], "x",
+        {"type": "Run", "path": "/"}, {"type": "DiT", "shape": [1, 8, 8]}, {"type": "ODE", "steps": 10**9},
+        {"type": "ODE", "steps": 1, "cfg": {"type": "Run", "path": "/"}},
+    ):  # fmt: skip
         with pytest.raises(af.UserError, match=r"run\.json"):
-            rebuild(wrong)
+            rebuild(wrong, SAMPLERS)
 
 
 class Sharing(torch.nn.Module):

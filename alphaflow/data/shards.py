@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..autoencoders.base import Autoencoder, Normalisation, Normalised
 from ..autoencoders.diffusers_vae import DiffusersVAE
-from ..describe import rebuild
+from ..describe import AUTOENCODERS, rebuild
 from ..errors import UserError
 from ..files import sha256
 from ..types import Batch, Cond
@@ -91,7 +91,7 @@ class Description:
         described = self.record["autoencoder"]
         if described is None:
             return None
-        built: Autoencoder = rebuild(described)
+        built: Autoencoder = rebuild(described, AUTOENCODERS)
         return self.measured(built)
 
     def measured(self, autoencoder: Autoencoder) -> Autoencoder:

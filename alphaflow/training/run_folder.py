@@ -156,6 +156,9 @@ class RunFolder:
         missing = _KEYS - (record.keys() if isinstance(record, dict) else set())
         if missing:
             raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")
+        wrong = _wrong_types(record)
+        if wrong:
+            raise UserError(f"{self.record} is damaged: {wrong} is not what a run records; restore it, or train anew")
         if record["model"] is not None and record.get("second_time") != SECOND_TIME:
             raise UserError(f"{self.path} {checkpoint.EMBEDS_R}")
         return record
@@ -165,6 +168,25 @@ class RunFolder:
         record = self.read()["recipe"]
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
         return Origin(text=text, **record)
+
+
+def _wrong_types(record: dict[str, Any]) -> str:
+    """The first entry of run.json that is of another type than `create` writes; empty if none is."""
+    data, recipe = record["data"], record["recipe"]
+    expected: list[tuple[str, Any, tuple[type, ...]]] = [
+        ("recipe", recipe, (dict,)), ("data", data, (dict,)), ("samplers", record["samplers"], (dict,)),
+        ("model", record["model"], (dict, type(None))), ("autoencoder", record["autoencoder"], (dict, type(None))),
+        ("steps", record["steps"], (int,)), ("seed", record["seed"], (int,)),
+    ]  # fmt: skip
+    if isinstance(data, dict):
+        expected += [("data.shape", data.get("shape"), (list,)), ("data.class_names", data.get("class_names"), (list,))]
+        expected += [("data.classes", data.get("classes"), (int, type(None)))]
+        expected += [("data.shape", n, (int,)) for n in data.get("shape") or ()]
+        expected += [("data.class_names", name, (str,)) for name in data.get("class_names") or ()]
+    if isinstance(recipe, dict):
+        expected += [(f"recipe.{name}", recipe.get(name), (str,)) for name in ("name", "function")]
+        expected += [("recipe.arguments", recipe.get("arguments"), (dict,))]
+    return next((name for name, value, types in expected if not isinstance(value, types)), "")
 
 
 def step_of(place: Path) -> int:

@@ -1,0 +1,141 @@
+"""A stranger's run: nothing that it holds is executed, used as a path, or believed, under any command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alphaflow as af
+
+Here = Callable[..., Any]
+
+
+class Copies:
+    """Copies of a run with something changed; a recipe that leaves a mark if it is run."""
+
+    def __init__(self, run: Path, place: Path) -> None:
+        self.run, self.place, self.mark = run, place, place / "executed"
+
+    def __call__(self, name: str, *, code: bool = True, **changes: Any) -> Path:
+        copy = self.place / name
+        shutil.copytree(self.run, copy)
+        if code:
+            marked = f"open({str(self.mark)!r}, 'w').close()\n" + (self.run / "recipe.py").read_text()
+            (copy / "recipe.py").write_text(marked)
+        record = json.loads((copy / "run.json").read_text())
+        for key, value in changes.items():
+            *path, last = key.split("__")
+            inner = record
+            for part in path:
+                inner = inner[part]
+            inner[last] = value
+        (copy / "run.json").write_text(json.dumps(record))
+        return copy
+
+
+@pytest.fixture
+def copies(small_run: Path, tmp_path: Path) -> Copies:
+    return Copies(small_run, tmp_path)
+
+
+def commands(run: Path, out: Path) -> list[list[Any]]:
+    small = ["--steps", "12", "--width", "32", "--depth", "1", "--batch-size", "32"]
+    return [
+        ["sample", run, "--count", "4", "--out", out],
+        ["evaluate", run, "--count", "50"],
+        ["diagnose", run, "--batches", "1", "--out", out],
+        ["train", "digits", *small, "--from", run, "--dry-run"],
+        ["train", "digits", *small, "--out", run, "--resume"],
+    ]
+
+
+def one_line(done: Any) -> None:
+    assert done.status in (0, 2), done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) <= 1, done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("recipe-changed", {}),
+        ("no-model", {"model": None}),
+        ("other-function", {"recipe__function": "Path"}),
+        ("beside", {"recipe__folder": "/tmp"}),
+    ],
+)
+def test_no_code_of_a_run_is_executed(name: str, changes: dict[str, Any], copies: Copies, here: Here) -> None:
+    run = copies(name, **changes)
+    for number, words in enumerate(commands(run, copies.place / f"out-{name}")):
+        done = here(*words)
+        one_line(done)
+        assert not copies.mark.exists(), words
+        if number in (1, 2):
+            assert done.status == 2
+            assert "--trust" in done.err
+
+
+def test_what_is_trusted_is_run(copies: Copies, here: Here) -> None:
+    """With the word, and a recipe that equals a built-in one without it; named data in its place."""
+    run = copies("mine")
+    few = ("--count", "50", "--metrics", "pixel-fd")
+    assert here("evaluate", run, *few, "--reference", "digits").status == 0
+    assert not copies.mark.exists()
+    assert here("evaluate", copies("theirs", code=False), *few).status == 0
+    assert here("evaluate", run, *few, "--trust").status == 0
+    assert copies.mark.exists()
+    with pytest.raises(af.UserError, match="trust=True"):
+        af.Run(run, device="cpu").recipe()
+    assert af.Run(run, device="cpu", trust=True).recipe().steps == 12
+
+
+def test_each_place_builds_its_own_kind(copies: Copies, here: Here) -> None:
+    inner = copies("inner", model=None)
+    other = {"type": "Run", "path": str(inner)}
+    for name, changes in (
+        ("autoencoder", {"autoencoder": other}), ("model", {"model": other}), ("sampler", {"samplers": {"1": other}}),
+        ("inside", {"autoencoder": {"type": "Normalised", "inner": other, "shift": [0.0], "scale": [1.0]}}),
+    ):  # fmt: skip
+        done = here("sample", copies(name, code=False, **changes), "--count", "4", "--out", copies.place / "out")
+        one_line(done)
+        assert done.status == 2
+        assert "run.json names 'Run'" in done.err
+    assert not copies.mark.exists()
+
+
+def test_names_of_classes_are_no_paths(copies: Copies, here: Here) -> None:
+    names = [str(copies.place / "absolute"), "../../../escaped", "..", "\x1b[31m", *map(str, range(4, 10))]
+    run = copies("names", code=False, data__class_names=names)
+    before = set(copies.place.rglob("*"))
+    assert here("sample", run, "--count", "20", "--out", copies.place / "out").status == 0
+    new = set(copies.place.rglob("*")) - before
+    out = copies.place / "out"
+    assert all(path in (out, out.with_suffix(".png")) or out in path.parents for path in new), new
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("width", {"model__width": 10**9}),
+        ("width-of-memory", {"model__width": 400_000}),
+        ("classes", {"model__classes": 10**12}),
+        ("depth", {"model__depth": 10**9}),
+        ("types", {"model": [1], "samplers": "x"}),
+        ("shape", {"data__shape": "x"}),
+        ("shapes", {"data__shape": [1, "8", 8]}),
+        ("classes-of-data", {"data__classes": "ten"}),
+        ("arguments", {"recipe__arguments": 3}),
+        ("steps", {"steps": None}),
+    ],
+)
+def test_absurd_and_wrong_values_are_one_line(name: str, changes: dict[str, Any], copies: Copies, here: Here) -> None:
+    run = copies(name, code=False, **changes)
+    done = here("sample", run, "--count", "4", "--out", copies.place / "out")
+    one_line(done)
+    assert done.status == 2
+    assert "run.json" in done.err
