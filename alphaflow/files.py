@@ -8,10 +8,16 @@ import os
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .errors import UserError
 
 
 @contextmanager
@@ -68,6 +74,34 @@ def _runs(process: int) -> bool:
     except OSError:  # another user's; or a number that no process can have
         return process < 2**31
     return True
+
+
+def hold(folder: Path, doing: str) -> FileLock:
+    """Takes a folder for this process, until the lock is released or the process ends, however it does.
+
+    Args:
+        folder: which; it is there.
+        doing: what for, ``"trained"``; others may do something else there.
+
+    Raises:
+        UserError: another process has it, and which.
+    """
+    lock = FileLock(folder / f".{doing}.lock", 0, thread_local=False, is_singleton=True)
+    told, own = folder / f".{doing}.json", {"process": os.getpid(), "host": socket.gethostname()}
+    try:
+        lock.acquire()
+    except Timeout as error:
+        by: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            by = json.loads(told.read_text(encoding="utf-8"))
+        if own.items() <= by.items():  # this one, before the folder got another name
+            return lock
+        who = "process {process} on {host}, since {since}".format(**by) if by else "another process"
+        raise UserError(f"{folder} is being {doing} by {who}; wait for it, or end it") from error
+    except NotImplementedError:  # a file system without locks
+        return lock
+    write_json(told, {**own, "since": datetime.now(UTC).isoformat(timespec="seconds")})
+    return lock
 
 
 def sha256(path: Path) -> str:

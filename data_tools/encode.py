@@ -15,6 +15,7 @@ from torch import Tensor
 from alphaflow.autoencoders.base import Autoencoder
 from alphaflow.data.base import to_unit
 from alphaflow.errors import UserError
+from alphaflow.files import hold
 
 from . import shards
 from .about import Options, about, plan_of
@@ -76,6 +77,7 @@ def encode(
     count = -(-total // options.samples_per_shard)
     plan = plan_of(source, autoencoder, recipe, options)
     shards.begin(out, plan)
+    lock = hold(out, f"encoded-{options.shard}-of-{options.shards}")  # one process a job
     mine = {n: _samples(n, total, options) for n in range(options.shard, count, options.shards)}
     done = {n: part for n, part in shards.finished_parts(out).items() if n in mine}
     todo = [n for n in mine if n not in done]
@@ -98,6 +100,7 @@ def encode(
     parts = list(shards.finished_parts(out).values())  # in order
     if len(parts) == count:
         shards.finish(out, plan, about(out, parts, source, autoencoder, options), parts, source.rejects)
+    lock.release()
     return progress
 
 

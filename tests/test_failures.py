@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -491,3 +492,25 @@ def test_info_and_dry_run(here: Callable[..., Any], tmp_path: Path) -> None:
     done = here("train", "digits", "--dry-run", *small)
     assert "dry run: two steps on cpu" in done.out
     assert set(Path.cwd().iterdir()) == before
+
+
+def test_one_process_trains_a_run_at_a_time(tmp_path: Path) -> None:
+    """Another one is told who does; a death lets go, and so does the end of a Trainer."""
+    af.Trainer(recipe(steps=2), out=tmp_path / "run", checkpoint_every=1).fit()
+    gc.collect()
+    code = (
+        "import pathlib, sys, time; from alphaflow.files import hold; lock = hold(pathlib.Path(sys.argv[1]), 'trained')"
+    )
+    call = [sys.executable, "-c", f"{code}; print('held', flush=True); time.sleep(60)", str(tmp_path / "run")]
+    other = subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": PATH})
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(af.UserError, match=rf"is being trained by process {other.pid} on .*, since .*; wait for it"):
+        af.Trainer(recipe(steps=4), out=tmp_path / "run", resume=True)
+    assert af.Run(tmp_path / "run", device="cpu").step == 2  # to look at it is free
+    other.kill()
+    other.wait()
+    trainer = af.Trainer(recipe(steps=4), out=tmp_path / "run", resume=True)
+    assert af.Trainer(recipe(steps=4), out=tmp_path / "run", resume=True).step == 2  # the same process may
+    trainer.fit()
+    assert trainer.step == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..files import hold
 from ..types import Batch, Loss
 from . import checkpoint, recovery, state
 from .device import find_device
@@ -285,8 +287,15 @@ class Trainer:
     def _create(self, folder: RunFolder, origin: Origin) -> None:
         record = describe_run(self.recipe, self.seed, self.start, self.engine.setup, self.world.size)
         self.world.first(lambda: folder.create(origin, record))
+        self.world.first(lambda: self._hold(folder))
+
+    def _hold(self, folder: RunFolder) -> None:
+        """One process trains a run at a time: as long as this Trainer is there."""
+        weakref.finalize(self, hold(folder.path, "trained").release)
 
     def _resume(self, folder: RunFolder) -> None:
+        folder.read()
+        self.world.first(lambda: self._hold(folder))
         place = self.world.first(lambda: recovery.place_to_resume(folder, self.display.say))
         if place is not None:
             self.load(place)
