@@ -100,7 +100,8 @@ def hold(folder: Path, doing: str) -> FileLock:
         raise UserError(f"{folder} is being {doing} by {who}; wait for it, or end it") from error
     except NotImplementedError:  # a file system without locks
         return lock
-    write_json(told, {**own, "since": datetime.now(UTC).isoformat(timespec="seconds")})
+    with suppress(OSError):  # a full disk
+        write_json(told, {**own, "since": datetime.now(UTC).isoformat(timespec="seconds")})
     return lock
 
 

@@ -153,6 +153,7 @@ def test_run_folder(tmp_path: Path) -> None:
     steps = ("step-00000006", "step-00000012")
     expected = {f"checkpoints/{step}/{part}" for step in steps for part in parts}
     expected |= {f"samples/{step}.png" for step in steps} | {"run.json", "metrics.jsonl"}
+    expected |= {".trained.lock", ".trained.json"}
     assert found - events == expected
     assert len(events) == 1
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

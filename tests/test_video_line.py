@@ -170,7 +170,7 @@ def test_a_video_run_starts_from_an_image_run(tmp_path: Path) -> None:
     )  # fmt: skip
     af.Trainer(of_images, out=tmp_path / "images").fit()
     clips = af.LatentShards(moving_digits(tmp_path, digits=4), batch_size=4)
-    model = af.DiT(clips.shape, patch=(2, 4, 4), classes=3, factorised=True, **options)
+    model = af.DiT(clips.shape, patch=(2, 4, 4), classes=clips.classes, factorised=True, **options)
     recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=clips, samplers={1: af.ODE(1)}, steps=2)
     trainer = af.Trainer(recipe, start=tmp_path / "images")
     said = start_from(find_weights(tmp_path / "images"), model)

@@ -118,10 +118,14 @@ class Saver:
         text = " ".join(str(error).split())
         return f"{type(error).__name__}: {text if len(text) <= 300 else f'{text[:100]} … {text[-200:]}'}"
 
-    def wait(self) -> str:
-        """Waits until the last checkpoint is written; what went wrong, as `failure`."""
+    def finish(self) -> None:
+        """Waits until the last checkpoint is written, or can't be."""
         if self._pending is not None:
             self._pending.exception()
+
+    def wait(self) -> str:
+        """Waits until the last checkpoint is written; what went wrong, as `failure`."""
+        self.finish()
         return self.failure()
 
     def _write(

@@ -201,7 +201,8 @@ class Trainer:
         drawn = due(self.sample_every)
         saved = self._saved(saved, due(self.checkpoint_every))
         if drawn:
-            self.settle()
+            if self._saver is not None:
+                self._saver.finish()
             self.report.picture(self.step)
         return saved
 
