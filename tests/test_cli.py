@@ -316,6 +316,21 @@ def test_the_users_own_picture_is_not_overwritten(cli: Cli, small_run: Path, tmp
     assert not (tmp_path / "pics").exists()
 
 
+def test_the_machines_options_override_the_recipe(here: Callable[..., Any], tmp_path: Path) -> None:
+    """--precision, --tf32 and --no-tf32 before or after the recipe's name; what was run is recorded."""
+    small = ("--steps", "1", "--width", "16", "--depth", "1", "--batch-size", "4")
+    for number, (words, expected) in enumerate(
+        [
+            (("train", "--no-tf32", "digits", "--precision", "bf16"), ("bf16", False)),
+            (("train", "--tf32", "digits"), ("fp32", True)),
+            (("train", "digits"), ("fp32", None)),
+        ]
+    ):
+        assert here(*words, *small, "--out", tmp_path / str(number)).status == 0
+        setup = json.loads((tmp_path / str(number) / "run.json").read_text())["setup"]
+        assert (setup["precision"], setup["tf32"]) == expected
+
+
 def test_only_what_a_command_wrote_is_replaced(here: Callable[..., Any], small_run: Path, tmp_path: Path) -> None:
     """Samples: the run itself, a file, a folder with a file of somebody's; statistics and results: other files."""
     run, out = tmp_path / "run", tmp_path / "out"
