@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
+from typing import Any
 
 
 class UserError(ValueError):
@@ -13,6 +15,11 @@ class UserError(ValueError):
     """
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value that a user gave is a finite number: no text, no NaN, no True."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value that a user gave is a whole number, and not True."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import UserError, is_number
+from .errors import UserError, is_number, is_whole
 from .schedules import value_at
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Recipe:
     tf32: bool | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        if not is_whole(self.steps) or self.steps < 1:
             raise UserError(f"a recipe needs at least 1 step, a whole number, got steps={self.steps!r}")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"the precision is fp32 or bf16, got {self.precision!r}")

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from .errors import is_whole
 from .flow import interpolate, jump
 from .guidance import CFG
 from .printing import Compact
@@ -41,7 +42,7 @@ class _Grid(Compact):
 
     def __post_init__(self) -> None:
         if self.times is None:
-            if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            if self.steps is None or not is_whole(self.steps) or self.steps < 1:
                 raise ValueError(f"{type(self).__name__} needs at least 1 step, a whole number, got {self.steps!r}")
             return
         check_grid(self.times)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -75,6 +76,11 @@ def test_number_of_evaluations() -> None:
     calls.clear()
     af.ODE(2)(model, torch.zeros(2, 3))
     assert calls == [(1.0, 0.5), (0.5, 0.0)]
+
+
+def test_numpys_numbers_are_numbers(gaussian: Any, noise: Tensor) -> None:
+    assert af.ODE(np.int64(2)).nfe == 2  # type: ignore[arg-type]
+    assert af.CFG(np.float32(2.0), (np.float64(0.0), 1)).applies(0.5)
 
 
 def test_same_seed_same_bits(gaussian: Any, noise: Tensor) -> None:

@@ -229,7 +229,7 @@ class Objective(Compact, ABC):
             cond, dropped = self.guidance.drop(cond, r, t, generator)
         if self.teacher is not None:
             with torch.no_grad():
-                v = Upcast(self.teacher)(z, t, t, cond.without("guidance"))
+                v = Upcast(self.teacher)(z, t, t, cond.without("guidance")).to(v.dtype)
         flow, wanted = self.flow_model(Upcast(model)), self.wants_own
         guided = guided_velocity(
             self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
