@@ -17,9 +17,9 @@ class UserError(ValueError):
 
 def is_number(value: Any) -> bool:
     """Whether a value that a user gave is a finite number: no text, no NaN, no True."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def is_whole(value: Any) -> bool:
     """Whether a value that a user gave is a whole number, and not True."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, Integral)

@@ -94,6 +94,8 @@ def hold(folder: Path, doing: str) -> FileLock:
         by: dict[str, Any] = {}
         with suppress(OSError, ValueError):
             by = json.loads(told.read_text(encoding="utf-8"))
+        if not isinstance(by, dict) or not {"process", "host", "since"} <= by.keys():
+            by = {}
         if own.items() <= by.items():  # this one, before the folder got another name
             return lock
         who = "process {process} on {host}, since {since}".format(**by) if by else "another process"

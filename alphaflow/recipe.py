@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,7 +85,8 @@ class Recipe:
             raise UserError(f"the learning rate is a finite number or a schedule, got {self.lr!r}")
         if not (is_number(rate := value_at(self.lr, 0)) and rate >= 0):
             raise UserError(f"the learning rate must not be negative, nor infinite, got {rate!r}")
-        if self.clip is not None and not (is_number(self.clip) and self.clip > 0):
+        clip: Any = self.clip
+        if clip is not None and not (isinstance(clip, Real) and float(clip) > 0):
             raise UserError(f"clip is a positive norm, or None for no clipping, got {self.clip!r}")
         optimizer: Any = self.optimizer
         if optimizer is not None and not callable(optimizer):
@@ -99,11 +101,9 @@ class Recipe:
             raise UserError(
                 "guidance as a network input needs both sides: DiT(guidance=True) and guidance=af.GuidanceInputs()"
             )
-        knows, has = getattr(self.model, "classes", None), getattr(self.dataset, "classes", None)
-        if isinstance(knows, int) and knows != has:
-            raise UserError(
-                f"the network has {knows} classes and the data {has or 'none'}; give it classes=dataset.classes"
-            )
+        knows, has = getattr(self.model, "config", {}).get("classes"), getattr(self.dataset, "classes", None)
+        if knows is not None and has is not None and has > knows:
+            raise UserError(f"the network has {knows} classes and the data {has}; give it classes=dataset.classes")
         wrong = [(nfe, sampler.nfe) for nfe, sampler in self.samplers.items() if sampler.nfe != nfe]
         if wrong:
             raise UserError(f"the sampler listed for {wrong[0][0]} evaluations takes {wrong[0][1]}; list it under that")

@@ -238,7 +238,7 @@ def test_wrong_runs(here: Cli, small_run: Path, tmp_path: Path) -> None:
     fails(here("train", "digits", "--out", broken, "--resume"), "run.json is incomplete")
     for more in ((), ("--overwrite",)):  # a run's folder is no samples'
         done = here("sample", small_run, "--out", broken, *more)
-        fails(done, "no `alphaflow sample` wrote", "another --out")
+        fails(done, "nothing says that `alphaflow sample` wrote", "another --out")
         assert "--overwrite" not in done.err
     assert (broken / "run.json").is_file()
 
@@ -311,7 +311,7 @@ def test_the_users_own_picture_is_not_overwritten(cli: Cli, small_run: Path, tmp
     (tmp_path / "pics.png").write_text("precious")
     for more in ((), ("--overwrite",)):
         done = cli("sample", small_run, "--count", "4", "--out", tmp_path / "pics", *more)
-        fails(done, "pics.png is there, which no `alphaflow sample` wrote", "another --out")
+        fails(done, "pics.png is there, and nothing says that `alphaflow sample` wrote", "another --out")
     assert (tmp_path / "pics.png").read_text() == "precious"
     assert not (tmp_path / "pics").exists()
 

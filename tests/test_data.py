@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import zipfile
 from collections import Counter
 from itertools import islice
@@ -312,8 +314,41 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [".alphaflow.json", "000000.png"]
 
 
+def test_samples_are_replaced_in_another_form(tmp_path: Path) -> None:
+    """What earlier ones left beside the folder goes with them; other files there, and litter, don't matter."""
+    clips = torch.zeros(2, 1, 4, 16, 16, dtype=torch.uint8)
+    for form in ("mp4", "gif", "npz", "mp4"):
+        write_samples(tmp_path / "out", lambda: clips, None, [], form, overwrite=True)  # type: ignore[arg-type]
+        (tmp_path / "out" / ".DS_Store").touch()
+        (tmp_path / "out.txt").write_text("precious")
+        movie = [f"out.{form}"] if form != "npz" else []
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out", "out.png", "out.txt", *movie])
+    record = tmp_path / "out" / ".alphaflow.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "beside": ["out.png", "out.txt", "../x"]}))
+    with pytest.raises(af.UserError, match="nothing says that"):  # out.mp4 is no longer named
+        write_samples(tmp_path / "out", lambda: clips, None, [], "mp4", overwrite=True)
+    write_samples(tmp_path / "out", lambda: clips, None, [], "npz", overwrite=True)
+    assert (tmp_path / "out.txt").read_text() == "precious"
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(af.UserError, match=r"out\.png is there, .*; remove it"):
+        write_samples(tmp_path / "out", lambda: clips, None, [], "npz", overwrite=True)
+
+
 def test_names_of_classes_never_leave_the_folder(tmp_path: Path) -> None:
-    names = ["/absolute", "../../up", "..", "", "a\x1b[31mred", "C:\\x", "cat", "Cat", "é ü", ".hidden", "x" * 300]
+    names = [
+        "/absolute",
+        "../../up",
+        "..",
+        "",
+        "a\x1b[31mred",
+        "C:\\x",
+        "cat",
+        "Cat",
+        "é ü",
+        ".hidden",
+        "x" * 300,
+        "猫" * 100,
+    ]
     made = folder_names(names)
     assert made[6:9] == ["cat", "Cat (7)", "é ü"]
     assert len({name.casefold() for name in made}) == len(names)

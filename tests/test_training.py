@@ -20,6 +20,7 @@ from alphaflow.training.checkpoint import damage
 from alphaflow.training.logging import Display, Lines, MetricsLog
 from alphaflow.training.run_folder import RunFolder, step_of
 from alphaflow.training.saving import Keep
+from alphaflow.training.stopping import Stop
 
 
 def recipe(steps: int = 12, **options: Any) -> af.Recipe:
@@ -411,6 +412,19 @@ def test_fit_goes_on_after_a_signal(tmp_path: Path) -> None:
     assert (trainer.stopped, trainer.step) == (False, 5)
 
 
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.signal == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_what_fails_in_showing_ends_no_run(tmp_path: Path) -> None:
     """Pictures, measurements, lines and bars that raise; metrics.jsonl removed. The checkpoint is there first."""
 
@@ -572,6 +586,7 @@ def test_wrong_recipes() -> None:
         ("lr", "1e-4", "learning rate is a finite number"), ("lr", float("inf"), "finite number"),
         ("lr", lambda step: float("nan"), "not be negative, nor infinite"), ("lr", -1.0, "not be negative"),
         ("clip", 0.0, "clip is a positive norm"), ("clip", -1, "clip"), ("clip", float("nan"), "clip"),
+        ("clip", "1", "clip"),
         ("samplers", [af.ODE(1)], "samplers are given by their evaluations"), ("steps", 1.5, "whole number"),
         ("optimizer", torch.optim.SGD([torch.zeros(1)], lr=1.0), "optimizer is a function"),
         ("precision", "fp8", "fp32 or bf16"),

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import replacing, write_json
+from ..files import remove, replacing, write_json
 from ..plots import grid, save_picture
 from ..types import Labels
 from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
@@ -21,6 +21,9 @@ Form = Literal["png", "npz", "mp4", "gif"]
 
 RECORD = ".alphaflow.json"
 """What says, in a folder of samples, which files they are."""
+
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""What file managers leave."""
 
 SHEET, PLAYING = 16, 64
 """Clips in a contact sheet; and in the one in which all play at once."""
@@ -78,7 +81,7 @@ def write_samples(
     """
     place = place.resolve()
     beside_it = [place.with_name(f"{place.name}.{ending}") for ending in ("png", *([form] if form in _WRITE else []))]
-    _check_free(place, beside_it, overwrite)
+    earlier = _check_free(place, beside_it, overwrite)
     pixels = make()
     with replacing(place) as beside:
         beside.mkdir()
@@ -89,33 +92,45 @@ def write_samples(
         else:
             write_each(beside, pixels, labels, class_names, form, fps=fps)
         write_json(beside / RECORD, {"files": sorted(_files(beside)), "beside": [file.name for file in beside_it]})
-    save_picture(_overview(pixels), beside_it[0])
-    for movie in beside_it[1:]:
-        _WRITE[form](side_by_side(pixels[:PLAYING]), movie, fps)
+    for file in earlier:
+        remove(file)
+    _show(pixels, form, beside_it, fps)
     return beside_it
 
 
-def _check_free(place: Path, beside: Sequence[Path], overwrite: bool) -> None:
-    """Refuses what is there, unless it is samples, by their record, and they are to be replaced."""
-    try:
-        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
-        files, named = set(record["files"]), set(record["beside"])
-    except (OSError, ValueError, KeyError, TypeError):
-        files, named = set(), set()
+def _check_free(place: Path, beside: Sequence[Path], overwrite: bool) -> list[Path]:
+    """Refuses what is there, unless it is samples, by their record, and they are to be replaced.
+
+    Returns:
+        The files beside the folder that are earlier samples' and not among the new ones.
+    """
+    files, named = _recorded(place)
     if place.exists() and not place.is_dir():
         raise UserError(f"{place} is no folder; choose another --out")
     others = [place / name for name in sorted(_files(place) - files - {RECORD})] if place.exists() else []
     others += [file for file in beside if file.exists() and file.name not in named]
     if others:
-        raise UserError(f"{others[0]} is there, which no `alphaflow sample` wrote; choose another --out")
+        which = f"{others[0]} is there, and nothing says that `alphaflow sample` wrote it"
+        raise UserError(f"{which}; remove it, or choose another --out")
     if files and not overwrite:
         raise UserError(f"{place} holds earlier samples; choose another --out, or replace them with --overwrite")
+    return [place.with_name(name) for name in named - {file.name for file in beside}]
+
+
+def _recorded(place: Path) -> tuple[set[str], set[str]]:
+    """The files in a folder of samples, and the names of those beside it, by its record."""
+    try:
+        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        ours = {f"{place.name}.{ending}" for ending in ("png", *_WRITE)}
+        return set(record["files"]), set(record["beside"]) & ours
+    except (OSError, ValueError, KeyError, TypeError):
+        return set(), set()
 
 
 def _files(folder: Path) -> set[str]:
     """What is in a folder, at any depth, but for folders that hold something."""
     below = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
-    return {path.relative_to(folder).as_posix() for path in below}
+    return {path.relative_to(folder).as_posix() for path in below if path.name not in LITTER}
 
 
 def write_each(
@@ -145,7 +160,8 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     found: list[str] = []
     taken: set[str] = set()
     for index, name in enumerate(class_names):
-        safe = "".join("_" if c in "/\\:" or not c.isprintable() else c for c in name)[:200]
+        safe = "".join("_" if c in "/\\:" or not c.isprintable() else c for c in name)
+        safe = safe.encode()[:200].decode(errors="ignore")
         if safe.startswith(".") or not safe.strip():
             safe = f"_{safe}"
         if safe.casefold() in taken:
@@ -153,6 +169,13 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
         taken.add(safe.casefold())
         found.append(safe)
     return found
+
+
+def _show(pixels: Tensor, form: Form, files: Sequence[Path], fps: float) -> None:
+    """Writes the pictures of the first samples: one, and of movies one in which clips play at once."""
+    save_picture(_overview(pixels), files[0])
+    for movie in files[1:]:
+        _WRITE[form](side_by_side(pixels[:PLAYING]), movie, fps)
 
 
 def _overview(pixels: Tensor) -> Image.Image:

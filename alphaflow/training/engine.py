@@ -144,7 +144,7 @@ class Engine:
         for number, part in enumerate(parts, start=1):
             with self._alone(last=number == len(parts)):
                 with self._precision():
-                    place: dict[str, Any] = {"start": start} if isinstance(objective, Objective) else {}
+                    place: dict[str, Any] = {"start": start} if start and isinstance(objective, Objective) else {}
                     loss = objective(self.called, part.x, part.cond, step, generator, **average, **place)
                 start += len(part.x)
                 share = len(part.x) / b

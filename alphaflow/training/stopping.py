@@ -26,7 +26,8 @@ class Stop:
     def __enter__(self) -> Self:
         self.signal = None
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._received) for number in SIGNALS}
+            heard = [n for n in SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+            self._before = {number: signal.signal(number, self._received) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
