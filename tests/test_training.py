@@ -406,7 +406,11 @@ def test_fit_goes_on_after_a_signal(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGHUP)
 
     trainer = af.Trainer(recipe(5), out=tmp_path / "run", display=Closing())
-    trainer.fit()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        trainer.fit()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert (trainer.stopped, trainer.stop.signal, trainer.step) == (True, signal.SIGHUP, 3)
     trainer.fit()
     assert (trainer.stopped, trainer.step) == (False, 5)
