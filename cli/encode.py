@@ -53,8 +53,9 @@ Workers = Annotated[
     int | None, typer.Option(help="Decoding processes; 0 decodes here.", min=0, show_default="processors − 1")
 ]
 MaxRejects = Annotated[float, typer.Option(help="The share of files that may be unreadable.", min=0, max=1)]
+Measured = Literal["channel", "element"]
 Measure = Annotated[
-    Literal["channel", "element"] | None,
+    Measured | None,
     typer.Option(
         help="Measure shift and scale on the samples, for each channel, or each channel and position (element).",
         show_default="the autoencoder's own",
@@ -146,7 +147,7 @@ def _options(
     batch: int,
     workers: int | None,
     rejects: float,
-    measure: Literal["channel", "element"] | None,
+    measure: Measured | None,
     measure_on: int | None,
 ) -> Options:
     from alphaflow.data_tools.about import Options

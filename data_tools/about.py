@@ -172,7 +172,8 @@ def measure(
         The normalisation, and how many samples were taken.
     """
     channels = shape[0] // 2 if posterior else shape[0]
-    axes = () if each == "element" else tuple(range(1, len(shape)))
+    positions = tuple(range(1, len(shape)))
+    axes = () if each == "element" else positions
     places = [(part.file, offset) for part in parts for offset in part.offsets]
     picked = np.unique(np.linspace(0, len(places) - 1, min(on, len(places))).round().astype(int))
     total = square = np.zeros(())
@@ -187,9 +188,7 @@ def measure(
     average = total / len(picked)
     variance = np.maximum(square / len(picked) - average**2, 1e-12)
     if each == "element":  # one that hardly varies in these samples may in others
-        variance = np.maximum(
-            variance, 1e-4 * variance.reshape(channels, -1).mean(1).reshape(-1, *(1,) * (len(shape) - 1))
-        )
+        variance = np.maximum(variance, 1e-4 * variance.mean(positions, keepdims=True))
     deviation = np.sqrt(variance)
     return Normalisation(_numbers(average), _numbers(1 / deviation)), len(picked)
 

@@ -78,30 +78,32 @@ def encode(
     plan = plan_of(source, autoencoder, recipe, options)
     shards.begin(out, plan)
     lock = hold(out, f"encoded-{options.shard}-of-{options.shards}")  # one process a job
-    mine = {n: _samples(n, total, options) for n in range(options.shard, count, options.shards)}
-    done = {n: part for n, part in shards.finished_parts(out).items() if n in mine}
-    todo = [n for n in mine if n not in done]
-    shards.sweep(out, options.split, set(todo))
-    progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
-    rejects = _Rejects(out, options.max_rejects, source, list(done.values()), progress)
+    try:
+        mine = {n: _samples(n, total, options) for n in range(options.shard, count, options.shards)}
+        done = {n: part for n, part in shards.finished_parts(out).items() if n in mine}
+        todo = [n for n in mine if n not in done]
+        shards.sweep(out, options.split, set(todo))
+        progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
+        rejects = _Rejects(out, options.max_rejects, source, list(done.values()), progress)
 
-    def task(index: int) -> Task:
-        entry, variant = divmod(index, recipe.variants)
-        return index, source.entries[entry], variant
+        def task(index: int) -> Task:
+            entry, variant = divmod(index, recipe.variants)
+            return index, source.entries[entry], variant
 
-    with Decoder(recipe, options.workers) as decoder:
-        stream = decoder(task(index) for n in todo for index in mine[n])
-        for n in todo:
-            with shards.writing(out, options.split, n) as writer:
-                encoder = _Encoder(autoencoder, task, writer, options.batch_size, progress, watch, rejects)
-                for _ in mine[n]:
-                    encoder.add(_timed(stream, progress))
-                encoder.flush()
-    parts = list(shards.finished_parts(out).values())  # in order
-    if len(parts) == count:
-        shards.finish(out, plan, about(out, parts, source, autoencoder, options), parts, source.rejects)
-    lock.release()
-    return progress
+        with Decoder(recipe, options.workers) as decoder:
+            stream = decoder(task(index) for n in todo for index in mine[n])
+            for n in todo:
+                with shards.writing(out, options.split, n) as writer:
+                    encoder = _Encoder(autoencoder, task, writer, options.batch_size, progress, watch, rejects)
+                    for _ in mine[n]:
+                        encoder.add(_timed(stream, progress))
+                    encoder.flush()
+        parts = list(shards.finished_parts(out).values())  # in order
+        if len(parts) == count:
+            shards.finish(out, plan, about(out, parts, source, autoencoder, options), parts, source.rejects)
+        return progress
+    finally:
+        lock.release()
 
 
 def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:
