@@ -47,7 +47,7 @@ Metrics = Annotated[
     str | None,
     typer.Option(
         help="fid, is, kid, pr, fdd (DINOv2), clip-fd, vgg-pr; clips: fvd, cd-fvd; without any file: pixel-fd, "
-        "pixel-pr, agreement, and of clips random-fd, shrunk-fd (neither is FVD), motion.",
+        "pixel-pr, agreement, random-fd (not FID, not FVD), and of clips shrunk-fd (not FVD), motion.",
         show_default="fid,is; fvd; pixel metrics under 32 pixels",
     ),
 ]
@@ -61,6 +61,7 @@ Count = Annotated[
         show_default="50000; of clips 2048; for pixel metrics 2000",
     ),
 ]
+KidSubsetSize = Annotated[int, typer.Option(help="Samples in each of KID's 100 subsets.", min=2)]
 Json = Annotated[Path | None, typer.Option(help="Write figures and protocol to this file.")]
 Csv = Annotated[Path | None, typer.Option(help="Append a row for each set to this file.")]
 Save = Annotated[Path | None, typer.Option(help="Write all samples to this folder: PNG, clips as MP4.")]
@@ -82,6 +83,7 @@ def evaluate(
     size: FileSize = None,
     frames: FileFrames = None,
     weights: WeightsOption = None,
+    kid_subset_size: KidSubsetSize = 1000,
     json: Json = None,
     csv: Csv = None,
     save: Save = None,
@@ -109,7 +111,7 @@ def evaluate(
             metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe")), count=count,
             seeds=tuple(integers(seed, "--seed")), guidance=guide(guidance, guidance_interval),
             size=size, frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
-            save=save, pictures=pictures,
+            save=save, pictures=pictures, kid_subset_size=kid_subset_size,
         )  # fmt: skip
     leave()
     if result is not None:

@@ -95,22 +95,24 @@ def machine(
     keep_last: Annotated[int | None, _machine("Checkpoints that stay.", show_default="all", min=1)] = None,
     keep_every: Annotated[int | None, _machine("Also those of each N-th step.", show_default="none", min=1)] = None,
     keep_best: Annotated[
-        str | None, _machine("Also the smallest by this, for example pixel-fd_1.", show_default="none")
+        str | None, _machine("Also the best by this, pixel-fd_1 or random-fd_1.", show_default="none")
     ] = None,
     evaluate_every: Annotated[
-        int | None, _machine("Steps between measurements of the pixel FD at 1 NFE.", show_default="never", min=1)
+        int | None,
+        _machine(
+            "Steps between measurements at 1 NFE: pixel FD, or random-feature FD of large samples.",
+            show_default="never",
+            min=1,
+        ),
     ] = None,
     max_rollbacks: Annotated[int, _machine("How often to go back after bad batches.", min=0)] = 2,
 ) -> dict[str, Any]:
     """The Trainer's arguments from these options."""
-    from alphaflow.errors import UserError
     from alphaflow.evaluation.in_training import Evaluation
     from alphaflow.training.engine import Setup
     from alphaflow.training.guard import Guard
     from alphaflow.training.saving import Keep
 
-    if keep_best is not None and (evaluate_every is None or keep_best != "pixel-fd_1"):
-        raise UserError("--keep-best takes pixel-fd_1, which --evaluate-every N measures")
     setup = Setup(
         precision=None if precision is None else precision.value,
         tf32=tf32, accumulate=accumulate, recompute=recompute, compile=compile, parallel=parallel.value,

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -461,10 +462,83 @@ def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
     assert {"pixel-fd_1", "pixel-precision_1", "pixel-recall_2"} <= measured.report.values.keys()
 
 
+SIXTY_FOUR = """import alphaflow as af, torch
+class Noise(af.IndexedDataset):
+    shape, class_names = (3, 64, 64), ()
+    def __len__(self): return 60
+    def fetch(self, indices, generator=None):
+        one = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+        return af.Batch(torch.stack([one.roll(int(i), -1).clamp(-1, 1) for i in indices]))
+def recipe(*, steps: int = 2) -> af.Recipe:
+    net = af.DiT((3, 64, 64), patch=16, depth=1, width=32, heads=2)
+    more = {"dataset": Noise(4, 0), "steps": steps, "samplers": {1: af.ODE(1)}}
+    return af.Recipe(model=net, objective=af.FlowMatching(), **more)
+"""
+
+
+def test_pictures_of_any_size_are_measured_without_a_file(here: Callable[..., Any], tmp_path: Path) -> None:
+    """At 64 × 64 the pixel FD is refused, and training measures the FD of random features."""
+    (tmp_path / "mine.py").write_text(SIXTY_FOUR)
+    run = tmp_path / "run"
+    call = ["train", tmp_path / "mine.py", "--out", run, "--evaluate-every", "1", "--keep-last", "1"]
+    assert "random-fd_1" in (done := here(*call, "--keep-best", "pixel-fd_1")).err
+    assert done.status == 2
+    assert not run.exists()
+    assert here(*call, "--keep-best", "random-fd_1").status == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["eval/random-fd_1"] > 0 for row in rows if "eval/random-fd_1" in row] == [True, True]
+
+
+def test_what_cant_be_measured_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
+    (tmp_path / "empty").mkdir()
+    for options, message in [
+        ({"metrics": ("fid",)}, "--metrics random-fd"), ({"nfes": (3,)}, "no sampler for 3"),
+        ({"metrics": ("motion",)}, "motion is for clips"), ({"reference": tmp_path / "empty"}, "holds no images"),
+        ({"metrics": ("pixel-fd", "is"), "weights": {"inception": "none.pth"}}, "none.pth, don't exist"),
+    ]:  # fmt: skip
+        evaluation = af.Evaluation(1, **{"count": 50, **options})
+        made = recipe(samplers={1: af.Consistency(1)})
+        with pytest.raises(af.UserError, match=message):
+            af.Trainer(made, out=tmp_path / "run", evaluation=evaluation)
+        assert not (tmp_path / "run").exists()
+
+
+def _no_network(*_: Any, **__: Any) -> None:
+    raise OSError("Network is unreachable")
+
+
+def test_measuring_reads_the_data_where_training_does() -> None:
+    """By one thread, while nobody reads ahead."""
+
+    class Counted(af.Digits):
+        inside, threads = 0, set[int]()
+
+        def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
+            assert Counted.inside == 0
+            Counted.inside += 1
+            time.sleep(0.002)
+            Counted.threads.add(threading.get_ident())
+            Counted.inside -= 1
+            return super().fetch(indices, generator)
+
+    evaluation = af.Evaluation(2, count=50)
+    trainer = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers={1: af.ODE(1)}), evaluation=evaluation)
+    trainer.fit()
+    assert Counted.threads == {threading.get_ident()}
+    weights = flat(trainer.model)
+    ahead = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers={1: af.ODE(1)}), evaluation=evaluation)
+    ahead.feed.ahead = 2  # as on a GPU
+    ahead.fit()
+    assert torch.equal(flat(ahead.model), weights)
+
+
 def test_wrong_inputs(here: Callable[..., Any], tmp_path: Path) -> None:
     """One line on standard error and status 2 each."""
     for words, message in [
-        (["train", "digits", "--keep-best", "loss", "--keep-last", "1"], "--keep-best takes pixel-fd_1"),
+        (["train", "digits", "--keep-best", "loss", "--keep-last", "1"], "nothing is: --evaluate-every N"),
         (["train", "digits", "--keep-last", "0"], "--keep-last"),
         (["train", "digits", "--precision", "fp8"], "--precision"),
         (["train", "digits", "--accumulate", "0"], "--accumulate"),

@@ -9,6 +9,8 @@ from scipy import linalg
 
 import alphaflow as af
 from alphaflow.metrics.catalogue import METRICS, default_metrics
+from alphaflow.metrics.compare import compare
+from alphaflow.metrics.gather import Space, Statistics
 from alphaflow.metrics.motion import centroid_speed, frame_difference_energy, wasserstein
 from alphaflow.metrics.unpublished import UNPUBLISHED
 
@@ -122,7 +124,7 @@ def test_wrong_sets() -> None:
 
 def test_pixel_fd_is_for_small_images() -> None:
     large = af.Images(torch.zeros(20, 3, 64, 64, dtype=torch.uint8))
-    with pytest.raises(af.UserError, match="small images, of at most 4096"):
+    with pytest.raises(af.UserError, match=r"at most 4096 values.*take random-fd"):
         measured(large, large, "pixel-fd")
     assert set(measured(large, large, "pixel-pr")) == {"pixel-precision", "pixel-recall"}
 
@@ -237,6 +239,55 @@ def test_wasserstein_is_scipys() -> None:
         assert wasserstein(a, b) == pytest.approx(expected, rel=1e-6)
 
 
+def by_hand(pixels: torch.Tensor, strides: tuple[int | tuple[int, ...], ...]) -> torch.Tensor:
+    """Random features by functions alone: He-normal weights from seed 0, leaky ReLUs, means and deviations."""
+    generator, x = torch.Generator().manual_seed(0), pixels.float() / 127.5 - 1
+    if x.ndim == 5:  # frames of 32 × 32
+        x = torch.nn.functional.adaptive_avg_pool3d(x, (x.shape[2], 32, 32))
+    convolve = torch.nn.functional.conv3d if x.ndim == 5 else torch.nn.functional.conv2d
+    for stride, width in zip(strides, (32, 64, 128, 128), strict=True):
+        fan = x.shape[1] * 3 ** (x.ndim - 2)
+        weight = torch.randn(width, x.shape[1], *[3] * (x.ndim - 2), generator=generator) * (2 / fan) ** 0.5
+        x = torch.nn.functional.leaky_relu(convolve(x, weight, stride=stride, padding=1), 0.2)
+    return torch.cat([x.flatten(2).mean(2), x.flatten(2).std(2, correction=0)], dim=1)
+
+
+@pytest.mark.parametrize("side", [8, 64, 96])
+def test_random_features_of_pictures(side: int) -> None:
+    """Of any size, grey as three equal channels; their distance grows with noise, and is 0 of a set to itself."""
+    generator = torch.Generator().manual_seed(1)
+    grey = torch.randint(0, 256, (600, 1, side, side), dtype=torch.uint8, generator=generator)
+    random = UNPUBLISHED["random"](torch.device("cpu"))
+    assert torch.allclose(
+        random(grey[:5])["features"], by_hand(grey[:5].expand(-1, 3, -1, -1), (2, 2, 2, 2)), atol=1e-4
+    )
+    smooth = (grey // 2 + 64).float().cumsum(-1).remainder(200)
+    noise = torch.randn(smooth.shape, generator=generator)
+    real, *noisy = [
+        af.Images((smooth + level * noise).clamp(0, 255).to(torch.uint8), name=str(level)) for level in (0, 5, 20, 60)
+    ]
+    found = [measured(real, real, "random-fd"), *(measured(fake, real, "random-fd") for fake in noisy)]
+    values = [one["random-fd"] for one in found]
+    assert values == sorted(values)
+    assert abs(values[0]) < 1e-6 < values[1]
+
+
+def test_kids_subsets_can_be_smaller() -> None:
+    """Any size estimates the same without bias; too few samples are said before anything is looked at."""
+    spaces = []
+    for seed, shift in ((1, 0.0), (2, 0.4)):
+        x = features(400, 8, seed, shift=shift).float()
+        spaces.append(Statistics(400, (3, 8, 8), {"inception": Space(400, features=x)}))
+    small, large = (compare(*spaces, ["kid"], size) for size in (50, 300))
+    assert small["kid_std"] > large["kid_std"]
+    assert small["kid"] == pytest.approx(large["kid"], abs=3 * small["kid_std"] / 10)
+    assert small["kid"] == af.kernel_distance(*(s.spaces["inception"].features for s in spaces), size=50).mean
+    with pytest.raises(af.UserError, match=r"kid draws subsets of 1,000, but there are 400.*--kid-subset-size"):
+        compare(*spaces, ["kid"])
+    with pytest.raises(af.UserError, match="at least 2"):
+        compare(*spaces, ["kid"], 1)
+
+
 def test_features_of_clips_without_a_file() -> None:
     """The same on every call; shrunk ones are means over areas; random ones see motion, not only frames."""
     generator = torch.Generator().manual_seed(0)
@@ -251,6 +302,7 @@ def test_features_of_clips_without_a_file() -> None:
     assert torch.equal(features, UNPUBLISHED["random"](torch.device("cpu"))(clips)["features"])
     shuffled = random(clips[:, :, torch.randperm(15, generator=generator)])["features"]
     assert float((shuffled - features).norm() / features.norm()) > 1e-3
+    assert torch.allclose(features, by_hand(clips, ((1, 2, 2), (2, 2, 2), (1, 2, 2), (2, 1, 1))), atol=1e-5)
     for name in ("random-fd", "shrunk-fd"):
         assert "not FVD" in METRICS[name].about
         assert "not FVD" in METRICS[name].values[0].title

@@ -36,12 +36,14 @@ class Source(ABC):
         shape: of one, channels first.
         class_names: by label; empty where there are no classes.
         fps: frames a second of clips; None where nothing says.
+        ahead: whether the next ones are read in a thread of their own while some are worked on.
     """
 
     name: str
     shape: tuple[int, ...]
     class_names: Sequence[str] = ()
     fps: float | None = None
+    ahead: bool = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -52,8 +54,11 @@ class Source(ABC):
         """Those from ``start`` up to ``stop``."""
 
     def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Block]:
-        """All of them, or every world-th block from the rank-th on; the next is read while one is worked on."""
+        """All of them, or every world-th block from the rank-th on; with ``ahead`` the next is read meanwhile."""
         starts = range(rank * size, len(self), world * size)
+        if not self.ahead:
+            yield from (self.read(start, min(start + size, len(self))) for start in starts)
+            return
         with ThreadPoolExecutor(1) as pool:
             waiting = [pool.submit(self.read, start, min(start + size, len(self))) for start in starts[:1]]
             for start in [*starts[1:], None]:

@@ -14,6 +14,7 @@ import torch
 from ..data.images import image_mode
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics, default_metrics
+from ..metrics.kernels import SIZE
 from ..metrics.networks import FRAMES
 from ..metrics.unpublished import UNPUBLISHED
 from ..run import Guide, Run
@@ -50,6 +51,7 @@ class Options:
         batch_size: samples made or read at once.
         save: a folder for all samples, as PNG files, clips as MP4.
         pictures: a folder for grids, nearest real pictures, and the worst classes.
+        kid_subset_size: samples of each side in one of KID's 100 subsets.
     """
 
     metrics: Sequence[str] | None = None
@@ -64,6 +66,7 @@ class Options:
     batch_size: int = BATCH
     save: Path | None = None
     pictures: Path | None = None
+    kid_subset_size: int = SIZE
 
     def __post_init__(self) -> None:
         if self.metrics is not None:
@@ -112,6 +115,7 @@ def evaluate(
         world=world,
         keep=chosen.pictures is not None,
         progress=progress,
+        kid_subset_size=chosen.kid_subset_size,
     )
     rows, warnings = measure_sets(evaluator, sets, chosen)
     return Result(rows, {**about, **_protocol(evaluator, chosen, shape)}, warnings) if world.main else None
@@ -255,6 +259,7 @@ def _protocol(evaluator: Evaluator, options: Options, shape: tuple[int, ...]) ->
         "shape": list(shape),
         "size": options.size,
         "batch_size": options.batch_size,
+        **({"kid_subset_size": evaluator.kid_subset_size} if "kid" in evaluator.metrics else {}),
         "rounding": "8 bits",
         "reference": {
             "name": reference.name,

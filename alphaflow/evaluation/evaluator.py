@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics
-from ..metrics.compare import MIN_SAMPLES, check_pixels, check_shapes, compare, warnings_of
+from ..metrics.compare import MIN_SAMPLES, check_pixels, check_shapes, check_subsets, compare, warnings_of
 from ..metrics.features import EXTRACTORS, Extractor, check_weights, open_extractor
 from ..metrics.gather import Gatherer, Needs, Space, Statistics, needs_of, random_halves
 from ..metrics.kernels import SIZE
@@ -56,6 +56,7 @@ class Evaluator:
         world: the processes that share the work.
         keep: features are kept whatever the metrics, for neighbours and classes.
         progress: is told how far it is.
+        kid_subset_size: samples of each side in one of KID's subsets.
 
     Raises:
         UserError: an unknown metric, missing weights.
@@ -72,10 +73,12 @@ class Evaluator:
         world: World | None = None,
         keep: bool = False,
         progress: Progress | None = None,
+        kid_subset_size: int = SIZE,
     ) -> None:
         check_metrics(metrics)
         self.metrics, self.reference, self.batch_size = tuple(metrics), reference, batch_size
         self.world, self._keep, self._progress = world or World(), keep, progress
+        self.kid_subset_size = kid_subset_size
         self._device, self._given = device or torch.device("cpu"), dict(weights or {})
         wanted = {METRICS[name].extractor for name in metrics}
         networks = wanted - UNPUBLISHED.keys()
@@ -113,10 +116,8 @@ class Evaluator:
                 continue
             if number < MIN_SAMPLES:
                 raise UserError(f"metrics need at least {MIN_SAMPLES} {side} images, got {number}")
-            if any(METRICS[name].kind == "kid" for name in self.metrics) and number < SIZE and len(shape) == 3:
-                raise UserError(
-                    f"kid draws subsets of {SIZE:,}, but there are {number:,} {side} images; give more, or leave it out"
-                )
+            if any(METRICS[name].kind == "kid" for name in self.metrics):
+                check_subsets(number * (1 if len(shape) == 3 else shape[1]), self.kid_subset_size)
         check_shapes(self.reference.shape, shape)
         check_pixels(shape, self.metrics)
         clips = [name for name in self.metrics if METRICS[name].video]
@@ -173,7 +174,9 @@ class Evaluator:
         if fake is None or real is None:
             return None
         fake = replace(fake, labels=self._relabelled(source, fake))
-        return Compared(compare(real, fake, self.metrics), warnings_of(real, fake, self.metrics), fake)
+        return Compared(
+            compare(real, fake, self.metrics, self.kid_subset_size), warnings_of(real, fake, self.metrics), fake
+        )
 
     def real_halves(self) -> Compared | None:
         """One random half of the reference against the other by unpublished features: what chance makes of real ones.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..metrics.catalogue import check_metrics
+from ..metrics.catalogue import MAX_PIXELS, check_metrics, value_names
 from ..metrics.compare import MIN_SAMPLES
+from ..metrics.kernels import SIZE
 from ..printing import Compact
 from ..recipe import Recipe
 from ..run import Run
 from ..training.distributed import World
-from .evaluate import Options, find_reference, measure_sets, samples_of
+from .evaluate import Options, Sets, find_reference, measure_sets, samples_of
 from .evaluator import Evaluator
 from .reference import Reference
 from .result import flat
@@ -33,10 +35,12 @@ class Evaluation(Compact):
         every: steps between measurements; the last step is measured too.
         nfes: network evaluations a sample.
         count: samples.
-        metrics: names of METRICS.
+        metrics: names of METRICS; None for ``pixel-fd``, or ``random-fd`` of samples over 4,096 pixel values: both
+            need no file.
         seed: of the noise.
         reference: real pictures or clips, a file of statistics, a data set's name; None for the training data.
         weights: files of extractors' weights, by extractor.
+        kid_subset_size: samples of each side in one of KID's subsets.
     """
 
     shares: ClassVar[bool] = True
@@ -45,14 +49,16 @@ class Evaluation(Compact):
     every: int
     nfes: tuple[int, ...] = (1,)
     count: int = 1000
-    metrics: tuple[str, ...] = ("pixel-fd",)
+    metrics: tuple[str, ...] | None = None
     seed: int = 0
     reference: Path | str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
+    kid_subset_size: int = SIZE
     _made: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_metrics(self.metrics)
+        if self.metrics is not None:
+            check_metrics(self.metrics)
         if self.every < 1 or self.count < MIN_SAMPLES:
             raise ValueError(f"Evaluation needs every >= 1 and count >= {MIN_SAMPLES}, got {self}")
 
@@ -60,13 +66,36 @@ class Evaluation(Compact):
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None = None
     ) -> dict[str, float]:
         """What is measured of this network, by all processes of ``world``; empty in all but the first."""
-        run = Run.of(recipe, model, device)
-        options = Options(metrics=self.metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
-        if self._made.get("of") is not recipe.dataset:  # another recipe's measurements have another reference
-            given = self.reference
-            shape, fps = run.pixel_shape, run.fps
-            found = Reference.of_run(run) if given is None else find_reference(given, options, shape, device, fps)
-            made = Evaluator(self.metrics, found, device=device, weights=self.weights, world=world)
-            self._made.update(of=recipe.dataset, evaluator=made)
-        rows, _ = measure_sets(self._made["evaluator"], samples_of(run, options), options)
+        evaluator, sets, options = self._opened(recipe, model, device, world)
+        rows, _ = measure_sets(evaluator, sets, options)
         return dict(flat([row for row in rows if row.nfe is not None]))
+
+    def check(
+        self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None = None
+    ) -> tuple[str, ...]:
+        """Opens all that measuring this recipe takes, before its first step; the names of what will be measured.
+
+        Raises:
+            UserError: it can't be measured so: missing weights, another shape, too few samples, no such sampler, …
+        """
+        evaluator, sets, _ = self._opened(recipe, model, device, world)
+        for _, _, source in sets:
+            evaluator.check(len(source), source.shape)
+        names = [name for metric in evaluator.metrics for name in value_names(metric, sets[0][2].shape)]
+        return tuple(f"{name}_{nfe}" for nfe in self.nfes for name in names)
+
+    def _opened(
+        self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None
+    ) -> tuple[Evaluator, Sets, Options]:
+        """What measures, opened at the first call, and the samples to measure."""
+        run = Run.of(recipe, model, device)
+        shape, given = run.pixel_shape, self.reference
+        metrics = self.metrics or ("pixel-fd" if math.prod(shape) <= MAX_PIXELS else "random-fd",)
+        options = Options(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
+        sets = samples_of(run, options)
+        if self._made.get("of") is not recipe.dataset:  # another recipe's measurements have another reference
+            found = Reference.of_run(run) if given is None else find_reference(given, options, shape, device, run.fps)
+            more: dict[str, Any] = {"weights": self.weights, "kid_subset_size": self.kid_subset_size}
+            made = Evaluator(metrics, found, device=device, world=world, **more)
+            self._made.update(of=recipe.dataset, evaluator=made)
+        return self._made["evaluator"], sets, options

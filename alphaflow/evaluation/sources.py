@@ -72,10 +72,13 @@ class Stored(Source):
         dataset: of known length.
         name: where it comes from.
         autoencoder: decodes; None where samples are pixels.
+        ahead: as `Source` has it.
     """
 
-    def __init__(self, dataset: IndexedDataset, name: str, autoencoder: Autoencoder | None = None) -> None:
-        self.dataset, self.name, self._autoencoder = dataset, name, autoencoder
+    def __init__(
+        self, dataset: IndexedDataset, name: str, autoencoder: Autoencoder | None = None, *, ahead: bool = True
+    ) -> None:
+        self.dataset, self.name, self._autoencoder, self.ahead = dataset, name, autoencoder, ahead
         self.class_names, self.fps = dataset.class_names, getattr(dataset, "fps", None)
         self.shape = tuple(self.read(0, 1).pixels.shape[1:])
 
@@ -169,8 +172,8 @@ def training_data(run: Run) -> Source:
         dataset = dataset.clips
     if not isinstance(dataset, IndexedDataset):
         raise UserError("the run's data can't serve as a reference; give real images with --reference")
-    pixels = isinstance(run.autoencoder, Pixels)
-    return Stored(dataset, "the run's training data", None if pixels else run.autoencoder)
+    decoder = None if isinstance(run.autoencoder, Pixels) else run.autoencoder
+    return Stored(dataset, "the run's training data", decoder, ahead=False)  # it may be the user's, for one thread
 
 
 def _holds_clips(path: Path) -> bool:

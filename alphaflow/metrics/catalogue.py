@@ -52,8 +52,13 @@ class Metric:
 
     @property
     def video(self) -> bool:
-        """Whether it looks at clips as wholes."""
+        """Whether it is for clips only."""
         return self.extractor in CLIPS_ONLY or (self.extractor in EXTRACTORS and EXTRACTORS[self.extractor].video)
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether it looks at clips frame by frame: in the features of a published network of pictures."""
+        return self.extractor in EXTRACTORS and not EXTRACTORS[self.extractor].video
 
 
 def _pr(prefix: str = "") -> tuple[Value, ...]:
@@ -66,7 +71,7 @@ METRICS: Mapping[str, Metric] = {
     "kid": Metric(
         "kid",
         "inception",
-        "kernel Inception distance, 100 subsets of 1,000",
+        "kernel Inception distance, 100 subsets of 1,000 or --kid-subset-size",
         (Value("kid", "KID ↓", "{:.5f}"), Value("kid_std", "± subsets", "{:.5f}")),
     ),
     "pr": Metric("pr", "inception", "improved precision and recall, k = 3, as ADM has them", _pr()),
@@ -94,8 +99,8 @@ METRICS: Mapping[str, Metric] = {
     "random-fd": Metric(
         "fd",
         RANDOM,
-        "Fréchet distance in features of 3-D convolutions with random weights; not FVD",
-        (Value("random-fd", "random-feature FD (not FVD) ↓", "{:.5f}"),),
+        "Fréchet distance in features of convolutions with random weights; not FID, not FVD",
+        (Value("random-fd", "random-feature FD (not FID, not FVD) ↓", "{:.5f}"),),
     ),
     "motion": Metric(
         "motion",
@@ -112,10 +117,17 @@ FRAME = "frame-"
 VALUES: Mapping[str, Value] = {value.name: value for metric in METRICS.values() for value in metric.values} | {
     FRAME + value.name: Value(FRAME + value.name, f"{value.title}, frames", value.form)
     for metric in METRICS.values()
-    if not metric.video and metric.extractor != PIXELS
+    if metric.by_frame
     for value in metric.values
 }
 """All numbers that there are, in a table's order."""
+
+
+def value_names(metric: str, shape: Sequence[int]) -> list[str]:
+    """What a metric's numbers are called for samples (c, h, w), or clips (c, f, h, w)."""
+    frames = len(shape) == 4 and METRICS[metric].by_frame
+    return [FRAME * frames + value.name for value in METRICS[metric].values]
+
 
 MAX_PIXELS = 4096
 """Values of a sample up to which pixels are compared by default, and Fréchet distances between them measured."""

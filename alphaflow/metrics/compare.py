@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import UserError
 from ..types import Labels
-from .catalogue import FRAME, MAX_PIXELS, METRICS, Metric
+from .catalogue import MAX_PIXELS, METRICS, Metric, value_names
 from .frechet import frechet_distance
 from .gather import Space, Statistics
 from .kernels import SIZE, kernel_distance
@@ -20,13 +20,16 @@ MIN_SAMPLES = 10
 """Fewer samples than this are not measured."""
 
 
-def compare(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> dict[str, float]:
+def compare(
+    real: Statistics, fake: Statistics, metrics: Sequence[str], kid_subset_size: int = SIZE
+) -> dict[str, float]:
     """Measures samples against a reference: name ↦ value. Agreement is left out where a side has no labels.
 
     Args:
         real: of the reference, with what the metrics need (`needs_of`).
         fake: of the samples.
         metrics: names from METRICS.
+        kid_subset_size: samples of each side in one of KID's subsets.
 
     Raises:
         UserError: sets that can't be compared.
@@ -34,10 +37,8 @@ def compare(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> dict[
     check_weights(real, fake, metrics)
     values: dict[str, float] = {}
     for name in metrics:
-        metric = METRICS[name]
-        found = _measured(name, metric, real, fake)
-        frames = len(fake.shape) == 4 and not metric.video and metric.extractor != PIXELS
-        values |= {FRAME * frames + value.name: v for value, v in zip(metric.values, found, strict=False)}
+        found = _measured(name, METRICS[name], real, fake, kid_subset_size)
+        values |= dict(zip(value_names(name, fake.shape), found, strict=False))
     if not values:
         raise UserError("agreement needs labels on both sides: images in class folders, or arr_1 in an .npz")
     return values
@@ -68,8 +69,8 @@ def check_pixels(shape: Sequence[int], metrics: Sequence[str]) -> None:
     values = math.prod(shape)
     if "pixel-fd" in metrics and values > MAX_PIXELS:
         raise UserError(
-            f"pixel-fd is for small images, of at most {MAX_PIXELS} values; these have {values}: leave it out, for "
-            "example --metrics fid"
+            f"pixel-fd is for samples of at most {MAX_PIXELS} values, and these have {values}; take random-fd, which "
+            "needs no file and goes with any size, or fid"
         )
 
 
@@ -91,7 +92,17 @@ def warnings_of(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> l
     return found
 
 
-def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics) -> tuple[float, ...]:
+def check_subsets(count: int, size: int) -> None:
+    """Raises UserError where KID's subsets can't be drawn from so many samples, or frames."""
+    if size < 2:
+        raise UserError(f"KID draws subsets of at least 2, got kid_subset_size={size}")
+    if count < size:
+        raise UserError(
+            f"kid draws subsets of {size:,}, but there are {count:,}; give more samples, or a smaller --kid-subset-size"
+        )
+
+
+def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics, kid_subset_size: int) -> tuple[float, ...]:
     if metric.kind == "is":
         assert fake.score is not None
         return fake.score.mean, fake.score.std
@@ -107,18 +118,18 @@ def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics) -> 
                 f"{len(b.moments.mean)}: it was made with another extractor"
             )
         return (frechet_distance(a.moments, b.moments),)
+    if metric.kind == "kid":
+        assert a.features is not None
+        assert b.features is not None
+        check_subsets(min(a.count, b.count), kid_subset_size)
+        score: Score = kernel_distance(a.features, b.features, size=kid_subset_size)
+        return score.mean, score.std
     return _of_features(metric, a, b, real.labels, fake.labels)
 
 
 def _of_features(metric: Metric, a: Space, b: Space, real: Labels | None, fake: Labels | None) -> tuple[float, ...]:
     assert a.features is not None
     assert b.features is not None
-    if metric.kind == "kid":
-        least = min(a.count, b.count)
-        if least < SIZE:
-            raise UserError(f"kid draws subsets of {SIZE:,}, but there are {least:,}; give more, or leave kid out")
-        score: Score = kernel_distance(a.features, b.features)
-        return score.mean, score.std
     if metric.kind == "pr":
         found = precision_recall(a.features, b.features)
         return found.precision, found.recall

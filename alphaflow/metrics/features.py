@@ -114,6 +114,7 @@ EXTRACTORS: Mapping[str, Published] = {
             "weights-inception-2015-12-05-6726825d.pth",
             _FIDELITY + "weights-inception-2015-12-05-6726825d.pth",
             "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            "without it --metrics random-fd compares pictures of any size, in other figures than FID",
         ),
         networks.inception,
         (FEATURES, LOGITS),

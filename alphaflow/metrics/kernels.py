@@ -10,6 +10,7 @@ from .frechet import Features
 from .scores import SEED, Score
 
 SUBSETS, SIZE = 100, 1000
+"""KID's, as torch-fidelity has them."""
 CHUNK = 2048
 
 

@@ -1,12 +1,14 @@
-"""Features that need no file of weights: pixels, shrunk clips, a random network, motion.
+"""Features that need no file of weights: pixels, shrunk clips, random networks, motion.
 
 Figures in them compare runs with each other on one machine or another; they are not anybody's published metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,47 +52,58 @@ class Shrunk:
 
 
 class _RandomNetwork(nn.Module):
-    """Four strided 3-D convolutions with weights drawn once, from seed 0; means and deviations of the last maps."""
+    """Four strided convolutions with weights drawn once, from seed 0; means and deviations of the last maps."""
 
-    def __init__(self) -> None:
+    def __init__(self, convolution: type[nn.Conv2d | nn.Conv3d], strides: Sequence[Any]) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        strides = ((1, 2, 2), (2, 2, 2), (1, 2, 2), (2, 1, 1))
         widths = (3, 32, 64, 128, 128)
         self.layers = nn.ModuleList()
         for stride, before, after in zip(strides, widths[:-1], widths[1:], strict=True):
-            layer = nn.Conv3d(before, after, 3, stride, padding=1, bias=False)
-            weight = torch.randn(layer.weight.shape, generator=generator) * (2 / (27 * before)) ** 0.5
-            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer = convolution(before, after, 3, stride, padding=1, bias=False)
+            drawn = torch.randn(layer.weight.shape, generator=generator)
+            layer.weight = nn.Parameter(drawn * (2 / layer.weight[0].numel()) ** 0.5, requires_grad=False)
             self.layers.append(layer)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """(b, 3, f, 32, 32) in [-1, 1] → (b, 256)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, 3, …) in [-1, 1] → (b, 256)."""
         for layer in self.layers:
-            clips = F.leaky_relu(layer(clips), 0.2)
-        return torch.cat([clips.mean(dim=(2, 3, 4)), clips.std(dim=(2, 3, 4), unbiased=False)], dim=1)
+            x = F.leaky_relu(layer(x), 0.2)
+        maps = x.flatten(2)
+        return torch.cat([maps.mean(dim=2), maps.std(dim=2, unbiased=False)], dim=1)
 
 
 @dataclass(frozen=True)
 class Random:
-    """A network of 3-D convolutions with random weights, the same ones always, on frames of 32 × 32: 256 numbers.
+    """Networks of convolutions with random weights, the same ones always: 256 numbers.
 
-    Random features tell distributions apart as any do that are many enough; they don't know what people see.
+    Of pictures as they are (2-D, strides 2); of clips with frames averaged to 32 × 32 (3-D). Random features tell
+    distributions apart as any do that are many enough; they don't know what people see.
     """
 
     device: torch.device
     weights: None = None
     batch: int = 16
-    network: nn.Module = field(default_factory=_RandomNetwork, repr=False)
+
+    @cached_property
+    def of_pictures(self) -> nn.Module:
+        """(b, 3, h, w) in [-1, 1] → (b, 256)."""
+        return _RandomNetwork(nn.Conv2d, (2, 2, 2, 2)).to(self.device)
+
+    @cached_property
+    def of_clips(self) -> nn.Module:
+        """(b, 3, f, 32, 32) in [-1, 1] → (b, 256)."""
+        return _RandomNetwork(nn.Conv3d, ((1, 2, 2), (2, 2, 2), (1, 2, 2), (2, 1, 1))).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """8-bit clips (b, c, f, h, w) → (b, 256)."""
-        clips = to_unit(pixels.to(self.device))
-        clips = clips.expand(-1, 3, *clips.shape[2:])
-        sized = F.adaptive_avg_pool3d(clips, (clips.shape[2], 32, 32))
+        """8-bit (b, c, h, w), or clips (b, c, f, h, w) → (b, 256)."""
+        x = to_unit(pixels.to(self.device))
+        x = x.expand(-1, 3, *x.shape[2:])
         with float32(self.device):
-            return {FEATURES: self.network.to(self.device)(sized)}
+            if x.ndim == 4:
+                return {FEATURES: self.of_pictures(x)}
+            return {FEATURES: self.of_clips(F.adaptive_avg_pool3d(x, (x.shape[2], 32, 32)))}
 
 
 @dataclass(frozen=True)
@@ -115,4 +128,4 @@ UNPUBLISHED: Mapping[str, Callable[[torch.device], Unpublished]] = {
 }
 """The extractors without a file, by name."""
 
-CLIPS_ONLY = (SHRUNK, RANDOM, MOTION)
+CLIPS_ONLY = (SHRUNK, MOTION)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from .run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
+
+T = TypeVar("T")
 
 
 class Evaluation(Protocol):
@@ -87,22 +89,43 @@ class Reporter:
                     picture.save(self.folder.samples(step))
                     self._logged(step).picture(picture.images, step)
 
+    def check(self, evaluation: Evaluation | None, best: str | None) -> None:
+        """Looks, before the first step, whether what is to be measured can be, and is what checkpoints are kept by.
+
+        Raises:
+            UserError: it can't, or isn't.
+        """
+        measured: tuple[str, ...] | None = ()
+        if evaluation is not None:
+            look = getattr(evaluation, "check", None)  # any callable may be an evaluation
+            measured = None if look is None else self._measure(look, evaluation)
+        if best is not None and measured is not None and best not in measured:
+            found = (
+                f"what is measured is {', '.join(measured)}" if measured else "nothing is: --evaluate-every N does it"
+            )
+            raise UserError(f"the best checkpoint is to be kept by {best}, which isn't measured; {found}")
+
     def evaluate(self, evaluation: Evaluation, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
         engine = self.engine
-        shared = not engine.split and getattr(evaluation, "shares", False)  # any callable may be an evaluation
-        if not (engine.world.main or engine.split or shared):
-            return
-        world = {"world": engine.world} if shared else {}
         with self._spared(f"nothing measured at step {step}"):
-            self.values = evaluation(engine.recipe, engine.ema.model, engine.device, **world)
-            self._measured = step
+            values = self._measure(evaluation, evaluation)
+            if values is not None:
+                self.values, self._measured = values, step
         if self._measured != step:
             return
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         self.display.say(f"measured at step {step}: {shown}")
         if engine.world.main:
             self._write({"step": step, **{f"eval/{name}": value for name, value in self.values.items()}})
+
+    def _measure(self, call: Callable[..., T], evaluation: Evaluation) -> T | None:
+        """Calls an evaluation, or its check, in those processes that take part; None in the others."""
+        engine = self.engine
+        shared = not engine.split and getattr(evaluation, "shares", False)
+        if not (engine.world.main or engine.split or shared):
+            return None
+        return call(engine.recipe, engine.ema.model, engine.device, **({"world": engine.world} if shared else {}))
 
     def measured_at(self, step: int) -> dict[str, float]:
         """What was measured at this step; empty if nothing was."""

@@ -112,6 +112,7 @@ class Trainer:
         self.stopped = self._retry = False
         self._saver = None if self.folder is None else Saver(self.folder, self.engine, keep or Keep())
         self.report = Reporter(self.engine, self.folder, self.display)
+        self.report.check(evaluation, None if keep is None else keep.best)
         if self.folder is not None and resume:
             self._resume(self.folder)
         elif self.folder is not None:
@@ -197,6 +198,7 @@ class Trainer:
         if probing or due(self.log_every):
             self.report.row(self.step, self._probed() if probing else {})
         if self.evaluation is not None and due(self.evaluation.every):
+            self.feed.rewind()  # nobody else reads the data meanwhile
             self.report.evaluate(self.evaluation, self.step)
         drawn = due(self.sample_every)
         saved = self._saved(saved, due(self.checkpoint_every))
