@@ -62,9 +62,7 @@ def with_derivative(
         out, dudt = network(z, r, t, cond, along=along.to(z.dtype), **options)
         return out, dudt.detach()
     n = len(along)
-    # copies: a compiled network can't be differentiated forward at a part of another tensor
-    first, ends, starts = (x[:n].detach().clone() for x in (z, r, t))
-    _, dudt = _forward_ad(network, first, ends, starts, cond[:n], along)
+    _, dudt = _forward_ad(network, z[:n], r[:n], t[:n], cond[:n], along)
     return network(z, r, t, cond, **options), dudt
 
 
@@ -92,14 +90,18 @@ def total_derivative(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: S
 
 
 def _forward_ad(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample) -> tuple[Sample, Sample]:
-    """Output and derivative by forward-mode AD. Fused attention has none in PyTorch: it runs on its plain kernel."""
+    """Output and derivative by forward-mode AD. Fused attention has none in PyTorch: it runs on its plain kernel.
+
+    A compiled network runs here as it was written: the compiler can't see through ``torch.func.jvp``, and would leave
+    the network alone ever after. What it predicts elsewhere is compiled.
+    """
 
     def u(z: Sample, t: Time) -> Sample:
         out: Sample = model(z, r, t, cond)
         return out
 
     _load_rules()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
         value, derivative, *_ = torch.func.jvp(u, (z, t), (v, torch.ones_like(t)))
     return value.detach(), derivative.detach()
 

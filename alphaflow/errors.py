@@ -15,6 +15,13 @@ class UserError(ValueError):
     """
 
 
+def said(error: BaseException) -> str:
+    """What an exception says, in one line; with its kind, unless it is a ValueError, whose message says it all."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
 def is_number(value: Any) -> bool:
     """Whether a value that a user gave is a finite number: no text, no NaN, no True."""
     return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

@@ -17,7 +17,7 @@ from .autoencoders.pixels import Pixels
 from .data.base import describe_data, finite_bytes
 from .data.labels import balanced_labels
 from .describe import AUTOENCODERS, NETWORKS, SAMPLERS, rebuild
-from .errors import UserError
+from .errors import UserError, said
 from .guidance import CFG, check_interval, guidance_setting
 from .recipe import Recipe, recipe_of
 from .samplers import ODE, Sampler
@@ -219,7 +219,7 @@ class Run:
                 self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
             made = self._decoded(shape)
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"{self.folder.path} can't make that: {' '.join(str(error).split())}") from error
+            raise UserError(f"{self.folder.path} can't make that: {said(error)}") from error
         _, *there, height, width = made
         if (*there, height, width) != (*([] if length is None else [length]), side, side):
             nearest = " ".join([*(f"--frames {n}" for n in there), f"--size {height}"])

@@ -113,9 +113,10 @@ def _seeded(found: RecipeFile, seed: int, parameters: dict[str, Any]) -> Recipe:
 
 def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
     """Two steps of which nothing stays."""
+    from alphaflow.training.logging import progress
     from alphaflow.training.trainer import Trainer
 
-    trainer = Trainer(recipe, seed=seed, **rest)
+    trainer = Trainer(recipe, seed=seed, display=progress(), **rest)
     trainer.model.train()
     with trainer.feed:
         losses = [trainer.train_step().total.item() for _ in range(2)]

@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from alphaflow.data.images import UNREADABLE, centre_crop, decode
 from alphaflow.data.video import ClipError, read_clip, video_info
+from alphaflow.errors import said
 
 from .sources import Entry
 
@@ -125,7 +126,7 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
     except MemoryError:
         return _rejected(index, entry, "too large for this machine's memory")
     except Exception as error:  # a decoder's own fault, on a file that it can't take
-        return _rejected(index, entry, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        return _rejected(index, entry, said(error))
     return Sample(index, pixels, record)
 
 

@@ -173,7 +173,13 @@ def test_several_averages_are_kept_and_go_on(tmp_path: Path) -> None:
     straight.fit()
     last = tmp_path / "straight" / "checkpoints" / "step-00000006"
     names = {file.name for file in last.glob("*.safetensors")}
-    assert names == {"model.safetensors", "ema.safetensors", "ema-0.5.safetensors", "ema-width-0.1.safetensors"}
+    assert names == {
+        "model.safetensors",
+        "training.safetensors",
+        "ema.safetensors",
+        "ema-0.5.safetensors",
+        "ema-width-0.1.safetensors",
+    }
     half = af.Trainer(recipe(ema=ema), out=tmp_path / "half", checkpoint_every=3)
     for _ in range(3):
         half.train_step()

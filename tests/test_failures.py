@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -53,9 +54,9 @@ class Listening(Display):
 
 def recipe(dataset: af.Dataset | None = None, steps: int = 20, **options: Any) -> af.Recipe:
     torch.manual_seed(0)
-    model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     settings: dict[str, Any] = {"objective": af.AlphaFlow(alpha=af.Constant(0.3)), "samplers": {}, "lr": 1e-3}
     data = af.Digits(batch_size=16, seed=1) if dataset is None else dataset
+    model = options.pop("model", None) or af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     return af.Recipe(model=model, dataset=data, steps=steps, **{**settings, **options})
 
 
@@ -82,11 +83,63 @@ def test_a_batch_that_is_not_finite_is_skipped(tmp_path: Path) -> None:
     assert trainer.step == 4
     assert not torch.equal(flat(trainer.model), before)
     (line,) = incidents(tmp_path / "run")
-    assert (line["step"], line["kind"], line["reason"]) == (3, "skipped", "the loss is nan")
+    assert (line["step"], line["kind"], line["of_data"]) == (3, "skipped", True)
+    assert line["reason"] == "the loss is nan, since the data are not finite: sample 0 of the batch, in its x"
     assert line["parameter"] in dict(trainer.model.named_parameters())
     assert 0 <= line["r"] <= line["t"] <= 1
     assert line["alpha"] == 0.3
-    assert said.lines[-1].startswith("skipped: the loss is nan at step 3, first in the gradient of ")
+    assert said.lines[-1].startswith(f"skipped: {line['reason']} at step 3, first in the gradient of ")
+
+
+def test_data_that_are_not_finite_are_not_called_a_problem_of_training(tmp_path: Path) -> None:
+    class Holed(af.Digits):
+        def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
+            batch = super().fetch(indices, generator)
+            batch.x[7, 0, 3, 3] = math.nan
+            return batch
+
+    with pytest.raises(
+        af.UserError, match=r"3 bad batches in a row.*sample 7 of the batch, in its x.*; mend the data$"
+    ):
+        af.Trainer(recipe(Holed(batch_size=16)), out=tmp_path / "run").fit()
+
+
+def test_data_that_can_hardly_be_meant_are_remarked(tmp_path: Path) -> None:
+    """Once, before the first step; good data and good latents pass without a word."""
+
+    class Changed(af.IndexedDataset):
+        class_names = ()
+
+        def __init__(self, count: int, shape: tuple[int, ...], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            super().__init__(16, 0)
+            self.x = change(torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return tuple(self.x.shape[1:])
+
+        def __len__(self) -> int:
+            return len(self.x)
+
+        def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
+            return af.Batch(self.x[indices])
+
+    image, latents = (1, 8, 8), (4, 8, 8)
+    for count, shape, change, message in [
+        (40, image, lambda x: (x + 1) * 127.5, r"lie in \[0, 255\]"),
+        (40, image, lambda x: (x + 1) / 2, r"in \[0, 1\]"),
+        (40, image, lambda x: x * 3, r"in \[-3, 3\]"), (40, image, lambda x: x, ""), (40, latents, lambda x: x * 2, ""),
+        (40, latents, lambda x: x * 50, "root mean square .* is its scale meant"),
+        (1, image, lambda x: x, "holds 1 sam"),
+        (40, image, lambda x: x[:1].expand_as(x), "are equal"), (40, latents, lambda x: x * 1e-3, "is its scale meant"),
+    ]:  # fmt: skip
+        said = Listening()
+        model = af.DiT(shape, patch=4, depth=1, width=16, heads=2)
+        made = recipe(Changed(count, shape, change), model=model, steps=2)
+        af.Trainer(made, out=tmp_path / f"{len(list(tmp_path.iterdir()))}", display=said).fit()
+        notes = [line for line in said.lines if line.startswith("note: ")]
+        assert len(notes) == bool(message), (message, notes)
+        assert not message or re.search(message, notes[0]), (message, notes)
 
 
 def test_the_worst_samples_times_are_those_it_was_trained_with(tmp_path: Path) -> None:
@@ -180,7 +233,7 @@ def test_it_stops_with_a_diagnosis_when_going_back_does_not_help(tmp_path: Path)
     trainer = af.Trainer(recipe(data), out=tmp_path / "run", checkpoint_every=4, guard=af.Guard(rollbacks=2))
     with pytest.raises(af.UserError) as stopped:
         trainer.fit()
-    for words in ("3 bad batches in a row after going back 2 times", "the loss is nan at step 8", "gradient of",
+    for words in ("3 bad batches in a row after going back 2 times", "the loss is nan", "at step 8", "gradient of",
                   "r = ", "α = 0.3", "step-00000008"):  # fmt: skip
         assert words in str(stopped.value)
     assert [line["kind"] for line in incidents(tmp_path / "run")].count("rollback") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import alphaflow as af
+from alphaflow.training.checkpoint import seal
 
 Here = Callable[..., Any]
 
@@ -139,3 +141,51 @@ def test_absurd_and_wrong_values_are_one_line(name: str, changes: dict[str, Any]
     one_line(done)
     assert done.status == 2
     assert "run.json" in done.err
+
+
+class Mark:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("file", ["training.safetensors", "ema.safetensors", "training/.metadata", "state.json"])
+def test_no_pickle_of_a_run_is_opened(file: str, copies: Copies, here: Here) -> None:
+    """Wherever it lies in a checkpoint that its manifest calls whole, `train --resume` included."""
+    run = copies("pickled", code=False)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    place = run / "checkpoints" / "step-00000006"
+    (place / file).parent.mkdir(exist_ok=True)
+    (place / file).write_bytes(pickle.dumps(Mark(copies.mark)))
+    (place / "manifest.json").unlink()
+    seal(place, 6, {})
+    for words in commands(run, copies.place / "out"):
+        done = here(*words)
+        assert done.status in (0, 2), done.err
+        assert "Traceback" not in done.err
+        assert not copies.mark.exists(), words
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": "six"}, {"numbers": {"strange.lr": 1}}, {"groups": []}, {"groups": [{"lr": 1}] * 3}, {"updates": 3},
+        {"dataset": {}}, {"dataset": {"position": "x"}}, {"watch": []}, {"watch": {"good": "x", "bad": 0}},
+        {"made_with": None},
+    ],
+)  # fmt: skip
+def test_a_state_with_wrong_values_is_one_line(changes: dict[str, Any], copies: Copies, here: Here) -> None:
+    run = copies("state", code=False)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    place = run / "checkpoints" / "step-00000006"
+    state = json.loads((place / "state.json").read_text())
+    (place / "state.json").write_text(json.dumps({**state, **changes}))
+    (place / "manifest.json").unlink()
+    seal(place, 6, {})
+    done = here(*commands(run, copies.place / "out")[-1])
+    one_line(done)
+    assert done.status == 2, done.out

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import alphaflow as af
@@ -422,6 +423,34 @@ def test_no_graph_is_kept_for_targets(objective: af.Objective) -> None:
         sizes.append(sum(kept.values()))
         del loss
     assert sizes[1] <= sizes[0] + 8 * x.untyped_storage().nbytes()
+
+
+def test_a_network_without_a_tangent_of_its_own_is_compiled(smooth: type[torch.nn.Module]) -> None:
+    """Its predictions are, whatever comes first: the derivative is taken of it as it was written."""
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        called = lookup_backend("aot_eager")(graph, example)
+
+        def run(*arguments: Any) -> Any:
+            runs.append(1)
+            return called(*arguments)
+
+        return run
+
+    torch._dynamo.reset()
+    networks = [smooth(4).double() for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    networks[1].compile(backend=backend)
+    x = random(8, 4)
+    for objective in (af.MeanFlow(fm_share=0.5), af.FlowMatching(), af.FACM(), af.ContinuousConsistency()):
+        before, gradients = len(runs), []
+        for network in networks:
+            network.zero_grad()
+            objective(network, x, af.Cond(), 0, torch.Generator().manual_seed(4)).total.backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+        assert len(runs) > before, objective
+        assert distance(gradients[1], gradients[0]) < 1e-10
 
 
 @pytest.mark.parametrize("recompute", [False, True])

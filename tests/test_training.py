@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import alphaflow as af
 from alphaflow.describe import AUTOENCODERS, NETWORKS, SAMPLERS, describe, rebuild
-from alphaflow.training.checkpoint import damage
+from alphaflow.training.checkpoint import damage, seal
 from alphaflow.training.logging import Display, Lines, MetricsLog
 from alphaflow.training.run_folder import RunFolder, step_of
 from alphaflow.training.saving import Keep
@@ -59,12 +59,7 @@ def weights(place: Path) -> dict[str, torch.Tensor]:
 
 
 def training_state(place: Path) -> dict[str, torch.Tensor]:
-    """The tensors that torch.distributed.checkpoint wrote, by its own converter."""
-    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-
-    dcp_to_torch_save(place / "training", place.parent / "converted.pt")
-    found: dict[str, torch.Tensor] = torch.load(place.parent / "converted.pt")
-    (place.parent / "converted.pt").unlink()
+    found: dict[str, torch.Tensor] = load_file(place / "training.safetensors")
     return found
 
 
@@ -149,8 +144,7 @@ def test_run_folder(tmp_path: Path) -> None:
     af.Trainer(recipe(), out=tmp_path / "run", sample_every=6, checkpoint_every=6, log_every=3).fit()
     found = {str(file.relative_to(tmp_path / "run")) for file in (tmp_path / "run").rglob("*") if file.is_file()}
     events = {name for name in found if name.startswith("events.")}
-    parts = ("model.safetensors", "ema.safetensors", "state.json", "manifest.json")
-    parts += ("training/.metadata", "training/__0_0.distcp")
+    parts = ("model.safetensors", "ema.safetensors", "training.safetensors", "state.json", "manifest.json")
     steps = ("step-00000006", "step-00000012")
     expected = {f"checkpoints/{step}/{part}" for step in steps for part in parts}
     expected |= {f"samples/{step}.png" for step in steps} | {"run.json", "metrics.jsonl"}
@@ -225,7 +219,7 @@ def test_ema_formula() -> None:
         af.EMA(model, 1.0)
 
 
-@pytest.mark.parametrize("part", ["model.safetensors", "ema.safetensors", "training/__0_0.distcp", "state.json"])
+@pytest.mark.parametrize("part", ["model.safetensors", "ema.safetensors", "training.safetensors", "state.json"])
 @pytest.mark.parametrize("harm", ["cut", "bit", "gone"])
 def test_a_damaged_checkpoint_is_passed_over(part: str, harm: str, tmp_path: Path) -> None:
     """It is found by the manifest; the one before it is used, with a line; without one, that is said."""
@@ -394,7 +388,7 @@ def test_a_manifest_without_files_is_not_whole(tmp_path: Path) -> None:
     place = tmp_path / "run" / "checkpoints" / "step-00000002"
     assert not damage(place)
     (place / "manifest.json").write_text('{"step": 2, "values": {}, "files": {}}')
-    assert "manifest.json is missing or damaged" in damage(place)
+    assert "manifest.json is missing, damaged" in damage(place)
 
 
 def test_fit_goes_on_after_a_signal(tmp_path: Path) -> None:
@@ -625,3 +619,28 @@ def test_the_bar_keeps_its_steps_and_time_beside_long_figures() -> None:
     assert "1/100" in last
     for part in ("12.3 steps/s", "1574 samples/s", "α 0.250", "|g| 1.50", "data 2%", "1.5 GiB"):
         assert part in last.replace("\n", " ")
+
+
+def test_a_resume_says_what_is_no_longer_as_it_was(tmp_path: Path) -> None:
+    """Parts of a batch, precision, threads, versions: whatever the last bits of weights depend on."""
+    af.Trainer(recipe(4), out=tmp_path / "run", checkpoint_every=2).fit()
+    for step in (2, 4):
+        state = tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "state.json"
+        found = json.loads(state.read_text())
+        found["made_with"]["numpy"] = "1.0"
+        if step == 2:
+            state.write_text(json.dumps(found))
+            (state.parent / "manifest.json").unlink()
+            seal(state.parent, step, {})
+    shutil.rmtree(state.parent)
+    said = Listening()
+    again = af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.Setup(accumulate=2), display=said)
+    (line,) = [line for line in said.lines if "will differ" in line]
+    assert "accumulate 2 (was 1)" in line
+    assert "numpy " in line
+    assert "(was 1.0)" in line
+    assert "torch" not in line
+    again.fit()
+    said.lines.clear()
+    af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.Setup(accumulate=2), display=said)
+    assert not [line for line in said.lines if "will differ" in line]

@@ -64,11 +64,11 @@ def _mmd(a: Tensor, b: Tensor) -> Tensor:
 def _from_whole(real: Features, fake: Features, drawn: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
     """The same values from the kernel of all pairs: the sum over a subset is sᵀKs, with s its indicator."""
     size = len(drawn[0][0])
-    s_fake, s_real = torch.zeros(len(fake), len(drawn)).double(), torch.zeros(len(real), len(drawn)).double()
+    s_fake, s_real = (x.new_zeros(len(x), len(drawn), dtype=torch.float64) for x in (fake, real))
     for column, (i, j) in enumerate(drawn):
         s_fake[torch.from_numpy(i), column] = 1
         s_real[torch.from_numpy(j), column] = 1
-    total = torch.zeros(len(drawn), dtype=torch.float64)
+    total = fake.new_zeros(len(drawn), dtype=torch.float64)
     for a, s_a, b, s_b in ((fake, s_fake, fake, s_fake), (real, s_real, real, s_real), (fake, s_fake, real, s_real)):
         weight = 1 / (size * (size - 1)) if a is b else -2 / size**2
         for start in range(0, len(a), CHUNK):

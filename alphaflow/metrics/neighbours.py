@@ -52,8 +52,7 @@ def precision_recall(real: Features, fake: Features, k: int = 3) -> PrecisionRec
         if len(features) <= k:
             raise ValueError(f"precision and recall need more than k = {k} {name} samples, got {len(features)}")
     reach_real, reach_fake = (nearest(features, features, k + 1).distances[:, k] for features in (real, fake))
-    real_covered = torch.zeros(len(real), dtype=torch.bool)
-    fake_covered = torch.zeros(len(fake), dtype=torch.bool)
+    real_covered, fake_covered = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for x in (real, fake))
     for rows, columns, distances in _blocks(fake, real):
         fake_covered[rows] |= (distances <= reach_real[columns]).any(dim=1)
         real_covered[columns] |= (distances <= reach_fake[rows, None]).any(dim=0)
@@ -63,10 +62,10 @@ def precision_recall(real: Features, fake: Features, k: int = 3) -> PrecisionRec
 def nearest(points: Features, centres: Features, k: int) -> Neighbours:
     """Each point's k nearest centres, or all where there are fewer."""
     k = min(k, len(centres))
-    indices = torch.empty(len(points), k, dtype=torch.long)
-    found = torch.full((len(points), k), torch.inf, dtype=torch.float64)
+    indices = torch.empty(len(points), k, dtype=torch.long, device=points.device)
+    found = torch.full((len(points), k), torch.inf, dtype=torch.float64, device=points.device)
     for rows, columns, distances in _blocks(points, centres):
-        here = torch.arange(columns.start, columns.start + distances.shape[1]).expand_as(distances)
+        here = torch.arange(columns.start, columns.stop, device=points.device).expand_as(distances)
         both = torch.cat([found[rows], distances], dim=1)
         which = torch.cat([indices[rows], here], dim=1)
         found[rows], picked = both.topk(k, dim=1, largest=False)
@@ -80,11 +79,12 @@ def label_agreement(real: Features, real_labels: Labels, fake: Features, fake_la
     The most frequent label among the k wins; of equally frequent ones, that of the nearest neighbour.
     """
     classes = int(real_labels.max()) + 1
-    votes = real_labels[nearest(fake, real, k).indices]
-    counts = torch.zeros(len(fake), classes, dtype=torch.long).scatter_add_(1, votes, torch.ones_like(votes))
+    votes = real_labels[nearest(fake, real, k).indices.to(real_labels.device)]
+    counts = votes.new_zeros(len(fake), classes).scatter_add_(1, votes, torch.ones_like(votes))
     best = counts.gather(1, votes)
     first_best = (best == best.max(dim=1, keepdim=True).values).int().argmax(dim=1)
-    return float((votes.gather(1, first_best[:, None])[:, 0] == fake_labels).double().mean())
+    voted = votes.gather(1, first_best[:, None])[:, 0]
+    return float((voted == fake_labels.to(voted.device)).double().mean())
 
 
 def _blocks(points: Features, centres: Features) -> Iterator[tuple[slice, slice, Tensor]]:

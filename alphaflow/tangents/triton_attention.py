@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..errors import said
 from .attention import chunked_tangent
 
 LARGEST_HEAD = 256
@@ -169,7 +170,7 @@ def kernel_works(device: torch.device, dtype: torch.dtype, d: int) -> bool:
     except torch.cuda.OutOfMemoryError:  # not the kernel's fault
         raise
     except Exception as error:  # a compiler that is missing, a GPU that is too small or too old
-        return _refused(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return _refused(said(error))
     wanted: Any = chunked_tangent(q, k, v, out, dq, dk, dv).double()
     distance = float((found - wanted).norm() / wanted.norm())
     if not distance < TOLERANCE[dtype]:

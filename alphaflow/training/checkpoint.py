@@ -21,6 +21,8 @@ from ..models.inflation import CLASSES
 from .distributed import full, load_whole
 
 MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
+TENSORS, PLAIN = "training.safetensors", "state.json"
+"""What training goes on from, beside the weights."""
 
 EMBEDS_R = (
     "is of an earlier alphaflow, whose DiT embedded the time r; this one's embeds the length of the jump, t - r, and "
@@ -36,9 +38,14 @@ def weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
         model: all processes must ask, where it is split among them.
         keep: whether this process wants them.
     """
+    return whole_copies(model.state_dict(), keep)
+
+
+def whole_copies(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """As `weights`, of any tensors: one after another, so that never more than one is whole on a GPU."""
     found = {}
-    for name, weight in model.state_dict().items():
-        whole = full(weight)
+    for name, tensor in tensors.items():
+        whole = full(tensor)
         if keep:
             found[name] = whole.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return found
@@ -78,8 +85,8 @@ def manifest(folder: Path) -> dict[str, Any] | None:
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint, by its manifest; empty if it is whole."""
     known = manifest(folder)
-    if known is None or not {MODEL, AVERAGE} <= known["files"].keys():
-        return f"{MANIFEST} is missing or damaged"
+    if known is None or not {MODEL, AVERAGE, TENSORS, PLAIN} <= known["files"].keys():
+        return f"{MANIFEST} is missing, damaged, or of an earlier alphaflow"
     for name, about in known["files"].items():
         try:
             if (folder / name).stat().st_size != about["bytes"]:

@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..objectives.base import averaged
+from ..objectives.base import Objective, averaged
 from ..types import Batch, Cond
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
     """The phases of a recipe's training, found by the values of its schedules, and what a sample costs in each.
 
     Args:
-        recipe: its network is not changed.
+        recipe: its networks, the objective's too, are not changed.
         batch: samples that are worked on to count.
     """
     scalars: Any = getattr(recipe.objective, "scalars", None)
@@ -114,18 +114,26 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
         name = _kind({} if scalars is None else scalars(step))
         found.setdefault(name, step)
         count[name] += 1
-    model = copy.deepcopy(recipe.model).cpu()
-    data = first_samples(recipe, batch)
+    model, objective = _copied(recipe, torch.device("cpu"))
+    data, average = first_samples(recipe, batch), averaged(objective, model)
 
     def work(step: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        torch.autograd.backward(recipe.objective(model, data.x, data.cond, step, generator, **average).total)
+        torch.autograd.backward(objective(model, data.x, data.cond, step, generator, **average).total)
 
-    average = averaged(recipe.objective, model)
     return [
         Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / len(data.x))
         for name, step in found.items()
     ]
+
+
+def _copied(recipe: Recipe, device: torch.device) -> tuple[nn.Module, Any]:
+    """Copies of the network and of the objective, all that they hold on one device: the recipe's may be on another."""
+    model, objective = copy.deepcopy(recipe.model).to(device), recipe.objective
+    if isinstance(objective, Objective):  # any callable may be one
+        objective = copy.deepcopy(objective)
+        objective.prepare(device)
+    return model, objective
 
 
 def _kind(scalars: dict[str, float]) -> str:
@@ -139,8 +147,8 @@ def _kind(scalars: dict[str, float]) -> str:
 
 def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
     """Bytes that the forward pass of a step keeps for its backward pass, each storage once, parameters apart."""
-    model = copy.deepcopy(recipe.model).cpu()
-    data = first_samples(recipe, batch)
+    model, objective = _copied(recipe, torch.device("cpu"))
+    data, average = first_samples(recipe, batch), averaged(objective, model)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -150,15 +158,14 @@ def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    average = averaged(recipe.objective, model)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = recipe.objective(model, data.x, data.cond, step, torch.Generator().manual_seed(0), **average)
+        loss = objective(model, data.x, data.cond, step, torch.Generator().manual_seed(0), **average)
     del loss
     return sum(kept.values())
 
 
 def seconds_a_step(recipe: Recipe, step: int, device: torch.device, count: int) -> float:
-    """The median time of optimiser steps at this step of training, on the device; the recipe's network is not changed.
+    """The median time of optimiser steps at this step of training, on the device; the recipe's networks stay.
 
     Args:
         recipe: of its own batch size.
@@ -168,7 +175,8 @@ def seconds_a_step(recipe: Recipe, step: int, device: torch.device, count: int) 
     """
     from .trainer import Trainer
 
-    trainer = Trainer(replace(recipe, model=copy.deepcopy(recipe.model)), device=device)
+    model, objective = _copied(recipe, device)
+    trainer = Trainer(replace(recipe, model=model, objective=objective), device=device)
     trainer.model.train()
     times = []
     with trainer.feed:

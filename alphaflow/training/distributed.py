@@ -70,6 +70,14 @@ class World:
         dist.all_reduce(total)
         return [value / self.size for value in total.tolist()]
 
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """A tensor of the CPU, of one shape everywhere, from every process."""
+        if self.size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(found, tensor)
+        return found
+
     def first(self, work: Callable[[], T]) -> T:
         """What the first process finds, in all of them; a user's error is raised in all."""
         if self.size == 1:
@@ -247,17 +255,21 @@ def load_whole(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: as ``load_state_dict`` does.
     """
-    own: dict[str, Any] = model.state_dict()
+    own = model.state_dict()
+    found = {name: placed_as(own[name], w) if is_split(own.get(name)) else w for name, w in weights.items()}
+    model.load_state_dict(found)
 
-    def placed(name: str, weight: Tensor) -> Tensor:
-        there: Any = own.get(name)
-        if not is_split(there) or there.shape != weight.shape:
-            return weight
-        from torch.distributed.tensor import distribute_tensor
 
-        return distribute_tensor(weight.to(there.device), there.device_mesh, there.placements)
+def placed_as(there: Tensor, tensor: Tensor) -> Tensor:
+    """A copy of a whole tensor where another one is; if it has that one's shape, laid out and split as that is."""
+    if there.shape != tensor.shape:
+        return tensor.to(there.device, copy=True)
+    if not is_split(there):
+        return torch.empty_like(there, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+    from torch.distributed.tensor import distribute_tensor
 
-    model.load_state_dict({name: placed(name, weight) for name, weight in weights.items()})
+    split: Any = there
+    return distribute_tensor(tensor.to(there.device), split.device_mesh, split.placements)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..objectives.base import Objective, averaged
 from ..printing import Compact
 from .distributed import local
+from .sanity import not_finite
 
 if TYPE_CHECKING:
     from ..types import Batch, Loss
@@ -111,8 +112,8 @@ class Watch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remembers what was saved."""
-        self.good = deque(state["good"], maxlen=self.guard.window)
-        self.bad = state["bad"]
+        self.good = deque(map(float, state["good"]), maxlen=self.guard.window)
+        self.bad = int(state["bad"])
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Incident:
         reason: what was wrong.
         parameter: the first whose gradient is not finite, if any.
         r, t, alpha: of the sample with the largest loss, as far as they are known.
+        of_data: whether the batch itself was wrong, not what was made of it.
     """
 
     step: int
@@ -134,6 +136,12 @@ class Incident:
     r: float | None = None
     t: float | None = None
     alpha: float | None = None
+    of_data: bool = False
+
+    @property
+    def advice(self) -> str:
+        """What can be done about many of these."""
+        return "mend the data" if self.of_data else "train with a lower learning rate, or with clip"
 
     def __str__(self) -> str:
         where = f", first in the gradient of {self.parameter}" if self.parameter else ""
@@ -181,11 +189,16 @@ def examine(engine: Engine, batch: Batch, step: int, randomness: torch.Tensor, r
         randomness: the generator's state before the batch.
         reason: what the guard said.
     """
+    data = not_finite(batch)
+    (wrong,) = engine.world.mean([float(bool(data))])
+    if wrong:
+        reason = f"{reason}, since {data or 'the data of another process are not finite'}"
+    of_data = wrong > 0
     named = engine.named_parameters()
     broken = next((n for n, p in named if p.grad is not None and not bool(local(p.grad).isfinite().all())), None)
     objective: object = engine.recipe.objective
     if not isinstance(objective, Objective) or engine.world.size > 1 or engine.setup.accumulate > 1:
-        return Incident(step, "skipped", reason, broken)
+        return Incident(step, "skipped", reason, broken, of_data=of_data)
     generator = torch.Generator(engine.device)
     generator.set_state(randomness)
     drawn = batch.drawn(generator)
@@ -197,4 +210,4 @@ def examine(engine: Engine, batch: Batch, step: int, randomness: torch.Tensor, r
         times = objective.draw(engine.model, drawn.x, drawn.cond, step, again)
     worst = int(torch.nan_to_num(losses, nan=math.inf, posinf=math.inf).argmax())
     alpha = objective.scalars(step).get("alpha")
-    return Incident(step, "skipped", reason, broken, float(times.r[worst]), float(times.t[worst]), alpha)
+    return Incident(step, "skipped", reason, broken, float(times.r[worst]), float(times.t[worst]), alpha, of_data)

@@ -34,7 +34,7 @@ def skip(trainer: Trainer, incident: Incident, *, at_once: bool = False) -> None
         tried = f" after going back {watch.rollbacks} times" if watch.rollbacks else ""
         kept = f" the last good checkpoint is {place};" if place is not None else ""
         what = "broken weights" if at_once else f"{watch.bad} bad batches in a row"
-        raise UserError(f"{what}{tried}: {incident};{kept} train with a lower learning rate, or with clip")
+        raise UserError(f"{what}{tried}: {incident};{kept} {incident.advice}")
     rollbacks = watch.rollbacks + 1
     trainer.load(place)
     watch.rollbacks, watch.bad = rollbacks, 0

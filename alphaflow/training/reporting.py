@@ -14,7 +14,7 @@ from torch import nn
 from ..autoencoders.pixels import Pixels
 from ..data.base import describe_data
 from ..describe import NotDescribableError, describe
-from ..errors import UserError
+from ..errors import UserError, said
 from ..schedules import value_at
 from .costs import peak_flops
 from .engine import Engine, Setup
@@ -169,8 +169,7 @@ class Reporter:
         try:
             yield
         except Exception as error:
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self.display.say(f"{what}: {kind}{' '.join(str(error).split())[:300]}")
+            self.display.say(f"{what}: {said(error)}")
 
     @contextmanager
     def _room(self) -> Iterator[None]:

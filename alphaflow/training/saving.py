@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..errors import UserError
+from ..errors import UserError, said
 from ..files import put, remove
 from ..metrics.catalogue import VALUES
 from ..printing import Compact
@@ -97,7 +97,7 @@ class Saver:
         files = {checkpoint.MODEL: checkpoint.weights(engine.model, main)}
         for name, average in engine.averages.items():
             files[f"{name}.safetensors"] = checkpoint.weights(average.model, main)
-        found = state.tensors(engine, generator)
+        files[checkpoint.TENSORS] = state.tensors(engine, generator)
         try:  # now: what a dataset gave may change while it is written
             rest = json.dumps({**state.plain(engine), **plain, "step": step}, indent=2)
         except TypeError as error:
@@ -105,7 +105,7 @@ class Saver:
                 f"the dataset's state_dict() or the optimiser's state holds what is no plain value: {error}"
             ) from error
         place = self.folder.checkpoint(step)
-        self._pending = self._pool.submit(self._write, place, step, files, found, rest, dict(values))
+        self._pending = self._pool.submit(self._write, place, step, files, rest, dict(values))
         return place
 
     def failure(self) -> str:
@@ -113,10 +113,7 @@ class Saver:
         if self._pending is None or not self._pending.done():
             return ""
         error, self._pending = self._pending.exception(), None
-        if error is None:
-            return ""
-        text = " ".join(str(error).split())
-        return f"{type(error).__name__}: {text if len(text) <= 300 else f'{text[:100]} … {text[-200:]}'}"
+        return "" if error is None else said(error)
 
     def finish(self) -> None:
         """Waits until the last checkpoint is written, or can't be."""
@@ -133,35 +130,27 @@ class Saver:
         place: Path,
         step: int,
         files: Mapping[str, dict[str, torch.Tensor]],
-        found: dict[str, torch.Tensor],
         plain: str,
         values: dict[str, float],
     ) -> None:
-        world = self.engine.world
         beside = place.with_name(f".{place.name}.writing.tmp")
-        error: BaseException | None = None
+        error: Exception | None = None
         try:
-            if world.main:
+            if self.engine.world.main:
                 for leftover in place.parent.glob(".step-*.writing.tmp"):  # of a disk that was full
                     remove(leftover)
                 beside.mkdir(parents=True)
-                for name, weights in files.items():
-                    checkpoint.write_weights(beside / name, weights)
-                (beside / state.PLAIN).write_text(plain, encoding="utf-8")
-        except Exception as wrong:
-            error = wrong
-        self._agree(error, beside)
-        try:
-            state.write(beside, found, world)
-            if world.main:
+                for name, tensors in files.items():
+                    checkpoint.write_weights(beside / name, tensors)
+                (beside / checkpoint.PLAIN).write_text(plain, encoding="utf-8")
                 checkpoint.seal(beside, step, values)
                 put(beside, place)
                 self.keep.remove_from(self.folder)
-        except BaseException as wrong:  # torch.distributed.checkpoint's own is no Exception
+        except Exception as wrong:
             error = wrong
         self._agree(error, beside)
 
-    def _agree(self, error: BaseException | None, beside: Path) -> None:
+    def _agree(self, error: Exception | None, beside: Path) -> None:
         """Raises in every process what went wrong in one; the half-written folder goes."""
         world = self.engine.world
         failures: list[str | None] = [None if error is None else f"{error}"] * world.size

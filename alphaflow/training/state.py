@@ -1,49 +1,57 @@
-"""What training needs to go on exactly, beside the weights: torch.distributed.checkpoint's format.
+"""What training needs to go on exactly, beside the weights: tensors as safetensors, the rest as JSON.
 
-The optimiser's state is kept by parameters' names, so that any number of processes, whole or sharded, can go on from
-it. What is no tensor stands in state.json.
+The optimiser's state is kept whole and by parameters' names, so that any number of processes, whole or sharded, can go
+on from it. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import UserError
-from .distributed import World, is_split, local
+from ..errors import UserError, said
+from .checkpoint import PLAIN, TENSORS, whole_copies
+from .distributed import placed_as
 from .ema import PowerLaw
 from .engine import Engine
+from .run_folder import versions
 
-FOLDER, PLAIN = "training", "state.json"
-warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+_KINDS = {"step": int, "made_with": dict, "numbers": dict, "groups": list, "updates": dict, "widths": dict,
+          "dataset": dict, "watch": dict}  # fmt: skip
+"""What state.json holds."""
+
 _OPTIMIZER, _OBJECTIVE, _RANDOM = "optimizer.", "objective.", "random."
 
 
 def tensors(engine: Engine, generator: torch.Generator) -> dict[str, Tensor]:
-    """Copies, on the CPU, of the optimiser's tensors, the objective's own weights, and this process's randomness."""
-    found: dict[str, Tensor] = {}
-    for name, parameter in engine.named_parameters():
-        for key, value in engine.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                found[f"{_OPTIMIZER}{name}.{key}"] = _copied(value)
+    """Copies, on the CPU, of the optimiser's tensors, the objective's own weights, and all processes' randomness.
+
+    All processes must ask; only the first gets anything.
+    """
+    world, state = engine.world, engine.optimizer.state
+    named = {
+        f"{_OPTIMIZER}{name}.{key}": value
+        for name, parameter in engine.named_parameters()
+        for key, value in state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
     if engine.network is not None:
-        found |= {_OBJECTIVE + name: _copied(value) for name, value in engine.network.state_dict().items()}
-    rank = engine.world.rank
-    found[f"{_RANDOM}generator.{rank}"] = generator.get_state().clone()
-    found[f"{_RANDOM}torch.{rank}"] = torch.get_rng_state()
-    if engine.device.type == "cuda":
-        found[f"{_RANDOM}cuda.{rank}"] = torch.cuda.get_rng_state(engine.device)
+        named |= {_OBJECTIVE + name: value for name, value in engine.network.state_dict().items()}
+    found = whole_copies(named, world.main)
+    for kind, own in _randomness(engine, generator).items():
+        parts = {f"{_RANDOM}{kind}.{rank}": part for rank, part in enumerate(world.gathered(own))}
+        found |= parts if world.main else {}
     return found
 
 
 def plain(engine: Engine) -> dict[str, Any]:
-    """What is no tensor: numbers in the optimiser's state and groups, and how often each average was updated."""
+    """What is no tensor: numbers in the optimiser's state and groups, how often each average was updated, and how."""
     numbers = {
         f"{name}.{key}": value
         for name, parameter in engine.named_parameters()
@@ -56,18 +64,15 @@ def plain(engine: Engine) -> dict[str, Any]:
     ]
     updates = {name: average.updates for name, average in engine.averages.items()}
     widths = {n: average.decay.width for n, average in engine.averages.items() if isinstance(average.decay, PowerLaw)}
-    run = {"world": engine.world.size, "device": engine.device.type}
-    return {**run, "numbers": numbers, "groups": groups, "updates": updates, "widths": widths}
+    made = {"made_with": _circumstances(engine)}
+    return {**made, "numbers": numbers, "groups": groups, "updates": updates, "widths": widths}
 
 
-def write(folder: Path, found: dict[str, Tensor], world: World) -> None:
-    """Writes tensors to FOLDER/training; all processes together, each its part."""
-    from torch.distributed.checkpoint.filesystem import FileSystemWriter
-    from torch.distributed.checkpoint.state_dict_saver import save as save_state
-
-    place = folder / FOLDER
-    writer = FileSystemWriter(place, thread_count=1)
-    save_state(found, storage_writer=writer, process_group=world.files, no_dist=world.size == 1)
+def changes(saved: dict[str, Any], engine: Engine) -> str:
+    """What differs from how a checkpoint was made, of what the last bits of weights may depend on; empty if nothing."""
+    before, now = saved["made_with"], _circumstances(engine)
+    names = [name for name in now if before.get(name) != now[name]]
+    return ", ".join(f"{name} {now[name]} (was {before.get(name)})" for name in names)
 
 
 def read_plain(folder: Path) -> dict[str, Any]:
@@ -80,6 +85,9 @@ def read_plain(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / PLAIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / PLAIN} can't be read: {error}") from error
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(found, dict) or type(found.get(name)) is not kind]
+    if wrong:
+        raise UserError(f"{folder / PLAIN} is damaged, or of an earlier alphaflow: {wrong[0]!r} is not what it holds")
     return found
 
 
@@ -88,33 +96,40 @@ def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.G
 
     Returns:
         Whether randomness goes on where it stood: it does with as many processes as before, on the same kind of device.
-    """
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
-    same: bool = saved["world"] == engine.world.size and saved["device"] == engine.device.type
-    reader = FileSystemReader(folder / FOLDER)
-    sizes: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+    Raises:
+        UserError: the file of tensors is missing or damaged.
+    """
+    before, now = saved["made_with"], _circumstances(engine)
+    same = all(before.get(name) == now[name] for name in ("processes", "device"))
+    try:
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            _take(file, saved, engine)
+            if same:
+                for kind in _randomness(engine, generator):
+                    _set_random(kind, file.get_tensor(f"{_RANDOM}{kind}.{engine.world.rank}"), generator, engine.device)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"training can't go on from {folder} ({said(error)}): it is damaged, or of another optimiser or objective"
+        ) from error
+    return same
+
+
+def _take(file: Any, saved: dict[str, Any], engine: Engine) -> None:
+    """Takes over the optimiser's state, the averages' counts, and the objective's own weights."""
     optimizer: dict[torch.nn.Parameter, dict[str, Any]] = {}
-    wanted: dict[str, Tensor] = {}
     on_device = {p for group in engine.optimizer.param_groups if _counts_on_device(group) for p in group["params"]}
-    owned: dict[str | None, list[str]] = {}
-    for entry in sizes:
-        owned.setdefault(_owner(entry), []).append(entry)
+    owned: dict[str, list[str]] = {}
+    for entry in file.keys():  # noqa: SIM118
+        if entry.startswith(_OPTIMIZER):
+            owned.setdefault(entry.removeprefix(_OPTIMIZER).rpartition(".")[0], []).append(entry)
     named = dict(engine.named_parameters())
     for name, parameter in named.items():
         optimizer[parameter] = {}
         for entry in owned.get(name, []):
-            key = entry.rpartition(".")[2]
-            where = "cpu" if key == "step" and parameter not in on_device else parameter.device
-            wanted[entry] = optimizer[parameter][key] = _like(sizes[entry], parameter, where)
-    own = {} if engine.network is None else engine.network.state_dict()
-    wanted |= {_OBJECTIVE + name: value.clone() for name, value in own.items()}
-    rank = engine.world.rank
-    random = [entry for entry in sizes if entry.startswith(_RANDOM) and entry.endswith(f".{rank}")] if same else []
-    wanted |= {entry: torch.empty(sizes[entry].size, dtype=torch.uint8) for entry in random}
-    load_state(wanted, storage_reader=reader, no_dist=engine.world.size == 1)
-
+            key, value = entry.rpartition(".")[2], file.get_tensor(entry)
+            counts = key == "step" and parameter not in on_device
+            optimizer[parameter][key] = value.clone() if counts else placed_as(parameter, value)
     for key, value in saved["numbers"].items():
         name, _, kind = key.rpartition(".")
         optimizer[named[name]][kind] = value
@@ -125,15 +140,16 @@ def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.G
     for name, average in engine.averages.items():
         average.updates = saved["updates"].get(name, average.updates)
     if engine.network is not None:
-        engine.network.load_state_dict({name: wanted[_OBJECTIVE + name] for name in own})
-    for entry in random:
-        _set_random(entry.removeprefix(_RANDOM).rpartition(".")[0], wanted[entry], generator, engine.device)
-    return same
+        own = engine.network.state_dict()
+        engine.network.load_state_dict({name: file.get_tensor(_OBJECTIVE + name) for name in own})
 
 
-def _owner(entry: str) -> str | None:
-    """The parameter whose optimiser state an entry is."""
-    return entry.removeprefix(_OPTIMIZER).rpartition(".")[0] if entry.startswith(_OPTIMIZER) else None
+def _circumstances(engine: Engine) -> dict[str, Any]:
+    """What the last bits of weights may depend on, beside the recipe."""
+    device = engine.device
+    of_device = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    of_device |= {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
+    return {"processes": engine.world.size, "device": device.type, **of_device, **asdict(engine.setup), **versions()}
 
 
 def _counts_on_device(group: dict[str, Any]) -> bool:
@@ -141,12 +157,10 @@ def _counts_on_device(group: dict[str, Any]) -> bool:
     return bool(group.get("fused") or group.get("capturable"))
 
 
-def _like(meta: Any, parameter: Tensor, where: torch.device | str) -> Tensor:
-    """An empty tensor for a saved one, split as the parameter is if it has the parameter's shape."""
-    dtype = meta.properties.dtype
-    if meta.size == parameter.shape:
-        return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-    return torch.empty(meta.size, dtype=dtype, device=where)
+def _randomness(engine: Engine, generator: torch.Generator) -> dict[str, Tensor]:
+    """The states of this process's generators, by kind."""
+    found = {"generator": generator.get_state(), "torch": torch.get_rng_state()}
+    return found | ({"cuda": torch.cuda.get_rng_state(engine.device)} if engine.device.type == "cuda" else {})
 
 
 def _set_random(kind: str, state: Tensor, generator: torch.Generator, device: torch.device) -> None:
@@ -154,27 +168,5 @@ def _set_random(kind: str, state: Tensor, generator: torch.Generator, device: to
         generator.set_state(state)
     elif kind == "torch":
         torch.set_rng_state(state)
-    elif device.type == "cuda":
+    else:
         torch.cuda.set_rng_state(state, device)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that training doesn't change; of a split tensor, this process's part."""
-    if not is_split(tensor):
-        return tensor.detach().to("cpu", copy=True)
-    from torch.distributed.tensor import DTensor
-
-    split: Any = tensor
-    mesh = split.device_mesh
-    if mesh.device_type != "cpu":
-        mesh = _on_cpu(tuple(mesh.shape), mesh.mesh_dim_names)
-    part = local(tensor.detach()).to("cpu", copy=True)
-    return DTensor.from_local(part, mesh, split.placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
-
-
-@cache
-def _on_cpu(shape: tuple[int, ...], names: tuple[str, ...]) -> Any:
-    """The mesh of the same processes on their CPUs; made once, because it makes process groups."""
-    from torch.distributed.device_mesh import init_device_mesh
-
-    return init_device_mesh("cpu", shape, mesh_dim_names=names)

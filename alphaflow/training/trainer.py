@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, said
 from ..files import hold
 from ..types import Batch, Loss
 from . import checkpoint, recovery, state
@@ -23,6 +23,7 @@ from .guard import Guard, Incident, Watch, examine, squared_error
 from .logging import Display, Meter, Unfailing
 from .reporting import Evaluation, Reporter, describe_run
 from .run_folder import Origin, RunFolder, find_weights, is_of_images
+from .sanity import remarks
 from .saving import Keep, Saver
 from .stopping import Stop
 
@@ -143,6 +144,9 @@ class Trainer:
         raw = next(self.feed)
         waited = time.perf_counter() - started
         before = self.generator.get_state()
+        if self._batch is None:
+            for line in remarks(self.recipe, raw):
+                self.display.say(f"note: {line}")
         self._batch = batch = raw.drawn(self.generator)
         loss = self.engine.gradient(batch, self.step, self.generator)
         norm = self.engine.norm()
@@ -268,11 +272,11 @@ class Trainer:
         self.step = self._loaded = saved["step"]
         if not same:
             self.generator.manual_seed(self.world.seed(self.seed + self.step))
-        self.watch.load_state_dict(saved["watch"])
         try:
+            self.watch.load_state_dict(saved["watch"])
             self.feed.load_state_dict(saved["dataset"])
-        except ValueError as error:
-            raise UserError(f"the run in {place.parent.parent} can't go on with this data: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the run in {place.parent.parent} can't go on with this data: {said(error)}") from error
 
     def _agree(self, loss: float, error: float, norm: float) -> str:
         """What is wrong with a batch, by all processes' figures; and whether one was asked to stop, or can't write."""
@@ -303,6 +307,9 @@ class Trainer:
         if place is not None:
             self.load(place)
             recovery.keep_order(self, folder)
+            changed = state.changes(state.read_plain(place), self.engine)
+            if changed:
+                self.display.say(f"the weights will differ, by rounding at least, from a run in one go: {changed}")
         self.display.say(f"continuing {folder.path} at step {self.step}")
 
     def _probed(self) -> dict[str, float]:

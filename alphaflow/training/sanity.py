@@ -1,0 +1,57 @@
+"""Data that can't be meant: said of the first batch, and where a batch goes wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..autoencoders.pixels import Pixels
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+    from ..types import Batch
+
+SCALE = (0.05, 4.0)
+"""Root mean squares of samples that pass unremarked: noise has 1."""
+
+
+def not_finite(batch: Batch) -> str:
+    """The first sample of a batch that is not finite, and in what; empty if all are."""
+    tensors = {"x": batch.x, "std": batch.std, **batch.cond.tensors}
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.is_floating_point():
+            wrong = (~tensor.isfinite()).flatten(1).any(1) if tensor.ndim > 1 else ~tensor.isfinite()
+            if bool(wrong.any()):
+                return f"the data are not finite: sample {int(wrong.nonzero()[0])} of the batch, in its {name}"
+    return ""
+
+
+def remarks(recipe: Recipe, batch: Batch) -> list[str]:
+    """What of a recipe's data is allowed, but hardly meant; a line each.
+
+    Args:
+        recipe: of the run.
+        batch: its first one, or this process's part of it.
+    """
+    found, x = [], batch.x.float()
+    try:
+        count: int | None = len(recipe.dataset)  # type: ignore[arg-type]
+    except TypeError:  # a stream
+        count = None
+    if count is not None and count < len(x):
+        found.append(f"the data set holds {count} samples, and a batch {len(x)}: a step sees them several times")
+    elif len(x) > 1 and bool((x == x[:1]).all()):
+        found.append("all samples of the first batch are equal")
+    low, high = float(x.min()), float(x.max())
+    rms = float(x.square().mean().sqrt())
+    shape = recipe.dataset.shape
+    pixels = isinstance(recipe.autoencoder or Pixels(), Pixels) and len(shape) in (3, 4) and shape[0] in (1, 3)
+    if pixels and (low >= 0 or max(-low, high) > 1.01):
+        found.append(
+            f"the first batch's values lie in [{low:.3g}, {high:.3g}]; without an autoencoder, samples are taken for "
+            "pixels in [-1, 1]"
+        )
+    elif not SCALE[0] <= rms <= SCALE[1] and torch.isfinite(x).all():
+        found.append(f"the root mean square of the first batch is {rms:.3g}, of the noise 1: is its scale meant?")
+    return found
