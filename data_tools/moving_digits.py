@@ -20,7 +20,7 @@ from alphaflow.data.clips import write_mp4
 from alphaflow.data.digits import Digits
 from alphaflow.data.shards import Description
 from alphaflow.errors import UserError
-from alphaflow.files import replacing
+from alphaflow.files import replacing, sweep
 
 from .about import Options
 from .decode import ClipRecipe
@@ -33,8 +33,7 @@ FRAMES, SIZE, FPS = 8, 12, 8.0
 DIGIT, PIXEL = 8, 4
 """A digit's side; and how many pixels of the MP4, along each side, show one of the digit's."""
 
-
-VERSION = 1
+VERSION = 2
 """Of what is rendered: with another one the cache is made anew."""
 
 
@@ -94,6 +93,7 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / ".lock"):
         if not _finished(shards):
+            sweep(place)  # what a killed rendering left
             if not (place / "clips").is_dir():
                 _say(f"rendering {digits * clips:,} clips of moving digits to {place / 'clips'}, once")
                 render(place / "clips", clips, digits)
@@ -112,7 +112,7 @@ def cache_folder(given: Path | None = None) -> Path:
 
 
 def render(folder: Path, clips: int, digits: int) -> None:
-    """Writes DIGIT/NNNN-K.mp4, whole or not at all; motions are drawn from seed 0.
+    """Writes DIGIT/NNNN-K.mp4, whole or not at all, the same each time; motions are drawn from seed 0.
 
     Args:
         folder: where to.

@@ -25,7 +25,7 @@ PART = 65_535
 
 
 def write_mp4(clip: Tensor, file: Path, fps: float, codec: str | None = None) -> None:
-    """Writes a clip as an MP4, whole or not at all.
+    """Writes a clip as an MP4, whole or not at all; the same file each time.
 
     H.264 where PyAV's build has x264, else MPEG-4 Part 2; both at high quality. They take even sides only: odd ones get
     one more row or column, a copy of the last.
@@ -47,10 +47,12 @@ def write_mp4(clip: Tensor, file: Path, fps: float, codec: str | None = None) ->
     frames = even_sides(_frames(clip))
     codec = codec or ("libx264" if "libx264" in av.codecs_available else "mpeg4")
     with replacing(file) as beside, av.open(str(beside), "w", format="mp4") as container:
-        options = {"crf": "14"} if codec == "libx264" else {"qmin": "1", "qmax": "3"}
+        # the same file each time: x264's mbtree reads memory that nothing has written, and more threads take turns
+        options = {"crf": "14", "x264-params": "mbtree=0"} if codec == "libx264" else {"qmin": "1", "qmax": "3"}
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
         for array in frames:
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
