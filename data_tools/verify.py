@@ -153,7 +153,8 @@ def preview(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])
     batch = shards.fetch(chosen, np.random.default_rng(seed))
     with torch.inference_mode():
-        pixels = [to_bytes(decoder.decode(latent)) for latent in torch.split(batch.x, 8)]
+        x = batch.x if device is None else batch.x.to(device)
+        pixels = [to_bytes(decoder.decode(latent)).cpu() for latent in torch.split(x, 8)]
     labels = batch.cond.labels
     names = [] if labels is None else [shards.class_names[int(label)] for label in labels]
     return torch.cat(pixels), names

@@ -154,3 +154,20 @@ def test_seeds_of_processes_differ() -> None:
     seeds = [World(rank, 4).seed(5) for rank in range(4)]
     assert seeds[0] == 5
     assert len(set(seeds)) == 4
+
+
+def test_what_goes_wrong_in_one_process_is_raised_in_all(torchrun: Torchrun) -> None:
+    """Whatever it is, and nobody waits: there itself, elsewhere as one line of a user's."""
+    done = torchrun(2, WORKERS / "failing.py")
+    assert done.returncode == 0, done.stderr
+    full, torn = "[Errno 28] No space left on device: 'run.json'", "[Errno 5] Input/output error: 'picture 7'"
+    assert sorted(done.stdout.splitlines()) == sorted(
+        [
+            f"0 full: OSError: {full}", f"1 full: UserError: OSError: {full}",
+            "0 wrong: UserError: no such thing", "1 wrong: UserError: no such thing",
+            "0 bug: KeyError: 'x'", "1 bug: UserError: KeyError: 'x'",
+            "0 end: SystemExit: 3", "1 end: UserError: SystemExit: 3",
+            f"0 torn: UserError: OSError: {torn}", f"1 torn: OSError: {torn}",
+            "0 all: [1, 2]", "1 all: [1, 2]",
+        ]
+    )  # fmt: skip

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics
@@ -147,7 +146,7 @@ class Evaluator:
         rank, size = self.world.rank, self.world.size
         done, total = 0, len(source)
         shown = 0.0
-        error: UserError | None = None
+        error: Exception | None = None
         try:
             for block in source.blocks(self.batch_size, rank, size):
                 gatherer.add(block.pixels, block.start, block.labels)
@@ -157,9 +156,9 @@ class Evaluator:
                 if self._progress is not None and (time.monotonic() - shown > 0.2 or done == total):
                     self._progress(source.name, done, total)
                     shown = time.monotonic()
-        except UserError as wrong:
+        except Exception as wrong:
             error = wrong
-        _agree(self.world, error)
+        self.world.agree(error)  # or the others would wait for this one
         return gatherer.finish(rank, size)
 
     def measure(self, source: Source, seen: Callable[[Block], None] | None = None) -> Compared | None:
@@ -240,16 +239,6 @@ def _half(space: Space, number: int, rows: torch.Tensor) -> Space:
     """The first or the second half of a set's features."""
     moments = None if space.halves is None else space.halves[number]
     return Space(len(rows), moments, None, None if space.features is None else space.features[rows])
-
-
-def _agree(world: World, error: UserError | None) -> None:
-    """Raises a user's error in all processes where one has any: the others would wait for it."""
-    errors: list[str | None] = [None if error is None else str(error)] * world.size
-    if world.size > 1:
-        dist.all_gather_object(errors, errors[0])
-    found = next((line for line in errors if line is not None), None)
-    if found is not None:
-        raise error or UserError(found)
 
 
 def _lacks(space: Space | None, need: Needs) -> bool:

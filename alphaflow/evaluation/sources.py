@@ -72,13 +72,21 @@ class Stored(Source):
         dataset: of known length.
         name: where it comes from.
         autoencoder: decodes; None where samples are pixels.
+        device: where it does.
         ahead: as `Source` has it.
     """
 
     def __init__(
-        self, dataset: IndexedDataset, name: str, autoencoder: Autoencoder | None = None, *, ahead: bool = True
+        self,
+        dataset: IndexedDataset,
+        name: str,
+        autoencoder: Autoencoder | None = None,
+        device: torch.device | None = None,
+        *,
+        ahead: bool = True,
     ) -> None:
         self.dataset, self.name, self._autoencoder, self.ahead = dataset, name, autoencoder, ahead
+        self._device = device
         self.class_names, self.fps = dataset.class_names, getattr(dataset, "fps", None)
         self.shape = tuple(self.read(0, 1).pixels.shape[1:])
 
@@ -88,7 +96,7 @@ class Stored(Source):
     def read(self, start: int, stop: int) -> Block:
         """Those from ``start`` up to ``stop``."""
         batch = self.dataset.fetch(np.arange(start, stop))
-        x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x)
+        x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x.to(self._device))
         return Block(start, finite_bytes(x, start), batch.cond.labels)
 
 
@@ -154,7 +162,8 @@ def open_source(
         autoencoder = shards.autoencoder
         if autoencoder is None:
             raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
-        return Stored(shards, str(path), autoencoder_on(autoencoder, device or torch.device("cpu")))
+        place = device or torch.device("cpu")
+        return Stored(shards, str(path), autoencoder_on(autoencoder, place), place)
     if frames is not None and path.is_dir() and _holds_clips(path):
         clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
         return Stored(clips, str(path))
@@ -173,7 +182,9 @@ def training_data(run: Run) -> Source:
     if not isinstance(dataset, IndexedDataset):
         raise UserError("the run's data can't serve as a reference; give real images with --reference")
     decoder = None if isinstance(run.autoencoder, Pixels) else run.autoencoder
-    return Stored(dataset, "the run's training data", decoder, ahead=False)  # it may be the user's, for one thread
+    return Stored(
+        dataset, "the run's training data", decoder, run.device, ahead=False
+    )  # it may be the user's, for one thread
 
 
 def _holds_clips(path: Path) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from ..autoencoders.base import Autoencoder
 from ..errors import UserError
@@ -48,9 +49,13 @@ def fp32_products(device: torch.device, tf32: bool | None) -> Iterator[None]:
 
 
 def autoencoder_on(autoencoder: Autoencoder, device: torch.device) -> Autoencoder:
-    """The autoencoder on this device, if it leaves the choice open: ``device="auto"``, as `DiffusersVAE` has it."""
+    """The autoencoder on this device, if it is a module or leaves the choice open (``device="auto"``)."""
+    if isinstance(autoencoder, nn.Module):
+        return autoencoder.to(device)
     known: Any = autoencoder
     names = {field.name for field in fields(known)} if is_dataclass(known) else set[str]()
     if "device" in names and known.device == "auto":
         return cast(Autoencoder, replace(known, device=str(device)))
+    if "inner" in names:  # `Normalised`
+        return cast(Autoencoder, replace(known, inner=autoencoder_on(known.inner, device)))
     return autoencoder

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data.base import Dataset
-from ..errors import UserError
+from ..errors import UserError, said
 from ..types import Batch
 
 # a network's output is never changed in place here
@@ -79,20 +79,35 @@ class World:
         return found
 
     def first(self, work: Callable[[], T]) -> T:
-        """What the first process finds, in all of them; a user's error is raised in all."""
-        if self.size == 1:
-            return work()
-        shared: list[Any] = [None, None]
-        if self.main:
-            try:
-                shared[0] = work()
-            except UserError as error:
-                shared[1] = str(error)
-        dist.broadcast_object_list(shared, src=0)
-        if shared[1] is not None:
-            raise UserError(shared[1])
-        found: T = shared[0]
-        return found
+        """What the first process finds, in all of them; what goes wrong there is raised in all, as by `agree`."""
+        found, failed = None, None
+        try:
+            found = work() if self.main else None
+        except BaseException as error:
+            failed = error
+        self.agree(failed)
+        shared: list[Any] = [found]
+        if self.size > 1:
+            dist.broadcast_object_list(shared, src=0)
+        return cast(T, shared[0])
+
+    def agree(self, error: BaseException | None, group: Any = None) -> None:
+        """Raises in every process what went wrong in one: there itself, elsewhere a UserError that says it.
+
+        All of them must call it, with None where all is well: else the others would wait.
+
+        Args:
+            error: this process's.
+            group: of processes; None for all.
+        """
+        told: list[str | None] = [None if error is None else said(error)] * self.size
+        if self.size > 1:
+            dist.all_gather_object(told, told[0], group=group)
+        if error is not None:
+            raise error
+        failed = next((text for text in told if text is not None), None)
+        if failed is not None:
+            raise UserError(failed)
 
 
 def join(device: torch.device) -> World:
@@ -116,7 +131,11 @@ def _attempt(store: Any, rank: int, size: int) -> str:
 
     (torchrun counts restarts on each machine for itself, so its count is no such name.) Every process says hello with
     a number that nobody else has; the first one answers whatever hello it sees, until all have taken an answer.
+
+    Raises:
+        UserError: a process didn't come in time.
     """
+    end = time.monotonic() + store.timeout.total_seconds()
     if rank == 0:
         name = secrets.token_hex(8)
         silent = set(range(1, size))
@@ -126,6 +145,8 @@ def _attempt(store: Any, rank: int, size: int) -> str:
                     store.set(f"answer-{store.get(f'hello-{other}').decode()}", name)
                 if store.check([f"taken-{name}-{other}"]):
                     silent.remove(other)
+            if time.monotonic() > end:
+                raise UserError(f"process {min(silent)} of {size} hasn't come in {store.timeout}; is it running?")
             time.sleep(0.01)
         return name
     own = secrets.token_hex(8)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from ..errors import UserError, said
 from ..files import put, remove
@@ -148,17 +147,5 @@ class Saver:
                 self.keep.remove_from(self.folder)
         except Exception as wrong:
             error = wrong
-        self._agree(error, beside)
-
-    def _agree(self, error: Exception | None, beside: Path) -> None:
-        """Raises in every process what went wrong in one; the half-written folder goes."""
-        world = self.engine.world
-        failures: list[str | None] = [None if error is None else f"{error}"] * world.size
-        if world.size > 1:
-            dist.all_gather_object(failures, failures[0], group=world.files)
-        failed = next((failure for failure in failures if failure is not None), None)
-        if failed is None:
-            return
-        if world.main:
             remove(beside)
-        raise error or RuntimeError(failed)
+        self.engine.world.agree(error, self.engine.world.files)

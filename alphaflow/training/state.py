@@ -147,7 +147,7 @@ def _take(file: Any, saved: dict[str, Any], engine: Engine) -> None:
 def _circumstances(engine: Engine) -> dict[str, Any]:
     """What the last bits of weights may depend on, beside the recipe."""
     device = engine.device
-    of_device = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    of_device: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     of_device |= {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
     return {"processes": engine.world.size, "device": device.type, **of_device, **asdict(engine.setup), **versions()}
 

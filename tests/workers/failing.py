@@ -1,0 +1,53 @@
+"""What goes wrong in one process of several is raised in all: prints, for each, what it got."""
+
+import errno
+from collections.abc import Iterator
+
+import torch
+
+import alphaflow as af
+from alphaflow.evaluation.base import Block
+from alphaflow.evaluation.evaluator import Evaluator
+from alphaflow.evaluation.reference import Reference
+from alphaflow.training.distributed import join, leave
+
+
+class Torn(af.Images):
+    """Pictures of which the second process can't read any."""
+
+    def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Block]:
+        if rank == 1:
+            raise OSError(errno.EIO, "Input/output error", "picture 7")
+        yield from super().blocks(size, rank, world)
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "run.json")
+
+
+def wrong() -> None:
+    raise af.UserError("no such thing")
+
+
+def bug() -> None:
+    raise KeyError("x")
+
+
+def end() -> None:
+    raise SystemExit(3)
+
+
+world = join(torch.device("cpu"))
+pictures = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
+evaluator = Evaluator(["pixel-fd"], Reference("real", Torn(pictures)), world=world)
+for work in (full, wrong, bug, end):
+    try:
+        world.first(work)
+    except BaseException as error:
+        print(f"{world.rank} {work.__name__}: {type(error).__name__}: {error}", flush=True)
+try:
+    evaluator.real()
+except Exception as error:
+    print(f"{world.rank} torn: {type(error).__name__}: {error}", flush=True)
+print(f"{world.rank} all: {world.first(lambda: [1, 2])}", flush=True)
+leave()
