@@ -63,8 +63,8 @@ from .objectives.shortcut import Shortcut as Shortcut
 from .objectives.shortcut import SplitMeanFlow as SplitMeanFlow
 from .published import published as published
 from .recipe import Recipe as Recipe
-from .recipe import builtin_recipes as builtin_recipes
-from .recipe import find_recipe as find_recipe
+from .recipe_files import builtin_recipes as builtin_recipes
+from .recipe_files import find_recipe as find_recipe
 from .run import Guide as Guide
 from .run import Run as Run
 from .samplers import ODE as ODE

@@ -17,7 +17,7 @@ from .diagnostics.probe import PREFIX
 from .errors import UserError
 from .objectives.base import Objective
 from .plots import Bars, Heat, Lines, panels
-from .recipe import recipe_of
+from .recipe_files import recipe_of
 from .training import checkpoint
 from .training.device import find_device
 from .training.run_folder import RunFolder, step_of, versions

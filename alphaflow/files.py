@@ -99,12 +99,37 @@ def hold(folder: Path, doing: str) -> FileLock:
         if own.items() <= by.items():  # this one, before the folder got another name
             return lock
         who = "process {process} on {host}, since {since}".format(**by) if by else "another process"
-        raise UserError(f"{folder} is being {doing} by {who}; wait for it, or end it") from error
+        raise UserError(f"{folder} is being {doing.partition('-')[0]} by {who}; wait for it, or end it") from error
     except NotImplementedError:  # a file system without locks
         return lock
     with suppress(OSError):  # a full disk
         write_json(told, {**own, "since": datetime.now(UTC).isoformat(timespec="seconds")})
     return lock
+
+
+def check_writable(place: Path, *, folder: bool = False) -> None:
+    """Refuses, before long work, a place where its results can't be written.
+
+    Args:
+        place: a file, or a folder, that is there or will be.
+        folder: which of them.
+
+    Raises:
+        UserError: so it is.
+    """
+    if place.exists() and place.is_dir() != folder:
+        raise UserError(f"{place} is {'no' if folder else 'a'} folder; give a {'folder' if folder else 'file'}")
+    there = place if folder else place.parent
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"{place} can't be written: {there} is no folder, or not open to you")
+
+
+def check_apart(place: Path) -> None:
+    """Raises UserError for a folder that one works in: it would be replaced by another under one's feet."""
+    if place.resolve() in (here := Path.cwd().resolve(), *here.parents):
+        raise UserError(f"{place} is the folder that you are in, or above it; give another")
 
 
 def sha256(path: Path) -> str:

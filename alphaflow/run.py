@@ -19,12 +19,16 @@ from .data.labels import balanced_labels
 from .describe import AUTOENCODERS, NETWORKS, SAMPLERS, rebuild
 from .errors import UserError, said
 from .guidance import CFG, check_interval, guidance_setting
-from .recipe import Recipe, recipe_of
+from .recipe import Recipe
+from .recipe_files import recipe_of
 from .samplers import ODE, Sampler
 from .training import checkpoint
 from .training.device import autoencoder_on, find_device
 from .training.run_folder import RunFolder, step_of
 from .types import Cond, Labels
+
+MAX_NFE = 4096
+"""Network evaluations a sample: more are a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +124,23 @@ class Run:
         Raises:
             UserError: nfe is below 1, no sampler of the recipe goes with it, or the run can't be guided.
         """
-        if nfe < 1:
-            raise UserError(f"sampling takes at least 1 network evaluation, got {nfe}")
+        if not 1 <= nfe <= MAX_NFE:
+            raise UserError(f"sampling takes at least 1 network evaluation, and at most {MAX_NFE:,}, got {nfe:,}")
         cfg = None if guidance is None or self.takes_guidance else self._cfg(guidance)
         if nfe in self.samplers and cfg is None:
             return self.samplers[nfe]
         for sampler in self.samplers.values():
             if isinstance(sampler, ODE):
-                for steps in range(max(nfe // 4, 1), nfe + 1):  # a step costs 1 to 4 evaluations
+                for steps in (nfe, nfe // 2, *range(nfe // 4, nfe)):  # a step costs 1 to 4 evaluations
+                    if steps < 1:
+                        continue
                     derived = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
                     if derived.nfe == nfe:
                         return derived
         listed = ", ".join(map(str, sorted(self.samplers))) or "none"
         if cfg is not None:
             raise UserError(f"guidance costs this run two evaluations a step, so {nfe} won't do; try --nfe {nfe + 1}")
-        raise UserError(f"this run has no sampler for {nfe} evaluations; its recipe lists: {listed}")
+        raise UserError(f"this run has no sampler for --nfe {nfe}; its recipe lists: {listed}")
 
     @property
     def takes_guidance(self) -> bool:
@@ -144,7 +150,9 @@ class Run:
     def _cfg(self, guidance: Guide) -> CFG:
         trained = self.record.get("objective")
         drop = ((trained or {}).get("guidance") or {}).get("label_drop", 0)
-        if not self.classes or (trained is not None and not drop):
+        if not self.classes:
+            raise UserError(f"{self.folder.path} can't be guided: its data have no classes")
+        if trained is not None and not drop:
             raise UserError(
                 f"{self.folder.path} can't be guided: its network never saw a dropped label; "
                 "train with guidance=af.Guidance(label_drop=0.1), or with af.GuidanceInputs() and DiT(guidance=True)"

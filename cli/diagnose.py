@@ -42,11 +42,12 @@ def diagnose(
     """
     from alphaflow.diagnose import diagnose as measure
     from alphaflow.diagnose import picture
-    from alphaflow.files import write_json
+    from alphaflow.files import check_writable, write_json
 
+    place = run if out is None else out
+    check_writable(place, folder=True)
     steps = None if checkpoints is None else integers(checkpoints, "--checkpoints")
     found = measure(run, steps=steps, batches=batches, seed=seed, device=device, say=print, trust=trust)
-    place = run if out is None else out
     plot = place / f"diagnosis.{format.value}"
     write_json(place / "diagnosis.json", found.record())
     picture(found, plot)

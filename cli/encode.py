@@ -130,9 +130,9 @@ def videos(
     from alphaflow.data_tools.decode import ClipRecipe
     from alphaflow.data_tools.sources import video_source
 
-    from alphaflow.errors import UserError
+    from alphaflow.errors import UserError, is_number
 
-    if fps is not None and fps <= 0:
+    if fps is not None and not (is_number(fps) and fps > 0):
         raise UserError(f"--fps must be positive, got {fps:g}")
     recipe = ClipRecipe(size, frames, fps, crop.value, clips)
     options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measure, measure_on)

@@ -1,11 +1,14 @@
-"""How errors end: one line and status 2 for what a user gave, a traceback only with --debug."""
+"""How errors end: one line and status 2 for what a user can cause, a traceback for a fault of alphaflow's own."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -15,39 +18,59 @@ INTERRUPTED = 130
 
 def fail(message: str, status: int = 2) -> NoReturn:
     """Prints one line to standard error and exits; under torchrun it says which process speaks."""
-    rank = f" in process {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"Error{rank}: {message}", file=sys.stderr, flush=True)
+    from alphaflow.errors import printable
+
+    rank = f" in process {os.environ.get('RANK')}" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    print(f"Error{rank}: {printable(message)}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 
 @contextmanager
-def one_line(debug: bool) -> Iterator[None]:
-    """Ends what a user can cause with one line; everything passes through with ``debug``."""
-    from alphaflow.errors import UserError
+def one_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Ends what a user can cause with one line; everything passes through where ``--debug`` is among the arguments."""
+    from alphaflow.errors import UserError, place_in_users_code, said
 
+    debug = "--debug" in arguments
     try:
         yield
-    except UserError as error:
-        if debug:
-            raise
-        fail(str(error))
-    except ValueError as error:  # a setting that only the object it is for could check
-        if debug:
-            raise
-        fail(f"{' '.join(str(error).split())} (--debug shows where)")
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except OSError as error:
-        if debug or not error.strerror:
-            raise
-        fail(f"{error.strerror}: {error.filename or 'a file'}; check the path, its permissions, and the free space")
     except Exception as error:
-        if debug or not isinstance(error, _usage_errors()):
+        if isinstance(error, _usage_errors()):
+            _usage(error, arguments)
+        if debug:
             raise
-        _usage(error)
+        if isinstance(error, UserError):
+            fail(str(error))
+        place = place_in_users_code(error)
+        if place:
+            fail(f"{place}: {said(error)} (--debug shows the traceback)")
+        if _is_of_memory(error):
+            fail(f"there is not enough memory ({said(error)}); make the batch, or the network, smaller")
+        if isinstance(error, OSError) and error.strerror:
+            _of_files(error)
+        if isinstance(error, ValueError):  # a setting that only the object it is for could check
+            fail(f"{said(error)} (--debug shows where)")
+        raise
+
+
+def _of_files(error: OSError) -> NoReturn:
+    """A file's error, by the name that the user knows it by."""
+    if error.filename is None:
+        fail(f"{error.strerror}: standard output, or a file; check the free space")
+    path = Path(os.fsdecode(error.filename))
+    temporary = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}(\.old)?\.tmp", path.name)
+    path = path.with_name(temporary[1]) if temporary else path
+    fail(f"{error.strerror}: {path}; check the path, its permissions, and the free space")
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, NumPy's, or PyTorch's, which on a CPU says so by a RuntimeError."""
+    of_torch = isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
+    return isinstance(error, MemoryError) or of_torch
 
 
 def _usage_errors() -> type[Exception]:
@@ -56,10 +79,54 @@ def _usage_errors() -> type[Exception]:
     return found
 
 
-def _usage(error: Any) -> NoReturn:
+def _usage(error: Any, arguments: Sequence[str]) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
         raise SystemExit(0)
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "alphaflow"
     message = " ".join(error.format_message().split()).rstrip(".")
-    fail(f"{message}; see `{path} --help`")
+    option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")
+    close = getattr(error, "possibilities", None)
+    if type(error).__name__ == "NoSuchOption":
+        name = error.option_name
+        best = difflib.get_close_matches(name, close or [], n=1, cutoff=0.0)
+        message = f"there is no option {name}" + (f"; did you mean {best[0]}?" if best else "")
+    elif type(error).__name__ == "BadOptionUsage" and "requires" in message:
+        message = f"{error.option_name} needs a value"
+    elif option.startswith("-") and message.startswith("Invalid value"):
+        message = _wrong_value(option, error.message, _value(option, arguments))
+    fail(f"{message}{' See' if message.endswith('?') else '; see'} `{_page(error, arguments)} --help`")
+
+
+def _wrong_value(option: str, message: str, value: str | None) -> str:
+    """What an option takes, and what it was given, from Typer's or click's words for it."""
+    got = "" if value is None else f", got {value!r}"
+    bound = re.search(r"(greater|less) than or equal to (\S+)", message) or re.search(r"x(>|<)=(\d+)", message)
+    _, _, names = message.partition("not one of")
+    if names:
+        choices = re.findall(r"'([^']+)'", names)
+        best = difflib.get_close_matches((value or "").lower(), choices, n=1)
+        return f"{option} takes {', '.join(choices)}{got}" + (f": did you mean {best[0]}?" if best else "")
+    if bound:
+        return f"{option} must be at {'least' if bound[1] in ('greater', '>') else 'most'} {bound[2].rstrip('.')}{got}"
+    for word, kind in (("integer", "a whole number"), ("number", "a number"), ("float", "a number")):
+        if word in message:
+            return f"{option} takes {kind}{got}"
+    return f"{option}: {' '.join(message.split()).rstrip('.')}{got}"
+
+
+def _value(option: str, arguments: Sequence[str]) -> str | None:
+    """What an option was given last."""
+    found = None
+    for number, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            found = value if equals else next(iter(arguments[number + 1 :]), None)
+    return found
+
+
+def _page(error: Any, arguments: Sequence[str]) -> str:
+    """The command whose help page has the options; that of the recipe, where one is named."""
+    words = [word for word in arguments[:2] if not word.startswith("-")]
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else " ".join(["alphaflow", *words[:1]])
+    recipe = words[1:] if path.rpartition(" ")[2] in ("train", "info") else []
+    return " ".join([path, *recipe])

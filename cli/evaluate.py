@@ -96,37 +96,54 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
+    from alphaflow.errors import UserError
     from alphaflow.evaluation.evaluate import evaluate as measure
     from alphaflow.evaluation.result import check_json
+    from alphaflow.files import check_writable
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
+    for file in (json, csv):
+        if file is not None:
+            check_writable(file)
     if json is not None:
         check_json(json)
+    for folder in (save, pictures):
+        if folder is not None:
+            check_writable(folder, folder=True)
+    is_run = (Path(target) / "run.json").is_file()
+    of_runs = {
+        "nfe": nfe != "1", "guidance": guidance is not None, "count": count is not None, "seed": seed != "0",
+        "save": save is not None, "checkpoint": checkpoint is not None, "raw": raw,
+    }  # fmt: skip
+    strange = [f"--{name}" for name, given in of_runs.items() if given and not is_run]
+    if strange and Path(target).exists():
+        raise UserError(f"{', '.join(strange)}: for runs only, and {target} is none; leave out what is for runs")
+    if is_run and reference is None and (size is not None or frames is not None):
+        raise UserError("--size and --frames are for files, of a --reference; a run makes samples of its own size")
     found = find_device(device)
     world = join(found)
     with shown(world.main) as progress:
         result = measure(
-            _opened(target, checkpoint, raw, found, trust), reference, world=world, progress=progress,
-            metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe")), count=count,
-            seeds=tuple(integers(seed, "--seed")), guidance=guide(guidance, guidance_interval),
+            _opened(target, checkpoint, raw, found, trust) if is_run else target,
+            reference, world=world, progress=progress,
+            metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe", least=1)), count=count,
+            seeds=tuple(integers(seed, "--seed", least=0)), guidance=guide(guidance, guidance_interval),
             size=size, frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
             save=save, pictures=pictures, kid_subset_size=kid_subset_size,
         )  # fmt: skip
     leave()
     if result is not None:
-        _tell(result, json, csv, pictures)
+        _tell(result, json, csv, pictures, save)
 
 
-def _opened(target: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run | str:
-    """The run, where the target is one's folder."""
+def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run:
     from alphaflow.run import Run
 
-    is_run = (Path(target) / "run.json").is_file()
-    return Run(target, step=checkpoint, ema=not raw, device=device, trust=trust) if is_run else target
+    return Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
 
 
-def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | None) -> None:
+def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | None, save: Path | None) -> None:
     """Prints the figures and writes them."""
     _print(result)
     for line in result.warnings:
@@ -140,6 +157,8 @@ def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | 
     if pictures is not None:
         _worst(pictures)
         print(f"pictures in {pictures}")
+    if save is not None:
+        print(f"samples in {save}")
 
 
 def _print(result: Result) -> None:
@@ -175,7 +194,10 @@ def _worst(folder: Path) -> None:
 
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from alphaflow.errors import printable
 
     for file in sorted(folder.glob("*-classes.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -187,5 +209,5 @@ def _worst(folder: Path) -> None:
             table.add_column(column, justify="left" if column == "class" else "right")
         for row in found["worst"]:
             numbers = (f"{row['kernel distance']:.4f}", str(row["samples"]), str(row["real"]))
-            table.add_row(row["class"], *numbers)
+            table.add_row(escape(printable(row["class"])), *numbers)
         Console().print(table)

@@ -24,7 +24,7 @@ def info(
     import torch
 
     from alphaflow.derivatives import derivative_of
-    from alphaflow.recipe import find_recipe
+    from alphaflow.recipe_files import find_recipe
     from alphaflow.training.device import find_device
 
     torch.manual_seed(0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,11 +19,20 @@ HELP = """Trains few-step image and video generators: flow matching, MeanFlow, a
 Start with: alphaflow train digits
 """
 
+SPINS = "5000"
+"""How often a thread of libgomp looks for work before it sleeps. Its own 300,000 are no faster where the processors are
+free, and make each step many times slower where something else runs (benchmarks/busy.py)."""
+
 
 def build(arguments: list[str]) -> typer.Typer:
     """The command line for these arguments: `train RECIPE` has the options of that recipe."""
     app = typer.Typer(
-        help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
     app.add_typer(recipes.app, name="recipes")
@@ -38,13 +50,42 @@ def build(arguments: list[str]) -> typer.Typer:
 
 def main() -> None:
     """Runs the command line on the process's arguments."""
-    arguments = sys.argv[1:]
+    for name in ("stdout", "stderr"):  # closed
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no α shows something else
             stream.reconfigure(errors="replace")
-    with one_line("--debug" in arguments):
+    if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS  # before torch is there
+    arguments = meant(sys.argv[1:])
+    with one_line(arguments):
+        _check(arguments)
         status = build(arguments)(args=arguments, prog_name="alphaflow", standalone_mode=False)
         raise SystemExit(status or 0)
+
+
+def meant(arguments: list[str]) -> list[str]:
+    """Arguments with ``~`` as the home folder where the shell left it, and `help` and --debug where they belong."""
+    home = str(Path("~").expanduser())
+    found = [re.sub(r"^(--?[^=]+=)?~(?=/|$)", lambda start: (start[1] or "") + home, word) for word in arguments]
+    if found[:1] == ["help"]:
+        return [*found[1:], "--help"]
+    return [*found[1:], "--debug"] if found[:1] == ["--debug"] else found
+
+
+def _check(arguments: list[str]) -> None:
+    """Refuses an empty argument, and a folder to work in that was removed."""
+    from alphaflow.errors import UserError
+
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder was removed; change to another one") from error
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            named = word.partition("=")[0] or (before if before.startswith("--") else "an argument")
+            raise UserError(f"{named} is empty; give a value, or leave it out")
 
 
 def _version(show: bool) -> None:

@@ -45,21 +45,24 @@ Guidance = Annotated[
 GuidanceInterval = Annotated[str, typer.Option(help="The times that guidance is for, t_min,t_max, both included.")]
 
 
-def integers(text: str, option: str) -> list[int]:
-    """A comma-separated list of integers.
+def integers(text: str, option: str, least: int | None = None) -> list[int]:
+    """A comma-separated list of integers; with ``least`` of different ones, of at least so much.
 
     Raises:
         UserError: it is none.
     """
     try:
-        return [int(part) for part in text.split(",")]
+        found = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"{option} takes whole numbers with commas between, for example 1,2,4; got {text!r}") from error
+    if least is not None and (min(found) < least or len(set(found)) < len(found)):
+        raise UserError(f"{option} takes different numbers of at least {least}, got {text}")
+    return found
 
 
 def metric_names(text: str | None) -> tuple[str, ...] | None:
     """--metrics, as a list; None where it isn't given."""
-    return None if text is None else tuple(text.split(","))
+    return None if text is None else tuple(name.strip().lower().replace("_", "-") for name in text.split(","))
 
 
 def weights(given: list[str] | None) -> dict[str, str]:
@@ -67,6 +70,9 @@ def weights(given: list[str] | None) -> dict[str, str]:
     from alphaflow.metrics.features import EXTRACTORS
 
     split = [text.partition("=") for text in given or []]
+    strange = next((name for name, equals, _ in split if equals and name.isidentifier() and name not in EXTRACTORS), "")
+    if strange:
+        raise UserError(f"--weights names {strange}, which is no extractor; there are {', '.join(EXTRACTORS)}")
     return {
         name if name in EXTRACTORS else "": file if name in EXTRACTORS else name + "=" * bool(equals) + file
         for name, equals, file in split

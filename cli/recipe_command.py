@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from alphaflow.recipe import Parameter, RecipeFile
+    from alphaflow.recipe_files import Parameter, RecipeFile
 
 RECIPE = "Recipe's parameters"
 
@@ -68,13 +68,13 @@ def _is_switch(parameter: inspect.Parameter) -> bool:
 
 def _looks_like_a_recipe(argument: str) -> bool:
     """Whether what follows an option that isn't known yet is the recipe: `train --flip cifar10`."""
-    from alphaflow.recipe import builtin_recipes
+    from alphaflow.recipe_files import builtin_recipes
 
     return argument.endswith(".py") or argument.replace("-", "_") in builtin_recipes()
 
 
 def _find(spec: str) -> RecipeFile:
-    from alphaflow.recipe import find_recipe
+    from alphaflow.recipe_files import find_recipe
 
     return find_recipe(spec)
 
@@ -89,7 +89,7 @@ def _option(parameter: Parameter, own: list[inspect.Parameter]) -> inspect.Param
     """A recipe's parameter as an option of the command."""
     from alphaflow.errors import UserError
 
-    if parameter.name in {p.name for p in own}:
+    if parameter.name in {"help", *(p.name for p in own)}:
         raise UserError(f"a recipe's parameter can't be called {parameter.name}: there is that option; rename it")
     option = typer.Option(rich_help_panel=RECIPE, show_default=True)
     return inspect.Parameter(

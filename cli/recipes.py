@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +15,15 @@ app = typer.Typer(help="List the built-in recipes; show or copy one.", invoke_wi
 @app.callback()
 def listing(context: typer.Context) -> None:
     """List the built-in recipes, a line each; `recipes show NAME` and `recipes copy NAME FILE` take one further."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        _listed()
+
+
+def _listed() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alphaflow.recipe import builtin_recipes
+    from alphaflow.recipe_files import builtin_recipes
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, summary in builtin_recipes().items():
@@ -26,12 +31,19 @@ def listing(context: typer.Context) -> None:
     Console().print(table)
 
 
+@app.command("list", hidden=True)
+def again() -> None:
+    """List the built-in recipes."""
+    _listed()
+
+
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> None:
     """Print a recipe's source."""
-    from alphaflow.recipe import builtin_source
+    from alphaflow.recipe_files import builtin_source
 
-    print(builtin_source(name), end="")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(builtin_source(name).encode())  # whatever the terminal's encoding: it may be a file
 
 
 @app.command()
@@ -42,11 +54,11 @@ def copy(
     """Copy a recipe to a file of your own, to change it and train with it."""
     from alphaflow.errors import UserError
     from alphaflow.files import replacing
-    from alphaflow.recipe import builtin_source
+    from alphaflow.recipe_files import builtin_source
 
     source = builtin_source(name)
     if file.exists():
         raise UserError(f"{file} exists; choose another name, or remove it")
     with replacing(file) as beside:
         beside.write_text(source, encoding="utf-8")
-    print(f"copied to {file}; train it with: alphaflow train {file}")
+    print(f"copied to {file}; train it with: alphaflow train {shlex.quote(str(file))}")

@@ -96,8 +96,11 @@ def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int)
     import torch
 
     from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
+    from alphaflow.errors import UserError
 
     if chosen is not None:
+        if not balanced:
+            raise UserError("--classes chooses the classes, one after another; leave --random out")
         return chosen_labels(count, integers(chosen, "--classes"), run.classes)
     if not run.sampled_classes:
         return None

@@ -18,24 +18,32 @@ def verify(
     """Check a folder of shards: hashes, counts, every sample, the classes. Status 1 if anything is wrong."""
     from alphaflow.data_tools.verify import verify as check
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
     from rich.table import Table
 
     from alphaflow.data.shards import Description
+    from alphaflow.errors import printable
+
+    def shown(name: str) -> str:
+        return escape(printable(name))
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("verifying")
         report = check(shards, lambda done, total: bar.update(task, completed=done, total=total))
     description = Description(shards)
     for problem in report.problems[:50]:
-        print(f"  {problem}")
+        print(f"  {printable(problem)}")
     counts = report.class_counts
     if counts:
         table = Table("classes", "samples", "fewest", "most", box=None)
         low, high = counts.index(min(counts)), counts.index(max(counts))
         names = description.class_names
         table.add_row(
-            str(len(counts)), str(sum(counts)), f"{counts[low]} ({names[low]})", f"{counts[high]} ({names[high]})"
+            str(len(counts)),
+            str(sum(counts)),
+            f"{counts[low]} ({shown(names[low])})",
+            f"{counts[high]} ({shown(names[high])})",
         )
         Console().print(table)
     rejects = description.record["rejects"]
@@ -65,6 +73,7 @@ def preview(
 
     from alphaflow.data.clips import FPS
     from alphaflow.data.shards import Description
+    from alphaflow.errors import printable
     from alphaflow.training.device import find_device
 
     file = shards / "preview.png" if out is None else out
@@ -72,5 +81,5 @@ def preview(
     given = None if autoencoder is None else open_autoencoder(autoencoder, subfolder, tiling, device)
     pixels, names = decode(shards, count, seed, given, find_device(device))
     write_preview(pixels, file, Description(shards).fps or FPS)
-    classes = f"; classes of the first row: {', '.join(names[:6])}" if names else ""
+    classes = f"; classes of the first row: {printable(', '.join(names[:6]))}" if names else ""
     print(f"{len(pixels)} samples in {file}{classes}")

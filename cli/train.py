@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ from .train_options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from alphaflow.recipe import Recipe, RecipeFile
+    from alphaflow.recipe import Recipe
+    from alphaflow.recipe_files import RecipeFile
     from alphaflow.training.run_folder import Origin, RunFolder
     from alphaflow.training.trainer import Trainer
 
@@ -55,7 +57,7 @@ def train(
     SIGINT, SIGTERM, SIGUSR1 or SIGHUP: it finishes the step, saves, and ends with status 130, 143, 138 or 129.
     """
     from alphaflow.diagnostics.probe import Probe
-    from alphaflow.recipe import find_recipe
+    from alphaflow.recipe_files import find_recipe
 
     given = {name: parameters.pop(name) for name in inspect.signature(machine).parameters}
     probe = None if probe_every is None else Probe(probe_every)
@@ -100,7 +102,7 @@ def _train(
         _seeded(found, seed, parameters),
         out=folder.path, seed=seed, display=progress(), origin=origin, resume=continuing, **rest,
     )  # fmt: skip
-    _fit(trainer, folder)
+    _fit(trainer, folder, builtin=found.folder is None)
     leave()
 
 
@@ -123,7 +125,7 @@ def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
     print(f"dry run: two steps on {trainer.device}, losses {losses[0]:.4f} and {losses[1]:.4f}; nothing was written")
 
 
-def _fit(trainer: Trainer, folder: RunFolder) -> None:
+def _fit(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
     from .errors import INTERRUPTED, fail
 
     try:
@@ -131,12 +133,12 @@ def _fit(trainer: Trainer, folder: RunFolder) -> None:
     except KeyboardInterrupt:
         fail(f"interrupted at step {trainer.step}; the same command with --resume goes on", INTERRUPTED)
     if trainer.world.main:
-        _say_how_it_ended(trainer, folder)
+        _say_how_it_ended(trainer, folder, builtin)
     if trainer.stopped:
         raise SystemExit(128 + (trainer.stop.signal or signal.SIGTERM))
 
 
-def _say_how_it_ended(trainer: Trainer, folder: RunFolder) -> None:
+def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
     picture = folder.samples(trainer.step)
     if trainer.stopped:
         name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
@@ -146,9 +148,13 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder) -> None:
         return
     samples = f"; samples: {picture}" if picture.is_file() else ""
     trainer.display.say(f"done: {folder.path} holds {trainer.step} steps{samples}")
-    trainer.display.say(
-        f"next: alphaflow sample {folder.path} --nfe 1   or   alphaflow evaluate {folder.path} --nfe 1,2,4"
-    )
+    listed = sorted(trainer.recipe.samplers)
+    if listed:
+        place, trust = shlex.quote(str(folder.path)), "" if builtin else " --trust"
+        nfes = ",".join(map(str, listed))
+        trainer.display.say(
+            f"next: alphaflow sample {place} --nfe {listed[0]}   or   alphaflow evaluate {place} --nfe {nfes}{trust}"
+        )
 
 
 def command(arguments: list[str]) -> Callable[..., None]:
@@ -185,4 +191,5 @@ def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None
             raise UserError(
                 f"{folder.path} was started with {option} {was}, not {given}; "
                 "resume with the same options, or start another run with --out"
+                + (f"; to train longer: --from {folder.path} --out ANOTHER" if name == "steps" else "")
             )

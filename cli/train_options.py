@@ -50,13 +50,17 @@ Device = Annotated[
 ]
 CheckpointEvery = Annotated[
     int | None,
-    typer.Option(help="Steps between checkpoints.", show_default="a tenth of all steps", rich_help_panel=TRAINING),
+    typer.Option(
+        help="Steps between checkpoints.", show_default="a tenth of all steps", min=1, rich_help_panel=TRAINING
+    ),
 ]
 SampleEvery = Annotated[
     int | None,
-    typer.Option(help="Steps between sample pictures.", show_default="a tenth of all steps", rich_help_panel=TRAINING),
+    typer.Option(
+        help="Steps between sample pictures.", show_default="a tenth of all steps", min=1, rich_help_panel=TRAINING
+    ),
 ]
-LogEvery = Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.", rich_help_panel=TRAINING)]
+LogEvery = Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.", min=1, rich_help_panel=TRAINING)]
 ProbeEvery = Annotated[
     int | None,
     typer.Option(

@@ -175,18 +175,33 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
             before = json.loads((out / DATASET).read_text(encoding="utf-8"))["plan"]
         except (ValueError, KeyError) as error:
             raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
-        for name in sorted(before.keys() | plan.keys()):
-            if before.get(name) != plan.get(name):
-                was, now = (str(value.get(name))[:80] for value in (before, plan))
-                raise UserError(
-                    f"{out} was begun with another {name.replace('_', ' ')} ({was}, now {now}); "
-                    "give the same, or choose another folder"
-                )
+        others = _others(before, json.loads(json.dumps(plan)))
+        if others:
+            raise UserError(f"{out} was begun with {'; '.join(others)}; give the same, or choose another folder")
         return
     taken = out.exists() and (not out.is_dir() or any(not place.name.startswith(".") for place in out.iterdir()))
     if taken and not (out / DATASET).is_file():  # another job may have begun it just now
         raise UserError(f"{out} exists and holds no shards of ours; choose another folder")
     write_json(out / DATASET, {"format": 1, "finished": False, "plan": plan})
+
+
+def _others(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[str]:
+    """What two plans differ in, setting by setting."""
+    found = []
+    for name in sorted(before.keys() | plan.keys()):
+        was, now = before.get(name), plan.get(name)
+        if was == now:
+            continue
+        if name == "source":
+            found.append("other files: some were added, removed, or changed since")
+        elif isinstance(was, dict) and isinstance(now, dict):
+            found += _others(was, now, name)
+        elif name == "weights":
+            found.append("other weights of the autoencoder")
+        else:
+            words = " ".join(word for word in (of.replace("recipe", ""), name.replace("_", " ")) if word)
+            found.append(f"{words} {was}, not {now}")
+    return found
 
 
 def finish(

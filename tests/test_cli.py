@@ -143,7 +143,7 @@ def test_wrong_recipes_and_parameters(here: Cli, tmp_path: Path) -> None:
     fails(here("train", "digitz"), "no recipe 'digitz'", "did you mean digits")
     fails(here("train", "nonsense"), "built in are cifar10, digits")
     fails(here("train", tmp_path / "none.py"), "no recipe file")
-    fails(here("train", "digits", "--steps", "many"), "'--steps'", "valid integer")
+    fails(here("train", "digits", "--steps", "many"), "--steps takes a whole number, got 'many'")
     fails(here("train", "digits", "--lr", "-1", "--out", tmp_path / "r"), "learning rate must not be negative")
     fails(here("train", "digits", "--width", "0", "--out", tmp_path / "r"), "at least 1")
     fails(here("train", "digits", "--seed", str(2**70)), "--seed")

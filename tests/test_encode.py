@@ -211,7 +211,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path: Path) -> None:
     small(source, tmp_path / "out", shard=0, shards=2)
     with pytest.raises(af.UserError, match="isn't finished"):
         af.LatentShards(tmp_path / "out")
-    with pytest.raises(af.UserError, match="another recipe"):
+    with pytest.raises(af.UserError, match="was begun with size 16, not 32"):
         encode(
             image_source(source),
             tmp_path / "out",
@@ -219,7 +219,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path: Path) -> None:
             ImageRecipe(32),
             Options(samples_per_shard=5, batch_size=2),
         )
-    with pytest.raises(af.UserError, match="another autoencoder"):
+    with pytest.raises(af.UserError, match="autoencoder class Pixels, not Halving"):
         small(source, tmp_path / "out", Halving())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x")
@@ -520,7 +520,7 @@ def test_wrong_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert not ended.value.code
     for words, message in [
         (["encode", "images", tmp_path / "none", tmp_path / "x"], "doesn't exist"),
-        (["encode", "images", source, tmp_path / "out", *options, "--mirror"], "was begun with another recipe"),
+        (["encode", "images", source, tmp_path / "out", *options, "--mirror"], "was begun with variants 1, not 2"),
         (["encode", "images", source, tmp_path / "x", *options, "--shard", "3/3"], "0 <= I < N"),
         (["encode", "images", source, tmp_path / "x", *options, "--shard", "x"], "--shard takes I/N"),
         (

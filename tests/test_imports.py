@@ -17,7 +17,7 @@ LAYERS = [
     {"guidance", "data", "models", "metrics"},
     {"objectives", "samplers"},
     {"training", "diagnostics"},
-    {"recipe", "published"},
+    {"recipe", "recipe_files", "published"},
     {"run", "evaluation", "diagnose"},
     {"cli", "data_tools"},
 ]

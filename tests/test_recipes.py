@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import alphaflow as af
-from alphaflow.recipe import builtin_source
+from alphaflow.recipe_files import builtin_source
 
 
 def test_every_recipe_is_short_and_explains_itself() -> None:

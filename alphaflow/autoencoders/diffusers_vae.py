@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
@@ -59,7 +64,8 @@ class DiffusersVAE(Compact):
             diffusers: Any = importlib.import_module("diffusers")
         except ImportError as error:
             raise UserError("this needs diffusers: pip install 'alphaflow[diffusers]'") from error
-        options = {} if self.subfolder is None else {"subfolder": self.subfolder}
+        options: dict[str, Any] = {} if self.subfolder is None else {"subfolder": self.subfolder}
+        options |= self._where(diffusers)
         try:
             config: Any = diffusers.AutoencoderKL.load_config(self.name, **options)
             kind = getattr(diffusers, str(config.get("_class_name")), None)
@@ -81,6 +87,30 @@ class DiffusersVAE(Compact):
             found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
             device = str(found or "cpu")
         return vae.to(device).eval().requires_grad_(False)
+
+    def _where(self, diffusers: Any) -> dict[str, Any]:
+        """Options to load it from the Hub's cache, if it is there; a Hub that can't be reached is said at once."""
+        if Path(self.name).is_dir():
+            return {}
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
+            raise UserError(
+                f"can't load the autoencoder {self.name}: there is no such folder, and the Hub's are named OWNER/NAME"
+            )
+        options: dict[str, Any] = {"subfolder": self.subfolder, "local_files_only": True}
+        try:
+            diffusers.AutoencoderKL.load_config(self.name, **options)
+        except (OSError, ValueError):
+            host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
+            try:
+                if not any(name.lower().endswith("_proxy") for name in os.environ):
+                    socket.create_connection((host, 443), timeout=5).close()
+            except OSError as error:
+                raise UserError(
+                    f"the autoencoder {self.name} is not in the Hub's cache, and {host} can't be reached ({error}); "
+                    "give a folder that holds it, or `pixels` for none"
+                ) from error
+            return {}
+        return {"local_files_only": True}
 
     @cached_property
     def video(self) -> bool:

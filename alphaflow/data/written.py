@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import remove, replacing, write_json
+from ..files import check_apart, check_writable, remove, replacing, write_json
 from ..plots import grid, save_picture
 from ..types import Labels
 from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
@@ -80,6 +80,7 @@ def write_samples(
         UserError: there is something that this didn't write; or samples, and ``overwrite`` is off.
     """
     place = place.resolve()
+    check_apart(place)
     beside_it = [place.with_name(f"{place.name}.{ending}") for ending in ("png", *([form] if form in _WRITE else []))]
     earlier = _check_free(place, beside_it, overwrite)
     pixels = make()
@@ -104,14 +105,16 @@ def _check_free(place: Path, beside: Sequence[Path], overwrite: bool) -> list[Pa
     Returns:
         The files beside the folder that are earlier samples' and not among the new ones.
     """
-    files, named = _recorded(place)
     if place.exists() and not place.is_dir():
         raise UserError(f"{place} is no folder; choose another --out")
-    others = [place / name for name in sorted(_files(place) - files - {RECORD})] if place.exists() else []
-    others += [file for file in beside if file.exists() and file.name not in named]
-    if others:
-        which = f"{others[0]} is there, and nothing says that `alphaflow sample` wrote it"
-        raise UserError(f"{which}; remove it, or choose another --out")
+    check_writable(place, folder=True)
+    files, named = _recorded(place)
+    known = {*files, RECORD}
+    other = next((place / name for name in _files(place) if name not in known), None) if place.exists() else None
+    other = other or next((file for file in beside if file.exists() and file.name not in named), None)
+    if other is not None:
+        which = f"{other} is there, and nothing says that `alphaflow sample` wrote it"
+        raise UserError(f"{which}; choose another --out")
     if files and not overwrite:
         raise UserError(f"{place} holds earlier samples; choose another --out, or replace them with --overwrite")
     return [place.with_name(name) for name in named - {file.name for file in beside}]
@@ -127,10 +130,11 @@ def _recorded(place: Path) -> tuple[set[str], set[str]]:
         return set(), set()
 
 
-def _files(folder: Path) -> set[str]:
+def _files(folder: Path) -> Iterator[str]:
     """What is in a folder, at any depth, but for folders that hold something."""
-    below = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
-    return {path.relative_to(folder).as_posix() for path in below if path.name not in LITTER}
+    for path in folder.rglob("*"):
+        if path.name not in LITTER and (path.is_symlink() or not path.is_dir() or not any(path.iterdir())):
+            yield path.relative_to(folder).as_posix()
 
 
 def write_each(

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics
-from ..metrics.compare import MIN_SAMPLES, check_pixels, check_shapes, check_subsets, compare, warnings_of
+from ..metrics.compare import MIN_SAMPLES, check_kind, check_pixels, check_shapes, check_subsets, compare, warnings_of
 from ..metrics.features import EXTRACTORS, Extractor, check_weights, open_extractor
 from ..metrics.gather import Gatherer, Needs, Space, Statistics, needs_of, random_halves
 from ..metrics.kernels import SIZE
@@ -87,6 +87,8 @@ class Evaluator:
         if strange:
             named = f"names {strange[0]}" if strange[0] else "doesn't say which extractor it is for"
             raise UserError(f"--weights {named}; {', '.join(metrics)} use {', '.join(sorted(networks)) or 'none'}")
+        if reference.shape:
+            check_kind(reference.shape, metrics)
         self._extractors: dict[str, Extractor] = {}
         self._real: Statistics | None = None
         self._gathered = False
@@ -119,11 +121,7 @@ class Evaluator:
                 check_subsets(number * (1 if len(shape) == 3 else shape[1]), self.kid_subset_size)
         check_shapes(self.reference.shape, shape)
         check_pixels(shape, self.metrics)
-        clips = [name for name in self.metrics if METRICS[name].video]
-        if clips and len(shape) == 3:
-            raise UserError(f"{clips[0]} is for clips, but these are pictures; leave it out")
-        if "motion" in self.metrics and shape[1] == 1:
-            raise UserError("motion is for clips of at least two frames, but these have one; leave it out")
+        check_kind(shape, self.metrics)
 
     def real(self) -> Statistics | None:
         """The reference's statistics, gathered at their first use; None in processes but the first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,7 +138,9 @@ def check_metrics(metrics: Sequence[str]) -> None:
     """Raises UserError where a metric is unknown, or there is none."""
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
-        raise UserError(f"there is no metric {''.join(unknown[:1])!r}; choose from {', '.join(METRICS)}")
+        close = difflib.get_close_matches(unknown[0], METRICS, n=1) if unknown else []
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(METRICS)}"
+        raise UserError(f"there is no metric {''.join(unknown[:1])!r}; {hint}")
 
 
 def default_metrics(shape: Sequence[int]) -> tuple[str, ...]:

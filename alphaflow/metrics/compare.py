@@ -64,6 +64,15 @@ def check_shapes(real: Sequence[int], fake: Sequence[int]) -> None:
     )
 
 
+def check_kind(shape: Sequence[int], metrics: Sequence[str]) -> None:
+    """Raises UserError where a metric is for clips, and these are none, or of one frame."""
+    clips = [name for name in metrics if METRICS[name].video]
+    if clips and len(shape) == 3:
+        raise UserError(f"{clips[0]} is for clips, but these are pictures; leave it out")
+    if "motion" in metrics and shape[1] == 1:
+        raise UserError("motion is for clips of at least two frames, but these have one; leave it out")
+
+
 def check_pixels(shape: Sequence[int], metrics: Sequence[str]) -> None:
     """Raises UserError where pixels' covariance would be too large."""
     values = math.prod(shape)

@@ -28,6 +28,8 @@ def find_device(device: str | torch.device) -> torch.device:
         named = torch.device((there or "cpu") if device == "auto" else device)
         if str(named) == "cuda":
             named = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+        if named.type == "meta":
+            raise RuntimeError("tensors have no values there")
         torch.empty(0, device=named)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"there is no device {str(device)!r} here; try --device cpu or --device auto") from error

@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..errors import printable
 from ..files import replacing
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class Lines(Display):
 
     def say(self, message: str) -> None:
         """Prints a line."""
-        print(message, flush=True)
+        print(printable(message), flush=True)
 
 
 class _BarAndFigures(Progress):
@@ -264,7 +265,7 @@ class Bar(Display):
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._progress.console.print(message, highlight=False, soft_wrap=True, markup=False)
+        self._progress.console.print(printable(message), highlight=False, soft_wrap=True, markup=False)
 
 
 def progress() -> Display:

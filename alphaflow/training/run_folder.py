@@ -70,6 +70,11 @@ class RunFolder:
         """incidents.jsonl: bad batches and what was done."""
         return self.path / "incidents.jsonl"
 
+    @property
+    def error(self) -> Path:
+        """error.txt: the traceback of what ended the training last, if it was no user's error."""
+        return self.path / "error.txt"
+
     def samples(self, step: int) -> Path:
         """samples/step-NNNNNNNN.png."""
         return self.path / "samples" / f"step-{step:08d}.png"
@@ -80,7 +85,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        found = (self.path / "checkpoints").glob("step-*")
+        place = self.path / "checkpoints"
+        found = place.iterdir() if place.is_dir() else ()
         return sorted((p for p in found if re.fullmatch(r"step-\d{8,}", p.name) and p.is_dir()), key=step_of)
 
     def last_checkpoint(self) -> Path:
@@ -102,9 +108,11 @@ class RunFolder:
         """
         last = self.last_checkpoint()
         place = last if step is None else self.checkpoint(step)
-        if place not in self.checkpoints():
-            steps = ", ".join(str(step_of(path)) for path in self.checkpoints())
-            raise UserError(f"{self.path} has no checkpoint of step {step}; it has {steps}")
+        steps = [step_of(path) for path in self.checkpoints()]
+        if step is not None and step not in steps:
+            known = ", ".join(map(str, steps)) if len(steps) <= 10 else f"{len(steps)}, from {steps[0]} to {steps[-1]}"
+            nearest = min(steps, key=lambda there: abs(there - step))
+            raise UserError(f"{self.path} has no checkpoint of step {step}; it has {known}; the nearest is {nearest}")
         return place
 
     def sweep(self) -> None:
@@ -123,12 +131,13 @@ class RunFolder:
             UserError: the folder holds a run, or anything else.
         """
         if self.exists():
-            raise UserError(f"{self.path} already holds a run; continue it with --resume, or choose another --out")
+            way = "continue it with --resume" if self.checkpoints() else "it has no checkpoint yet: remove it"
+            raise UserError(f"{self.path} already holds a run; {way}, or choose another --out")
         begun = {self.recipe.name}  # by a process that was killed at once
         other = self.path.is_dir() and any(
             place.name not in begun and not place.name.endswith(".tmp") for place in self.path.iterdir()
         )
-        if other or (self.path.exists() and not self.path.is_dir()):
+        if other or ((self.path.exists() or self.path.is_symlink()) and not self.path.is_dir()):
             raise UserError(f"{self.path} exists and is not a run's folder; choose another --out")
         if origin.text:
             with replacing(self.recipe) as beside:
@@ -145,10 +154,13 @@ class RunFolder:
         Raises:
             UserError: there is none, it can't be read, or its network is of the convention before `SECOND_TIME`.
         """
+        inside = next((above for above in self.path.parents if (above / "run.json").is_file()), None)
+        hint = f"it lies in one, {inside}" if inside is not None else "give the folder that `alphaflow train` made"
         if not self.path.is_dir():
-            raise UserError(f"{self.path} is no run: there is no such folder; `alphaflow train` makes one")
+            what = "it is a file" if self.path.exists() else "there is no such folder"
+            raise UserError(f"{self.path} is no run: {what}; {hint}")
         if not self.exists():
-            raise UserError(f"{self.path} is no run: it holds no run.json; give the folder that `alphaflow train` made")
+            raise UserError(f"{self.path} is no run: it holds no run.json; {hint}")
         try:
             record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import traceback
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,8 +171,17 @@ class Trainer:
 
         Raises:
             UserError: training can't go on (see `Guard`), or the last checkpoint can't be written. What was saved
-                before stays.
+                before stays. (Of any other exception the run's error.txt keeps the traceback.)
         """
+        try:
+            self._fit()
+        except Exception as error:
+            if self.folder is not None and not isinstance(error, UserError):
+                with suppress(OSError):
+                    self.folder.error.write_text(traceback.format_exc(), encoding="utf-8")
+            raise
+
+    def _fit(self) -> None:
         steps, saved, self.stopped = self.recipe.steps, self._loaded, False
         self.model.train()
         self.report.meter = Meter()
