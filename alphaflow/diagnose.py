@@ -149,6 +149,19 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def check_free(folder: Path) -> None:
+    """Raises UserError where a folder holds a diagnosis.json, or a plot beside none, that no diagnosis wrote."""
+    there = sorted(folder.glob("diagnosis.*"))
+    try:
+        known = json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    if there and not (isinstance(known, dict) and {"checkpoints", "batch_size"} <= known.keys()):
+        raise UserError(
+            f"{there[0]} is there, and nothing says that `alphaflow diagnose` wrote it; choose another --out"
+        )
+
+
 def picture(found: Diagnosis, file: Path) -> None:
     """Draws a diagnosis: angles, norms and variances over training; loss and angles at the last checkpoint."""
     names = {"tfm": "∇TFM", "tc": "∇TC", "fm": "∇FM′"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .errors import UserError
@@ -42,10 +43,25 @@ def grid(images: Tensor, columns: int | None = None, gap: int = 1, enlarge: int 
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
+OURS = "alphaflow"
+"""The software that a PNG names if it is ours."""
+
+
 def save_picture(picture: Image.Image, file: Path) -> None:
-    """Writes a PNG, whole or not at all."""
+    """Writes a PNG, whole or not at all; it says that it is ours."""
+    signed = PngInfo()
+    signed.add_text("Software", OURS)
     with replacing(file) as beside:
-        picture.save(beside, format="PNG")
+        picture.save(beside, format="PNG", pnginfo=signed)
+
+
+def is_ours(file: Path) -> bool:
+    """Whether `save_picture` wrote a file."""
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get("Software") == OURS
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)

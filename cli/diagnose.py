@@ -40,12 +40,13 @@ def diagnose(
 
     Writes diagnosis.json and a plot. What `train --probe-every` measured is shown beside it.
     """
+    from alphaflow.diagnose import check_free, picture
     from alphaflow.diagnose import diagnose as measure
-    from alphaflow.diagnose import picture
     from alphaflow.files import check_writable, write_json
 
     place = run if out is None else out
     check_writable(place, folder=True)
+    check_free(place)
     steps = None if checkpoints is None else integers(checkpoints, "--checkpoints")
     found = measure(run, steps=steps, batches=batches, seed=seed, device=device, say=print, trust=trust)
     plot = place / f"diagnosis.{format.value}"

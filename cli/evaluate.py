@@ -100,6 +100,7 @@ def evaluate(
     from alphaflow.evaluation.evaluate import evaluate as measure
     from alphaflow.evaluation.result import check_json
     from alphaflow.files import check_writable
+    from alphaflow.plots import is_ours
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
@@ -111,6 +112,11 @@ def evaluate(
     for folder in (save, pictures):
         if folder is not None:
             check_writable(folder, folder=True)
+    others = [] if pictures is None else [file for file in pictures.glob("nfe-*.png") if not is_ours(file)]
+    if others:
+        raise UserError(
+            f"{others[0]} is there, and nothing says that `alphaflow evaluate` wrote it; choose another folder"
+        )
     is_run = (Path(target) / "run.json").is_file()
     of_runs = {
         "nfe": nfe != "1", "guidance": guidance is not None, "count": count is not None, "seed": seed != "0",

@@ -6,19 +6,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from alphaflow.data.clips import FPS, contact_sheet, write_mp4
+from alphaflow.data.clips import FPS, contact_sheet, is_our_mp4, write_mp4
 from alphaflow.errors import UserError
-from alphaflow.plots import grid, save_picture
+from alphaflow.plots import grid, is_ours, save_picture
 
 
 def check_preview(file: Path) -> None:
     """Refuses a file that a preview can't be written to.
 
     Raises:
-        UserError: it doesn't end in .png or .mp4.
+        UserError: it doesn't end in .png or .mp4, or is there and no preview.
     """
     if file.suffix not in (".png", ".mp4"):
         raise UserError(f"a preview is a .png, of clips also an .mp4, not {file.name}")
+    if file.exists() and not (is_ours if file.suffix == ".png" else is_our_mp4)(file):
+        raise UserError(f"{file} is there, and nothing says that `alphaflow preview` wrote it; choose another --out")
 
 
 def write_preview(pixels: Tensor, file: Path, fps: float = FPS) -> None:

@@ -149,7 +149,7 @@ def test_wrong_recipes_and_parameters(here: Cli, tmp_path: Path) -> None:
     fails(here("train", "digits", "--seed", str(2**70)), "--seed")
     fails(here("train", "digits", "--stepz", "3"), "--stepz", "--steps")
     fails(here("train", "digits", "--method", "gan"), "alpha-flow")
-    fails(here("train", "digits", "--steps", "0", "--out", tmp_path / "r"), "end > start")
+    fails(here("train", "digits", "--steps", "0", "--out", tmp_path / "r"), "at least 1 step")
     fails(here("train", "digits", "--width", "30", "--out", tmp_path / "r"), "multiple of 4")
     fails(here("train", "digits", "--device", "warp", "--out", tmp_path / "r"), "no device 'warp'")
     fails(here("train", "cifar10", "--data", tmp_path / "no.zip"), "no.zip doesn't exist")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import alphaflow as af
 from alphaflow.errors import place_in_users_code, printable, said
@@ -68,7 +69,6 @@ def said_of(here: Here, *words: str | Path) -> str:
         ("evaluate digits --reference digits --metrics fvd", ["fvd is for clips, but these are pictures"]),
         ("evaluate digits --reference digits --weights foo=x", ["--weights names foo, which is no extractor"]),
         ("evaluate digits --nfe 1,1", ["--nfe takes different numbers of at least 1, got 1,1"]),
-        ("encode images . out --autoencoder nope", ["no such folder", "OWNER/NAME"]),
         ("encode videos . out --fps nan", ["--fps must be positive, got nan"]),
     ],
 )
@@ -218,6 +218,30 @@ def test_results_that_cant_be_written_are_refused_before_they_are_measured(
     assert "leave --random out" in said_of(here, "sample", small_run, "--classes", "1", "--random")
     assert "it lies in one" in said_of(here, "sample", small_run / "checkpoints")
     assert "go on with it by" in said_of(here, "train", small_run)
+
+
+def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: Here, tmp_path: Path) -> None:
+    """Those of ours are replaced: a PNG and an MP4 say so themselves, a plot by the diagnosis beside it."""
+    from alphaflow.data.clips import is_our_mp4, write_mp4
+    from alphaflow.plots import is_ours
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "nfe-1.png")
+    (tmp_path / "diagnosis.json").write_text("[1]")
+    (tmp_path / "own.mp4").write_bytes(b"mine")
+    of_run = ("evaluate", small_run, "--count", "50", "--metrics", "pixel-fd")
+    assert "nfe-1.png is there, and nothing says" in said_of(here, *of_run, "--pictures", tmp_path)
+    assert "diagnosis.json is there" in said_of(here, "diagnose", small_run, "--batches", "1", "--out", tmp_path)
+    encoding = ("encode", "images", tmp_path, tmp_path / "out", "--autoencoder", "nope")
+    assert "no such folder, and the Hub's are named OWNER/NAME" in said_of(here, *encoding)
+    assert "own.mp4 is there" in said_of(here, "preview", tmp_path, "--out", tmp_path / "own.mp4")
+    assert (tmp_path / "own.mp4").read_bytes() == b"mine"
+    for _ in range(2):
+        assert here(*of_run, "--pictures", tmp_path / "figures").status == 0
+        assert here("diagnose", small_run, "--batches", "1", "--out", tmp_path / "found").status == 0
+    assert is_ours(tmp_path / "figures" / "nfe-1.png")
+    write_mp4(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), tmp_path / "ours.mp4", 8)
+    assert is_our_mp4(tmp_path / "ours.mp4")
+    assert not is_our_mp4(tmp_path / "own.mp4")
 
 
 def test_samples_never_replace_the_folder_one_is_in(

@@ -113,6 +113,20 @@ def test_one_evaluation_for_two_recipes_measures_each_against_its_own_data() -> 
     assert shared[0] != shared[1]
 
 
+def test_a_condition_that_a_network_ignores_is_an_error() -> None:
+    """It would be trained without what was asked for."""
+    x, t = torch.zeros(2, 1, 8, 8), torch.ones(2)
+    for guidance in (False, True):
+        model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10, guidance=guidance)
+        labels = torch.tensor([1, -1])
+        model(x, t, t, af.Cond(labels=labels))
+        with pytest.raises(ValueError, match=r"this DiT takes labels.*, not 'text'"):
+            model(x, t, t, af.Cond(labels=labels, text=torch.zeros(2, 3)))
+        if not guidance:
+            with pytest.raises(ValueError, match="not 'guidance'"):
+                model(x, t, t, af.Cond(labels=labels, guidance=torch.ones(2, 3)))
+
+
 def test_a_reference_without_pictures_is_not_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import replacing
-from ..plots import grid
+from ..plots import OURS, grid
 
 FPS = 8.0
 """Frames a second of clips whose data don't say."""
@@ -48,6 +48,7 @@ def write_mp4(clip: Tensor, file: Path, fps: float, codec: str | None = None) ->
     codec = codec or ("libx264" if "libx264" in av.codecs_available else "mpeg4")
     with replacing(file) as beside, av.open(str(beside), "w", format="mp4") as container:
         # the same file each time: x264's mbtree reads memory that nothing has written, and more threads take turns
+        container.metadata["comment"] = OURS
         options = {"crf": "14", "x264-params": "mbtree=0"} if codec == "libx264" else {"qmin": "1", "qmax": "3"}
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
@@ -57,6 +58,17 @@ def write_mp4(clip: Tensor, file: Path, fps: float, codec: str | None = None) ->
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
         container.mux(stream.encode())
+
+
+def is_our_mp4(file: Path) -> bool:
+    """Whether `write_mp4` wrote a file."""
+    import av
+
+    try:
+        with av.open(str(file)) as container:
+            return container.metadata.get("comment") == OURS
+    except (OSError, ValueError):  # PyAV's are both
+        return False
 
 
 def write_gif(clip: Tensor, file: Path, fps: float) -> None:

@@ -129,12 +129,20 @@ class DiT(nn.Module):
             z: samples at time t.
             r: times that the jump ends at.
             t: times of z.
-            cond: ``labels`` (b,) if any, ``guidance`` (b, 3) if any.
+            cond: ``labels`` (b,) if any, ``guidance`` (b, 3) if it takes that.
             velocity: also run the velocity head, and return (u, v) in place of u.
             along: dz/dt of the first n samples (n, …): also return du/dt of these, (n, …), without a graph
                 (`TangentModel`).
+
+        Raises:
+            ValueError: a condition that this network doesn't take, or samples that its patches don't divide.
         """
         cond = Cond() if cond is None else cond
+        strange = cond.tensors.keys() - {"labels", "guidance" if self.takes_guidance else "labels"}
+        if strange:
+            raise ValueError(
+                f"this DiT takes labels{' and guidance' * self.takes_guidance}, not {sorted(strange)[0]!r}"
+            )
         if along is None:
             return self._run(z, t, r, cond, velocity)[0]
         return self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)
