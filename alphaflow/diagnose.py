@@ -14,7 +14,7 @@ import torch
 
 from .diagnostics.gradients import Conflict, measure_conflict
 from .diagnostics.probe import PREFIX
-from .errors import UserError
+from .errors import UserError, is_whole
 from .objectives.base import Objective
 from .plots import Bars, Heat, Lines, panels
 from .recipe_files import recipe_of
@@ -130,14 +130,16 @@ def diagnose(
 
 def _read_probe(metrics: Path) -> dict[int, dict[str, float]]:
     found = {}
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines() if metrics.is_file() else []:
         try:
             row = json.loads(line)
         except ValueError:  # cut short by a kill
             continue
-        values = {name.removeprefix(PREFIX): value for name, value in row.items() if name.startswith(PREFIX)}
-        if values:
-            found[int(row["step"])] = values
+        if not isinstance(row, dict) or not is_whole(row.get("step")):
+            continue
+        measured = {name: value for name, value in row.items() if name.startswith(PREFIX) and isinstance(value, float)}
+        if measured:
+            found[row["step"]] = {name.removeprefix(PREFIX): value for name, value in measured.items()}
     return found
 
 

@@ -79,7 +79,14 @@ def manifest(folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else None
+    return found if isinstance(found, dict) and _is_manifest(found) else None
+
+
+def _is_manifest(found: dict[str, Any]) -> bool:
+    files, values = found.get("files"), found.get("values")
+    if not isinstance(files, dict) or not isinstance(values, dict) or not all(isinstance(v, (int, float)) for v in values.values()):
+        return False
+    return all(isinstance(about, dict) and {"bytes", "sha256"} <= about.keys() for about in files.values())
 
 
 def damage(folder: Path) -> str:

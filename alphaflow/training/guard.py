@@ -170,12 +170,13 @@ def rollbacks_in(file: Path, step: int | None = None) -> int:
     if not file.is_file():
         return 0
     count = 0
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found = json.loads(line)
         except ValueError:  # cut short by a full disk
             continue
-        count += found["kind"] == "rollback" and step in (None, found["step"])
+        if isinstance(found, dict) and found.get("kind") == "rollback":
+            count += step in (None, found.get("step"))
     return count
 
 

@@ -36,7 +36,7 @@ class MetricsLog:
 
     def __init__(self, file: Path, keep_until: int) -> None:
         if file.exists():
-            kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step(line) <= keep_until]
+            kept = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if _step(line) <= keep_until]
             with replacing(file) as beside:
                 beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         file.parent.mkdir(parents=True, exist_ok=True)
