@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -101,7 +102,8 @@ def _forward_ad(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample
         return out
 
     _load_rules()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+    as_written = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), as_written:
         value, derivative, *_ = torch.func.jvp(u, (z, t), (v, torch.ones_like(t)))
     return value.detach(), derivative.detach()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import torch
 from .diagnostics.gradients import Conflict, measure_conflict
 from .diagnostics.probe import PREFIX
 from .errors import UserError, is_whole
+from .files import parsed
 from .objectives.base import Objective
 from .plots import Bars, Heat, Lines, panels
 from .recipe_files import recipe_of
@@ -132,7 +132,7 @@ def _read_probe(metrics: Path) -> dict[int, dict[str, float]]:
     found = {}
     for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines() if metrics.is_file() else []:
         try:
-            row = json.loads(line)
+            row = parsed(line)
         except ValueError:  # cut short by a kill
             continue
         if not isinstance(row, dict) or not is_whole(row.get("step")):
@@ -155,7 +155,7 @@ def check_free(folder: Path) -> None:
     """Raises UserError where a folder holds a diagnosis.json, or a plot beside none, that no diagnosis wrote."""
     there = sorted(folder.glob("diagnosis.*"))
     try:
-        known = json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))
+        known = parsed((folder / "diagnosis.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
     if there and not (isinstance(known, dict) and {"checkpoints", "batch_size"} <= known.keys()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import sysconfig
 import traceback
 from functools import cache
@@ -21,7 +22,7 @@ class UserError(ValueError):
 
 def said(error: BaseException) -> str:
     """What an exception says, in one line; with its kind, unless it is a ValueError, whose message says it all."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("Exception raised from")[0].split())  # PyTorch's C++ frames
     text = text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
@@ -43,24 +44,31 @@ def place_in_users_code(error: BaseException) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
+@cache
 def _is_users(file: str) -> bool:
-    if file.startswith("<"):
-        return False
-    installed = {Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))}
     path = Path(file).resolve()
-    return not any(place in path.parents for place in installed | _checkout())
+    if file.startswith("<") or {"site-packages", "dist-packages"} & {*path.parts, *Path(file).parts}:
+        return False
+    return not any(place in path.parents for place in _installed())
 
 
 @cache
-def _checkout() -> set[Path]:
-    """The command line, tools and recipes of a checkout that stands for an installed package."""
-    top = Path(__file__).parent.parent
-    return {top / name for name in ("cli", "data_tools", "recipes") if (top / "pyproject.toml").is_file()}
+def _installed() -> set[Path]:
+    """Folders of code that isn't the user's: Python's, alphaflow's, and, wherever it lies, what that stands on."""
+    package = Path(__file__).resolve().parent
+    found = {package, *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))}
+    if (package.parent / "pyproject.toml").is_file():  # a checkout in place of an installed package
+        found |= {package.parent / name for name in ("cli", "data_tools", "recipes")}
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in ("torch", "numpy", "typer", "click", "rich"))
+    return found | {Path(file).resolve().parent for file in files if file}
 
 
 def is_number(value: Any) -> bool:
     """Whether a value that a user gave is a finite number: no text, no NaN, no True."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def is_whole(value: Any) -> bool:

@@ -93,7 +93,7 @@ def hold(folder: Path, doing: str) -> FileLock:
     except Timeout as error:
         by: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            by = json.loads(told.read_text(encoding="utf-8"))
+            by = parsed(told.read_text(encoding="utf-8"))
         if not isinstance(by, dict) or not {"process", "host", "since"} <= by.keys():
             by = {}
         if own.items() <= by.items():  # this one, before the folder got another name
@@ -126,16 +126,25 @@ def check_writable(place: Path, *, folder: bool = False) -> None:
         raise UserError(f"{place} can't be written: {there} is no folder, or not open to you")
 
 
-def check_apart(place: Path) -> None:
-    """Raises UserError for a folder that one works in: it would be replaced by another under one's feet."""
+def check_apart(place: Path) -> Path:
+    """A folder's full name; a UserError for the one that is worked in, which would be replaced under one's feet."""
     if place.resolve() in (here := Path.cwd().resolve(), *here.parents):
         raise UserError(f"{place} is the folder that you are in, or above it; give another")
+    return place.resolve()
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, about 1 GB/s."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON's value; whatever is wrong with the text is a ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -109,14 +109,15 @@ def find_recipe(spec: str) -> RecipeFile:
     module_name, colon, function_name = spec.rpartition(":")
     file, function = (Path(module_name), function_name) if module_name.endswith(".py") else (Path(spec), "recipe")
     if file.is_file() and (file.suffix == ".py" or not _builtin(spec)):
-        return load_recipe(_source(file), file.stem, file, function, folder=file.resolve().parent)
+        name = file.stem if function == "recipe" else f"{file.stem}-{function}"
+        return load_recipe(_source(file), name, file, function, folder=file.resolve().parent)
     if colon and "/" not in spec and file.suffix != ".py":
         module = _import(module_name, spec)
         text = _source_of(module)
         short = module_name.rpartition(".")[2]
         name = short if function_name == "recipe" else f"{short}-{function_name}"
         return RecipeFile(name, _function(module, function_name, spec), text, _folder_of(module))
-    if file.is_dir():
+    if file.is_dir() and _builtin(spec) is None:
         run = (file / "run.json").is_file()
         more = f"is a run; go on with it by `train RECIPE --out {spec} --resume`" if run else "is a folder"
         raise UserError(f"{spec} {more}; a recipe is a name, a file.py, or module:function")
@@ -274,8 +275,8 @@ def _function(module: ModuleType, name: str, where: str) -> Callable[..., Recipe
 def _parameters(function: Callable[..., Recipe], name: str) -> tuple[Parameter, ...]:
     try:
         hints = typing.get_type_hints(function)
-    except NameError as error:
-        raise UserError(f"the recipe {name} has an annotation that isn't defined: {error}") from error
+    except Exception as error:  # it evaluates what the annotations say
+        raise UserError(f"the recipe {name} has an annotation that isn't defined: {said(error)}") from error
     found = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is inspect.Parameter.empty:

@@ -131,9 +131,7 @@ class Run:
             return self.samplers[nfe]
         for sampler in self.samplers.values():
             if isinstance(sampler, ODE):
-                for steps in (nfe, nfe // 2, *range(nfe // 4, nfe)):  # a step costs 1 to 4 evaluations
-                    if steps < 1:
-                        continue
+                for steps in range(max(nfe // 4, 1), nfe + 1):  # a step costs 1 to 4 evaluations
                     derived = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
                     if derived.nfe == nfe:
                         return derived

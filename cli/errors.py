@@ -26,11 +26,10 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 
 @contextmanager
-def one_line(arguments: Sequence[str]) -> Iterator[None]:
-    """Ends what a user can cause with one line; everything passes through where ``--debug`` is among the arguments."""
+def one_line(arguments: Sequence[str], debug: bool) -> Iterator[None]:
+    """Ends what a user can cause with one line; everything passes through with ``debug``."""
     from alphaflow.errors import UserError, place_in_users_code, said
 
-    debug = "--debug" in arguments
     try:
         yield
     except (KeyboardInterrupt, typer.Abort):
@@ -46,10 +45,13 @@ def one_line(arguments: Sequence[str]) -> Iterator[None]:
         if isinstance(error, UserError):
             fail(str(error))
         place = place_in_users_code(error)
+        if _is_of_memory(error):
+            where = f"{place}: " if place else ""
+            fail(f"{where}there is not enough memory ({said(error)}); make the batch, or the network, smaller")
         if place:
             fail(f"{place}: {said(error)} (--debug shows the traceback)")
-        if _is_of_memory(error):
-            fail(f"there is not enough memory ({said(error)}); make the batch, or the network, smaller")
+        if isinstance(error, OverflowError) or re.search("Overflow when unpacking|too large to convert", str(error)):
+            fail(f"a number is too large: {said(error)}")
         if isinstance(error, OSError) and error.strerror:
             _of_files(error)
         if isinstance(error, ValueError):  # a setting that only the object it is for could check
@@ -89,6 +91,10 @@ def _usage(error: Any, arguments: Sequence[str]) -> NoReturn:
         name = error.option_name
         best = difflib.get_close_matches(name, close or [], n=1, cutoff=0.0)
         message = f"there is no option {name}" + (f"; did you mean {best[0]}?" if best else "")
+    elif message.startswith("No such command"):
+        name = message.split("'")[1]
+        best = difflib.get_close_matches(name, list(error.ctx.command.commands), n=1)
+        message = f"there is no command {name}" + (f"; did you mean {best[0]}?" if best else "")
     elif type(error).__name__ == "BadOptionUsage" and "requires" in message:
         message = f"{error.option_name} needs a value"
     elif option.startswith("-") and message.startswith("Invalid value"):
@@ -99,14 +105,19 @@ def _usage(error: Any, arguments: Sequence[str]) -> NoReturn:
 def _wrong_value(option: str, message: str, value: str | None) -> str:
     """What an option takes, and what it was given, from Typer's or click's words for it."""
     got = "" if value is None else f", got {value!r}"
-    bound = re.search(r"(greater|less) than or equal to (\S+)", message) or re.search(r"x(>|<)=(\d+)", message)
+    number = r"(-?[\d.]*\d)"
+    found = {
+        "least": re.search(rf"greater than or equal to {number}|{number}<=x|x>={number}", message),
+        "most": re.search(rf"less than or equal to {number}|x<={number}", message),
+    }
     _, _, names = message.partition("not one of")
     if names:
         choices = re.findall(r"'([^']+)'", names)
         best = difflib.get_close_matches((value or "").lower(), choices, n=1)
         return f"{option} takes {', '.join(choices)}{got}" + (f": did you mean {best[0]}?" if best else "")
-    if bound:
-        return f"{option} must be at {'least' if bound[1] in ('greater', '>') else 'most'} {bound[2].rstrip('.')}{got}"
+    bounds = [f"at {name} {next(filter(None, bound.groups()))}" for name, bound in found.items() if bound]
+    if bounds:
+        return f"{option} must be {' and '.join(bounds)}{got}"
     for word, kind in (("integer", "a whole number"), ("number", "a number"), ("float", "a number")):
         if word in message:
             return f"{option} takes {kind}{got}"

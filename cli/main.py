@@ -23,6 +23,12 @@ SPINS = "5000"
 """How often a thread of libgomp looks for work before it sleeps. Its own 300,000 are no faster where the processors are
 free, and make each step many times slower where something else runs (benchmarks/busy.py)."""
 
+PLACES = {
+    "--autoencoder", "--cache", "--clips-folder", "--csv", "--data", "--from", "--json", "--metrics", "--out",
+    "--pictures", "--reference", "--save", "--subfolder", "--weights",
+}  # fmt: skip
+"""Options that nothing is meant by if they are empty: to Python that is the current folder."""
+
 
 def build(arguments: list[str]) -> typer.Typer:
     """The command line for these arguments: `train RECIPE` has the options of that recipe."""
@@ -59,19 +65,31 @@ def main() -> None:
     if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPINS  # before torch is there
     arguments = meant(sys.argv[1:])
-    with one_line(arguments):
+    debug = "--debug" in arguments
+    if arguments[:1] == ["--debug"]:
+        arguments = arguments[1:]
+    with one_line(arguments, debug):
         _check(arguments)
         status = build(arguments)(args=arguments, prog_name="alphaflow", standalone_mode=False)
         raise SystemExit(status or 0)
 
 
 def meant(arguments: list[str]) -> list[str]:
-    """Arguments with ``~`` as the home folder where the shell left it, and `help` and --debug where they belong."""
-    home = str(Path("~").expanduser())
-    found = [re.sub(r"^(--?[^=]+=)?~(?=/|$)", lambda start: (start[1] or "") + home, word) for word in arguments]
-    if found[:1] == ["help"]:
-        return [*found[1:], "--help"]
-    return [*found[1:], "--debug"] if found[:1] == ["--debug"] else found
+    """Arguments with ``~`` as the home folder where the shell left it, and `help` as --help."""
+    found = [_expanded(word) for word in arguments]
+    return [*found[1:], "--help"] if found[:1] == ["help"] else found
+
+
+def _expanded(word: str) -> str:
+    option = re.match(r"--?[\w-]+=|", word)
+    assert option is not None
+    rest = word[option.end() :]
+    if rest != "~" and not rest.startswith(("~/", "~\\")):
+        return word
+    try:
+        return option[0] + str(Path(rest).expanduser())
+    except RuntimeError:  # nobody's home is known
+        return word
 
 
 def _check(arguments: list[str]) -> None:
@@ -83,9 +101,9 @@ def _check(arguments: list[str]) -> None:
     except FileNotFoundError as error:
         raise UserError("the current folder was removed; change to another one") from error
     for before, word in zip(["", *arguments], arguments, strict=False):
-        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
-            named = word.partition("=")[0] or (before if before.startswith("--") else "an argument")
-            raise UserError(f"{named} is empty; give a value, or leave it out")
+        option, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if equals and not value.strip() and (option in PLACES or not option.startswith("--")):
+            raise UserError(f"{option if option in PLACES else 'an argument'} is empty; give a value, or leave it out")
 
 
 def _version(show: bool) -> None:

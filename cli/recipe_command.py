@@ -47,7 +47,7 @@ def _recipe_in(name: str, arguments: list[str], own: list[inspect.Parameter]) ->
     if not arguments or arguments[0] != name:
         return None
     names = {p.name.replace("_", "-"): _is_switch(p) for p in own}
-    flags = {"--help", *(before + name for name, switch in names.items() if switch for before in ("--", "--no-"))}
+    flags = {"--help", "-h", *(before + name for name, switch in names.items() if switch for before in ("--", "--no-"))}
     known = {f"--{name}" for name in names} | {"--from"}
     rest = arguments[1:]
     while rest:
@@ -70,7 +70,7 @@ def _looks_like_a_recipe(argument: str) -> bool:
     """Whether what follows an option that isn't known yet is the recipe: `train --flip cifar10`."""
     from alphaflow.recipe_files import builtin_recipes
 
-    return argument.endswith(".py") or argument.replace("-", "_") in builtin_recipes()
+    return argument.endswith(".py") or ".py:" in argument or argument.replace("-", "_") in builtin_recipes()
 
 
 def _find(spec: str) -> RecipeFile:

@@ -77,7 +77,7 @@ def preview(
     from alphaflow.training.device import find_device
 
     file = shards / "preview.png" if out is None else out
-    check_preview(file)
+    check_preview(file, new=out is not None)
     given = None if autoencoder is None else open_autoencoder(autoencoder, subfolder, tiling, device)
     pixels, names = decode(shards, count, seed, given, find_device(device))
     write_preview(pixels, file, Description(shards).fps or FPS)

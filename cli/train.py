@@ -175,6 +175,9 @@ def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None
     record = folder.read()
     before = {**record["recipe"]["arguments"], "seed": record["seed"], "from": _resolved(record.get("start"))}
     now = {**json.loads(json.dumps(origin.arguments)), "seed": seed, "from": _resolved(start)}
+    function = record["recipe"]["function"]
+    if function != origin.function:
+        raise UserError(f"{folder.path} was started with the function {function}, not {origin.function}")
     if folder.origin().text != origin.text:
         raise UserError(
             f"the recipe {origin.name} is not the one that {folder.path} was started with; "

@@ -18,7 +18,7 @@ import numpy as np
 
 from alphaflow.data.shards import DATASET, INDEX, INDEX_DTYPE
 from alphaflow.errors import UserError
-from alphaflow.files import remove, replacing, write_json
+from alphaflow.files import parsed, remove, replacing, write_json
 
 from .sources import Reject
 
@@ -138,7 +138,7 @@ def finished_parts(out: Path) -> dict[int, Part]:
     found = {}
     for file in sorted((out / PARTS).glob("*.json")):
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = parsed(file.read_text(encoding="utf-8"))
             record["rejects"] = [Reject(**reject) for reject in record["rejects"]]
             part = Part(**record)
             if (out / part.file).stat().st_size == part.bytes:
@@ -172,10 +172,10 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
     """
     if (out / DATASET).is_file():
         try:
-            before = json.loads((out / DATASET).read_text(encoding="utf-8"))["plan"]
-        except (ValueError, KeyError) as error:
+            before = dict(parsed((out / DATASET).read_text(encoding="utf-8"))["plan"])
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
-        others = _others(before, json.loads(json.dumps(plan)))
+        others = _others(before, parsed(json.dumps(plan)))
         if others:
             raise UserError(f"{out} was begun with {'; '.join(others)}; give the same, or choose another folder")
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor
 
 from alphaflow.data.base import to_bytes
-from alphaflow.data.shards import INDEX, Description, LatentShards
+from alphaflow.data.shards import INDEX, INDEX_DTYPE, Description, LatentShards
 from alphaflow.errors import UserError
+from alphaflow.files import parsed
 from alphaflow.training.device import autoencoder_on
 
 
@@ -51,6 +51,8 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
     description = Description(folder)
     try:
         index = np.load(folder / INDEX, allow_pickle=False)
+        if index.dtype != INDEX_DTYPE or index.ndim != 1:
+            raise ValueError(f"it holds {index.dtype} {index.shape}")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / INDEX} can't be read ({error}); run the same `alphaflow encode` again") from error
     report = Report(class_counts=[0] * len(description.class_names))
@@ -95,7 +97,7 @@ def _verify_shard(
                 if kind == "cls":
                     label = int(content)
                 elif kind == "json":
-                    record = str(json.loads(content)["source"])
+                    record = str(parsed(content)["source"])
                 elif kind == "latent.npy":
                     problem = _verify_array(content, description)
                     offset = member.offset_data + len(content) - int(np.prod(description.stored)) * 2

@@ -11,15 +11,19 @@ from alphaflow.errors import UserError
 from alphaflow.plots import grid, is_ours, save_picture
 
 
-def check_preview(file: Path) -> None:
+def check_preview(file: Path, new: bool = False) -> None:
     """Refuses a file that a preview can't be written to.
+
+    Args:
+        file: where to.
+        new: it isn't the place that previews always have, so what is there must be one.
 
     Raises:
         UserError: it doesn't end in .png or .mp4, or is there and no preview.
     """
     if file.suffix not in (".png", ".mp4"):
         raise UserError(f"a preview is a .png, of clips also an .mp4, not {file.name}")
-    if file.exists() and not (is_ours if file.suffix == ".png" else is_our_mp4)(file):
+    if new and file.exists() and not (is_ours if file.suffix == ".png" else is_our_mp4)(file):
         raise UserError(f"{file} is there, and nothing says that `alphaflow preview` wrote it; choose another --out")
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import alphaflow as af
 from alphaflow.training.checkpoint import seal
@@ -189,3 +193,84 @@ def test_a_state_with_wrong_values_is_one_line(changes: dict[str, Any], copies: 
     done = here(*commands(run, copies.place / "out")[-1])
     one_line(done)
     assert done.status == 2, done.out
+
+
+@pytest.mark.parametrize("value", [torch.zeros(0, 2), torch.zeros(3, dtype=torch.float64), torch.zeros(10**4)])
+def test_optimiser_state_of_another_shape_is_refused(value: torch.Tensor, copies: Copies, here: Here) -> None:
+    """Fused Adam would read and write past its end."""
+    run = copies("shapes", code=False)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    place = run / "checkpoints" / "step-00000006"
+    tensors = load_file(place / "training.safetensors")
+    tensors["optimizer.embed_t.hidden.weight.exp_avg_sq"] = value
+    save_file(tensors, place / "training.safetensors")
+    (place / "manifest.json").unlink()
+    seal(place, 6, {})
+    done = here(*commands(run, copies.place / "out")[-1])
+    one_line(done)
+    assert done.status == 2
+    assert "training can't go on from" in done.err
+
+
+@pytest.mark.parametrize("file", ["run.json", "state.json", "manifest.json", "metrics.jsonl", "incidents.jsonl"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '"x"', "null", "\xff\xfe"])
+def test_json_of_any_kind_is_one_line(file: str, text: str, copies: Copies, here: Here) -> None:
+    run = copies("json", code=False)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    place = run if file in ("run.json", "metrics.jsonl", "incidents.jsonl") else run / "checkpoints" / "step-00000006"
+    (place / file).write_bytes(text.encode("latin-1"))
+    if file == "state.json":
+        (place / "manifest.json").unlink()
+        seal(place, 6, {})
+    for words in commands(run, copies.place / "out")[::2]:
+        done = here(*words)
+        assert done.status in (0, 2), done.err
+        assert "Traceback" not in done.err
+
+
+def _giant(file: Path) -> None:
+    """Statistics whose headers say 16 PB."""
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 2048)}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("mu.npy", "sigma.npy"):
+            with archive.open(name, "w") as stream:
+                np.lib.format.write_array_header_1_0(stream, header)
+
+
+def _packed(file: Path) -> None:
+    """Pictures of 100 MB in 100 kB."""
+    np.savez_compressed(file, arr_0=np.zeros((25, 2000, 2000, 1), np.uint8))
+
+
+def _text(file: Path) -> None:
+    """Statistics whose counts are text."""
+    about = {"format": "alphaflow statistics 1", "count": "9", "shape": [1, 8, 8], "source": "", "class_names": []}
+    np.savez(file, about=np.array(json.dumps({**about, "extractors": {}})), mu=np.zeros(4), sigma=np.eye(4))
+
+
+def _labels(file: Path) -> None:
+    """Pictures with labels that are no numbers of classes."""
+    np.savez(file, arr_0=np.zeros((50, 8, 8, 1), np.uint8), arr_1=np.full(50, np.nan))
+
+
+def _shards(file: Path) -> None:
+    """Shards of absurd size."""
+    file.mkdir()
+    about = {"finished": True, "shape": [10**9] * 3, "stored_shape": [10**9] * 3, "posterior": False, "shards": []}
+    more = {"shift": [0], "scale": [1], "class_names": [], "autoencoder": None, "measured": None}
+    (file / "dataset.json").write_text(json.dumps({**about, **more}))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.npz", _giant), ("a.npz", _packed), ("a.npz", _text), ("a.npz", _labels), ("shards", _shards)],
+)
+def test_a_strangers_reference_is_one_line(
+    name: str, write: Callable[[Path], None], small_run: Path, tmp_path: Path, here: Here
+) -> None:
+    place = tmp_path / name
+    write(place)
+    done = here("evaluate", small_run, "--count", "50", "--metrics", "pixel-fd", "--reference", place)
+    one_line(done)
+    assert done.status == 2
+    assert str(place) in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.errors import place_in_users_code, printable, said
+from alphaflow.errors import _is_users, place_in_users_code, printable, said
 
 Here = Callable[..., Any]
 
@@ -62,8 +63,10 @@ def said_of(here: Here, *words: str | Path) -> str:
         ("train nothing.py", ["there is no recipe file nothing.py"]),
         ("train nowhere:recipe", ["No module named 'nowhere'", "PYTHONPATH", "pip install nowhere"]),
         ("recipes show ../cli/main", ["there is no recipe '../cli/main'"]),
+        ("train digits --depth 1000000000000000000000000000000", ["at most 65,536"]),
         ("train digits --device meta", ["no device 'meta'"]),
-        ("trian digits", ["Did you mean 'train'?", "`alphaflow --help`"]),
+        ("trian digits", ["there is no command trian; did you mean train?", "`alphaflow --help`"]),
+        ("train digits --seed -1", ["--seed must be at least 0, got '-1'"]),
         ("sample nothing", ["there is no such folder"]),
         ("evaluate digits --reference digits --metrics PIXEL_fdd", ["no metric 'pixel-fdd'; did you mean pixel-fd?"]),
         ("evaluate digits --reference digits --metrics fvd", ["fvd is for clips, but these are pictures"]),
@@ -123,7 +126,24 @@ def test_recipes_that_fail_name_file_and_line(text: str, parts: list[str], here:
         assert part in found, found
 
 
-def test_a_recipe_is_found_where_it_lies(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_a_recipes_name_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "digits").mkdir()
+    call = [sys.executable, "-m", "alphaflow", "train", "digits", "--dry-run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(af.__file__).parent.parent)}
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_functions_of_one_file_are_different_recipes(here: Here, tmp_path: Path) -> None:
+    text = RAISES.format(error="KeyError").replace("count > 2", "count > 99")
+    more = "def other(*, steps: int = 6) -> af.Recipe:\n    return recipe(steps=steps)\n"
+    (tmp_path / "mine.py").write_text(text + more)
+    call = ("train", "--out", tmp_path / "run", "--steps", "2")
+    assert here(*call, tmp_path / "mine.py").status == 0
+    assert "not other" in said_of(here, *call, f"{tmp_path / 'mine.py'}:other", "--resume")
+
+
+def test_a_recipe_is_found_where_it_lies(here: Here, tmp_path: Path) -> None:
     text = RAISES.format(error="KeyError").replace("count > 2", "count > 99")
     for name in ("named", "mine.py"):
         (tmp_path / name).write_text(text.replace("def recipe", "def other") + "recipe = other\n")
@@ -185,10 +205,15 @@ def test_where_an_error_is_the_users(tmp_path: Path) -> None:
     file.write_text("def call(f):\n    return f()\n")
     scope: dict[str, Any] = {}
     exec(compile(file.read_text(), str(file), "exec"), scope)
-    for work, place in ((lambda: scope["call"](lambda: torch.zeros(2) @ torch.zeros(3)), "theirs.py"),):
-        with pytest.raises(RuntimeError) as raised:
-            work()
-        assert place in place_in_users_code(raised.value) or "test_messages" in place_in_users_code(raised.value)
+    with pytest.raises(TypeError) as raised:
+        scope["call"](torch.zeros)  # the last line that a user has to do with
+    assert place_in_users_code(raised.value) == f"{file}, line 2"
+    for path in (torch.__file__, json.__file__, af.__file__, "/home/x/.local/lib/python3.12/site-packages/pack/a.py",
+                 "/usr/lib/python3/dist-packages/yaml.py", "<string>"):  # fmt: skip
+        assert not _is_users(path), path
+    (tmp_path / "linked").symlink_to(Path(torch.__file__).parent)
+    assert not _is_users(str(tmp_path / "linked" / "functional.py"))
+    assert _is_users(str(file))
     with pytest.raises(af.UserError) as ours:
         af.Run(tmp_path / "none")
     assert said(ours.value) == str(ours.value)

@@ -453,6 +453,20 @@ def test_a_network_without_a_tangent_of_its_own_is_compiled(smooth: type[torch.n
         assert distance(gradients[1], gradients[0]) < 1e-10
 
 
+def test_a_compiled_objective_is_traced(smooth: type[torch.nn.Module]) -> None:
+    """A whole objective under torch.compile, with a network that has no tangent of its own."""
+    torch._dynamo.reset()
+    network, x = smooth(4).double(), random(8, 4)
+
+    def loss(x: Tensor) -> Tensor:
+        return af.MeanFlow(fm_share=0.5)(network, x, af.Cond(), 0, None).total
+
+    torch.manual_seed(0)
+    plain = loss(x)
+    torch.manual_seed(0)
+    assert torch.allclose(torch.compile(loss, backend="eager")(x), plain)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_phases_compile_whole(recompute: bool) -> None:
     """Flow matching, two-point, MeanFlow, with guidance: one compiled network without a graph break, equal gradients.

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor
@@ -64,22 +65,14 @@ class DiffusersVAE(Compact):
             diffusers: Any = importlib.import_module("diffusers")
         except ImportError as error:
             raise UserError("this needs diffusers: pip install 'alphaflow[diffusers]'") from error
-        options: dict[str, Any] = {} if self.subfolder is None else {"subfolder": self.subfolder}
-        options |= self._where(diffusers)
-        try:
-            config: Any = diffusers.AutoencoderKL.load_config(self.name, **options)
-            kind = getattr(diffusers, str(config.get("_class_name")), None)
-            if kind is None or not hasattr(kind, "encode") or "TemporalDecoder" in kind.__name__:
-                raise UserError(
-                    f"{self.name} holds a {config.get('_class_name')}, which is no autoencoder of diffusers"
-                )
-            vae = kind.from_pretrained(self.name, low_cpu_mem_usage=False, **options)
-        except (OSError, ValueError) as error:
-            line = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"can't load the autoencoder {self.name!r}: {line}; give a model on the Hub, or a folder with "
-                "config.json and diffusion_pytorch_model.safetensors"
-            ) from error
+        if Path(self.name).is_dir():
+            vae = self._loaded(diffusers)
+        else:
+            try:
+                vae = self._loaded(diffusers, local_files_only=True)  # the Hub's cache
+            except UserError:
+                self._check_hub()
+                vae = self._loaded(diffusers)
         if self.tiling:
             vae.enable_tiling()
         device = self.device
@@ -88,29 +81,39 @@ class DiffusersVAE(Compact):
             device = str(found or "cpu")
         return vae.to(device).eval().requires_grad_(False)
 
-    def _where(self, diffusers: Any) -> dict[str, Any]:
-        """Options to load it from the Hub's cache, if it is there; a Hub that can't be reached is said at once."""
-        if Path(self.name).is_dir():
-            return {}
+    def _loaded(self, diffusers: Any, **options: Any) -> Any:
+        options |= {} if self.subfolder is None else {"subfolder": self.subfolder}
+        try:
+            config: Any = diffusers.AutoencoderKL.load_config(self.name, **options)
+            kind = getattr(diffusers, str(config.get("_class_name")), None)
+            if kind is None or not hasattr(kind, "encode") or "TemporalDecoder" in kind.__name__:
+                raise UserError(
+                    f"{self.name} holds a {config.get('_class_name')}, which is no autoencoder of diffusers"
+                )
+            return kind.from_pretrained(self.name, low_cpu_mem_usage=False, **options)
+        except (OSError, ValueError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"can't load the autoencoder {self.name!r}: {line}; give a model on the Hub, or a folder with "
+                "config.json and diffusion_pytorch_model.safetensors"
+            ) from error
+
+    def _check_hub(self) -> None:
+        """Says at once what a download would take long to find out: no such name, or a Hub that can't be reached."""
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
             raise UserError(
                 f"can't load the autoencoder {self.name}: there is no such folder, and the Hub's are named OWNER/NAME"
             )
-        options: dict[str, Any] = {"subfolder": self.subfolder, "local_files_only": True}
+        hub = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+        if getproxies():  # through which it may be reached
+            return
         try:
-            diffusers.AutoencoderKL.load_config(self.name, **options)
-        except (OSError, ValueError):
-            host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
-            try:
-                if not any(name.lower().endswith("_proxy") for name in os.environ):
-                    socket.create_connection((host, 443), timeout=5).close()
-            except OSError as error:
-                raise UserError(
-                    f"the autoencoder {self.name} is not in the Hub's cache, and {host} can't be reached ({error}); "
-                    "give a folder that holds it, or `pixels` for none"
-                ) from error
-            return {}
-        return {"local_files_only": True}
+            socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
+        except OSError as error:
+            raise UserError(
+                f"the autoencoder {self.name} isn't cached, and {hub.hostname} can't be reached ({error}); "
+                "give a folder that holds it, or `pixels` for none"
+            ) from error
 
     @cached_property
     def video(self) -> bool:

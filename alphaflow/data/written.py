@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import check_apart, check_writable, remove, replacing, write_json
+from ..files import check_apart, check_writable, parsed, remove, replacing, write_json
 from ..plots import grid, save_picture
 from ..types import Labels
 from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
@@ -77,10 +76,9 @@ def write_samples(
         The files beside the folder.
 
     Raises:
-        UserError: there is something that this didn't write; or samples, and ``overwrite`` is off.
+        UserError: it is in use, there is what this didn't write; or samples, and ``overwrite`` is off.
     """
-    place = place.resolve()
-    check_apart(place)
+    place = check_apart(place)
     beside_it = [place.with_name(f"{place.name}.{ending}") for ending in ("png", *([form] if form in _WRITE else []))]
     earlier = _check_free(place, beside_it, overwrite)
     pixels = make()
@@ -123,7 +121,7 @@ def _check_free(place: Path, beside: Sequence[Path], overwrite: bool) -> list[Pa
 def _recorded(place: Path) -> tuple[set[str], set[str]]:
     """The files in a folder of samples, and the names of those beside it, by its record."""
     try:
-        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        record = parsed((place / RECORD).read_text(encoding="utf-8"))
         ours = {f"{place.name}.{ending}" for ending in ("png", *_WRITE)}
         return set(record["files"]), set(record["beside"]) & ours
     except (OSError, ValueError, KeyError, TypeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import replacing, write_json
+from ..files import parsed, replacing, write_json
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def check_json(path: Path) -> None:
         UserError: so it is.
     """
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
     except (OSError, ValueError):

@@ -261,6 +261,10 @@ class DiT(nn.Module):
         return cls(shape, depth=28, width=1152, heads=16, **options)
 
 
+LARGEST = 65_536
+"""Of depth, width and heads: more are a slip of the pen."""
+
+
 def _check(
     *,
     shape: tuple[int, ...],
@@ -280,6 +284,8 @@ def _check(
             f"depth, width, heads, classes and shape must be at least 1, got {depth}, {width}, {heads}, {classes} "
             f"and {shape}"
         )
+    if max(depth, width, heads) > LARGEST:
+        raise ValueError(f"depth, width and heads must be at most {LARGEST:,}, got {depth}, {width} and {heads}")
     if width % 4:
         raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
     if not 0 <= velocity_head <= depth:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..files import sha256, write_json
+from ..errors import UserError, is_number
+from ..files import parsed, sha256, write_json
 from ..models.inflation import CLASSES
 from .distributed import full, load_whole
 
@@ -76,7 +75,7 @@ def seal(folder: Path, step: int, values: Mapping[str, float]) -> None:
 def manifest(folder: Path) -> dict[str, Any] | None:
     """What manifest.json says; None if it is missing or damaged."""
     try:
-        found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found: dict[str, Any] = parsed((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and _is_manifest(found) else None
@@ -84,7 +83,11 @@ def manifest(folder: Path) -> dict[str, Any] | None:
 
 def _is_manifest(found: dict[str, Any]) -> bool:
     files, values = found.get("files"), found.get("values")
-    if not isinstance(files, dict) or not isinstance(values, dict) or not all(isinstance(v, (int, float)) for v in values.values()):
+    if (
+        not isinstance(files, dict)
+        or not isinstance(values, dict)
+        or not all(isinstance(v, float) or is_number(v) for v in values.values())
+    ):
         return False
     return all(isinstance(about, dict) and {"bytes", "sha256"} <= about.keys() for about in files.values())
 
@@ -92,8 +95,10 @@ def _is_manifest(found: dict[str, Any]) -> bool:
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint, by its manifest; empty if it is whole."""
     known = manifest(folder)
+    if known is not None and "training/.metadata" in known["files"]:
+        return "its training state is an earlier alphaflow's; its weights are good for --from"
     if known is None or not {MODEL, AVERAGE, TENSORS, PLAIN} <= known["files"].keys():
-        return f"{MANIFEST} is missing, damaged, or of an earlier alphaflow"
+        return f"{MANIFEST} is missing or damaged"
     for name, about in known["files"].items():
         try:
             if (folder / name).stat().st_size != about["bytes"]:

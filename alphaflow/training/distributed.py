@@ -100,7 +100,8 @@ class World:
             error: this process's.
             group: of processes; None for all.
         """
-        told: list[str | None] = [None if error is None else said(error)] * self.size
+        text = str(error) if isinstance(error, UserError) else said(error) if error is not None else None
+        told: list[str | None] = [text] * self.size
         if self.size > 1:
             dist.all_gather_object(told, told[0], group=group)
         if error is not None:

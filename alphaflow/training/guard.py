@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError
+from ..files import parsed
 from ..objectives.base import Objective, averaged
 from ..printing import Compact
 from .distributed import local
@@ -172,7 +173,7 @@ def rollbacks_in(file: Path, step: int | None = None) -> int:
     count = 0
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            found = json.loads(line)
+            found = parsed(line)
         except ValueError:  # cut short by a full disk
             continue
         if isinstance(found, dict) and found.get("kind") == "rollback":

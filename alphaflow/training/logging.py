@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from ..errors import printable
-from ..files import replacing
+from ..files import parsed, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,11 @@ class MetricsLog:
 
     def __init__(self, file: Path, keep_until: int) -> None:
         if file.exists():
-            kept = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if _step(line) <= keep_until]
+            kept = [
+                line
+                for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+                if _step(line) <= keep_until
+            ]
             with replacing(file) as beside:
                 beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +79,7 @@ class MetricsLog:
 
 def _step(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(parsed(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 

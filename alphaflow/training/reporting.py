@@ -95,6 +95,14 @@ class Reporter:
         Raises:
             UserError: it can't, or isn't.
         """
+        failed: Exception | None = None
+        try:
+            self._check(evaluation, best)
+        except Exception as error:
+            failed = error
+        self.engine.world.agree(failed)
+
+    def _check(self, evaluation: Evaluation | None, best: str | None) -> None:
         measured: tuple[str, ...] | None = ()
         if evaluation is not None:
             look = getattr(evaluation, "check", None)  # any callable may be an evaluation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import sys
@@ -16,7 +15,7 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
-from ..files import replacing, sweep, write_json
+from ..files import parsed, replacing, sweep, write_json
 from . import checkpoint
 
 _KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}
@@ -70,10 +69,9 @@ class RunFolder:
         """incidents.jsonl: bad batches and what was done."""
         return self.path / "incidents.jsonl"
 
-    @property
-    def error(self) -> Path:
-        """error.txt: the traceback of what ended the training last, if it was no user's error."""
-        return self.path / "error.txt"
+    def error(self, rank: int = 0) -> Path:
+        """error.txt, of further processes error-RANK.txt: the traceback of the fault that ended the training."""
+        return self.path / f"error{f'-{rank}' if rank else ''}.txt"
 
     def samples(self, step: int) -> Path:
         """samples/step-NNNNNNNN.png."""
@@ -162,7 +160,7 @@ class RunFolder:
         if not self.exists():
             raise UserError(f"{self.path} is no run: it holds no run.json; {hint}")
         try:
-            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+            record: dict[str, Any] = parsed(self.record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{self.record} is damaged ({error}); restore it, or train anew") from error
         missing = _KEYS - (record.keys() if isinstance(record, dict) else set())
@@ -189,6 +187,7 @@ def _wrong_types(record: dict[str, Any]) -> str:
         ("recipe", recipe, (dict,)), ("data", data, (dict,)), ("samplers", record["samplers"], (dict,)),
         ("model", record["model"], (dict, type(None))), ("autoencoder", record["autoencoder"], (dict, type(None))),
         ("steps", record["steps"], (int,)), ("seed", record["seed"], (int,)),
+        ("start", record.get("start"), (str, type(None))),
     ]  # fmt: skip
     if isinstance(data, dict):
         expected += [("data.shape", data.get("shape"), (list,)), ("data.class_names", data.get("class_names"), (list,))]

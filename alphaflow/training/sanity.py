@@ -27,20 +27,21 @@ def not_finite(batch: Batch) -> str:
     return ""
 
 
-def remarks(recipe: Recipe, batch: Batch) -> list[str]:
+def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
     """What of a recipe's data is allowed, but hardly meant; a line each.
 
     Args:
         recipe: of the run.
         batch: its first one, or this process's part of it.
+        processes: that share a batch.
     """
-    found, x = [], batch.x.float()
+    found, x, size = [], batch.x.float(), len(batch.x) * processes
     try:
         count: int | None = len(recipe.dataset)  # type: ignore[arg-type]
-    except TypeError:  # a stream
+    except Exception:  # a stream, or a length that is never asked for
         count = None
-    if count is not None and count < len(x):
-        found.append(f"the data set holds {count} samples, and a batch {len(x)}: a step sees them several times")
+    if count is not None and count < size:
+        found.append(f"the data set holds {count} samples, and a batch {size}: a step sees them several times")
     elif len(x) > 1 and bool((x == x[:1]).all()):
         found.append("all samples of the first batch are equal")
     low, high = float(x.min()), float(x.max())

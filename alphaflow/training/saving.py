@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,10 @@ class Saver:
                 (beside / checkpoint.PLAIN).write_text(plain, encoding="utf-8")
                 checkpoint.seal(beside, step, values)
                 put(beside, place)
-                self.keep.remove_from(self.folder)
         except Exception as wrong:
             error = wrong
-            remove(beside)
+        if self.engine.world.main:
+            with suppress(OSError):  # tried again the next time
+                remove(beside)
+                self.keep.remove_from(self.folder)
         self.engine.world.agree(error, self.engine.world.files)

@@ -6,7 +6,6 @@ on from it. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UserError, said
+from ..files import parsed
 from .checkpoint import PLAIN, TENSORS, whole_copies
 from .distributed import placed_as
 from .ema import PowerLaw
@@ -71,8 +71,8 @@ def plain(engine: Engine) -> dict[str, Any]:
 def changes(saved: dict[str, Any], engine: Engine) -> str:
     """What differs from how a checkpoint was made, of what the last bits of weights may depend on; empty if nothing."""
     before, now = saved["made_with"], _circumstances(engine)
-    names = [name for name in now if before.get(name) != now[name]]
-    return ", ".join(f"{name} {now[name]} (was {before.get(name)})" for name in names)
+    names = [name for name in now if name in before and before[name] != now[name]]
+    return ", ".join(f"{name} {now[name]} (was {before[name]})" for name in names)
 
 
 def read_plain(folder: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def read_plain(folder: Path) -> dict[str, Any]:
         UserError: it is missing or damaged.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / PLAIN).read_text(encoding="utf-8"))
+        found: dict[str, Any] = parsed((folder / PLAIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / PLAIN} can't be read: {error}") from error
     wrong = [name for name, kind in _KINDS.items() if not isinstance(found, dict) or type(found.get(name)) is not kind]
@@ -108,6 +108,8 @@ def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.G
             if same:
                 for kind in _randomness(engine, generator):
                     _set_random(kind, file.get_tensor(f"{_RANDOM}{kind}.{engine.world.rank}"), generator, engine.device)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"training can't go on from {folder} ({said(error)}): it is damaged, or of another optimiser or objective"
@@ -124,11 +126,15 @@ def _take(file: Any, saved: dict[str, Any], engine: Engine) -> None:
         if entry.startswith(_OPTIMIZER):
             owned.setdefault(entry.removeprefix(_OPTIMIZER).rpartition(".")[0], []).append(entry)
     named = dict(engine.named_parameters())
+    plain = engine.recipe.optimizer is None  # of another nobody knows what its state looks like
     for name, parameter in named.items():
         optimizer[parameter] = {}
         for entry in owned.get(name, []):
             key, value = entry.rpartition(".")[2], file.get_tensor(entry)
             counts = key == "step" and parameter not in on_device
+            form = ((), torch.float32) if key == "step" else (parameter.shape, parameter.dtype)
+            if plain and (value.shape, value.dtype) != form:
+                raise ValueError(f"{entry} is {value.dtype} {tuple(value.shape)}")  # Adam would read past its end
             optimizer[parameter][key] = value.clone() if counts else placed_as(parameter, value)
     for key, value in saved["numbers"].items():
         name, _, kind = key.rpartition(".")
@@ -149,7 +155,8 @@ def _circumstances(engine: Engine) -> dict[str, Any]:
     device = engine.device
     of_device: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     of_device |= {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
-    return {"processes": engine.world.size, "device": device.type, **of_device, **asdict(engine.setup), **versions()}
+    libraries = {name: version for name, version in versions().items() if name in ("torch", "numpy")}
+    return {"processes": engine.world.size, "device": device.type, **of_device, **asdict(engine.setup), **libraries}
 
 
 def _counts_on_device(group: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, said
-from ..files import hold
+from ..files import hold, replacing
 from ..types import Batch, Loss
 from . import checkpoint, recovery, state
 from .device import find_device
@@ -147,7 +147,7 @@ class Trainer:
         waited = time.perf_counter() - started
         before = self.generator.get_state()
         if self._batch is None:
-            for line in remarks(self.recipe, raw):
+            for line in remarks(self.recipe, raw, self.world.size):
                 self.display.say(f"note: {line}")
         self._batch = batch = raw.drawn(self.generator)
         loss = self.engine.gradient(batch, self.step, self.generator)
@@ -173,18 +173,23 @@ class Trainer:
             UserError: training can't go on (see `Guard`), or the last checkpoint can't be written. What was saved
                 before stays. (Of any other exception the run's error.txt keeps the traceback.)
         """
+        file = None if self.folder is None else self.folder.error(self.world.rank)
         try:
+            if file is not None:
+                file.unlink(missing_ok=True)  # of an earlier try
             self._fit()
         except Exception as error:
-            if self.folder is not None and not isinstance(error, UserError):
-                with suppress(OSError):
-                    self.folder.error.write_text(traceback.format_exc(), encoding="utf-8")
+            if file is not None and not isinstance(error, UserError):
+                with suppress(OSError), replacing(file) as beside:
+                    beside.write_text(traceback.format_exc(), encoding="utf-8")
             raise
 
     def _fit(self) -> None:
         steps, saved, self.stopped = self.recipe.steps, self._loaded, False
         self.model.train()
         self.report.meter = Meter()
+        if self.step and self._is_due(self.sample_every) and self.world.first(self._lacks_picture):
+            self.report.picture(self.step)  # a kill came between the checkpoint and its picture
         with self.feed, self.display as display, self.stop:
             display.start(self.step, steps)
             while self.step < steps and not self.stopped:
@@ -204,11 +209,7 @@ class Trainer:
 
     def _after_step(self, saved: int) -> int:
         """What is due after a step; returns the step that was saved last."""
-        last = self.step == self.recipe.steps
-
-        def due(every: int | None) -> bool:
-            return every is not None and (last or self.step % every == 0)
-
+        due = self._is_due
         probing = self.probe is not None and due(self.probe.every)
         if probing or due(self.log_every):
             self.report.row(self.step, self._probed() if probing else {})
@@ -222,6 +223,12 @@ class Trainer:
                 self._saver.finish()
             self.report.picture(self.step)
         return saved
+
+    def _is_due(self, every: int) -> bool:
+        return self.step == self.recipe.steps or self.step % every == 0
+
+    def _lacks_picture(self) -> bool:
+        return self.folder is not None and not self.folder.samples(self.step).exists()
 
     def _saved(self, saved: int, due: bool) -> int:
         """Saves if that is due, or if it failed the last time; returns the step that was saved last."""
@@ -320,7 +327,7 @@ class Trainer:
             recovery.keep_order(self, folder)
             changed = state.changes(state.read_plain(place), self.engine)
             if changed:
-                self.display.say(f"the weights will differ, by rounding at least, from a run in one go: {changed}")
+                self.display.say(f"the weights may differ, by rounding, from those of a run in one go: {changed}")
         self.display.say(f"continuing {folder.path} at step {self.step}")
 
     def _probed(self) -> dict[str, float]:
