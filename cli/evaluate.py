@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,37 +97,18 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
-    from alphaflow.errors import UserError
     from alphaflow.evaluation.evaluate import evaluate as measure
-    from alphaflow.evaluation.result import check_json
-    from alphaflow.files import check_writable
-    from alphaflow.plots import is_ours
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
-    for file in (json, csv):
-        if file is not None:
-            check_writable(file)
-    if json is not None:
-        check_json(json)
-    for folder in (save, pictures):
-        if folder is not None:
-            check_writable(folder, folder=True)
-    others = [] if pictures is None else [file for file in pictures.glob("nfe-*.png") if not is_ours(file)]
-    if others:
-        raise UserError(
-            f"{others[0]} is there, and nothing says that `alphaflow evaluate` wrote it; choose another folder"
-        )
     is_run = (Path(target) / "run.json").is_file()
+    _check_places((json, csv), (save, pictures))
     of_runs = {
         "nfe": nfe != "1", "guidance": guidance is not None, "count": count is not None, "seed": seed != "0",
         "save": save is not None, "checkpoint": checkpoint is not None, "raw": raw,
     }  # fmt: skip
-    strange = [f"--{name}" for name, given in of_runs.items() if given and not is_run]
-    if strange and Path(target).exists():
-        raise UserError(f"{', '.join(strange)}: for runs only, and {target} is none; leave out what is for runs")
-    if is_run and reference is None and (size is not None or frames is not None):
-        raise UserError("--size and --frames are for files, of a --reference; a run makes samples of its own size")
+    of_files = {"size": size is not None, "frames": frames is not None} if reference is None else {}
+    _check_kind(target, is_run, of_files if is_run else of_runs)
     found = find_device(device)
     world = join(found)
     with shown(world.main) as progress:
@@ -141,6 +123,37 @@ def evaluate(
     leave()
     if result is not None:
         _tell(result, json, csv, pictures, save)
+
+
+def _check_kind(target: str, is_run: bool, strange: dict[str, bool]) -> None:
+    """Refuses what goes with targets of the other kind only: with pictures, or with runs."""
+    from alphaflow.errors import UserError
+
+    named = ", ".join(f"--{name}" for name, given in strange.items() if given)
+    if named and is_run:
+        raise UserError(f"{named}: for files only, of a --reference too; a run makes samples of its own size")
+    if named and Path(target).exists():
+        raise UserError(f"{named}: for runs only, and {target} is none; leave out what is for runs")
+
+
+def _check_places(files: Sequence[Path | None], folders: Sequence[Path | None]) -> None:
+    """Refuses, before anything is measured, places where figures (JSON, CSV) and pictures can't be written."""
+    from alphaflow.errors import UserError
+    from alphaflow.evaluation.result import check_json
+    from alphaflow.files import check_writable
+    from alphaflow.plots import is_ours
+
+    for place in (*files, *folders):
+        if place is not None:
+            check_writable(place, folder=place in folders)
+    if files[0] is not None:
+        check_json(files[0])
+    pictures = folders[1]
+    others = [] if pictures is None else [file for file in pictures.glob("nfe-*.png") if not is_ours(file)]
+    if others:
+        raise UserError(
+            f"{others[0]} is there, and nothing says that `alphaflow evaluate` wrote it; choose another folder"
+        )
 
 
 def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run:

@@ -236,7 +236,7 @@ def test_results_that_cant_be_written_are_refused_before_they_are_measured(
     assert "--count, --raw: for runs only" in said_of(
         here, "evaluate", tmp_path / "folder", "--reference", "digits", "--count", "3", "--raw"
     )
-    assert "--size and --frames are for files" in said_of(here, *of_run[:2], "--size", "4")
+    assert "--size: for files only" in said_of(here, *of_run[:2], "--size", "4")
     assert "no checkpoint of step 7; it has 6, 12; the nearest is 6" in said_of(
         here, "sample", small_run, "--checkpoint", "7"
     )
