@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,23 +101,20 @@ def evaluate(
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
-    is_run = (Path(target) / "run.json").is_file()
     _check_places((json, csv), (save, pictures))
-    of_runs = {
-        "nfe": nfe != "1", "guidance": guidance is not None, "count": count is not None, "seed": seed != "0",
-        "save": save is not None, "checkpoint": checkpoint is not None, "raw": raw,
-    }  # fmt: skip
-    of_files = {"size": size is not None, "frames": frames is not None} if reference is None else {}
-    _check_kind(target, is_run, of_files if is_run else of_runs)
+    is_run = (Path(target) / "run.json").is_file()
+    of_runs = {"nfe": nfe != "1", "guidance": guidance, "count": count, "seed": seed != "0", "save": save, "raw": raw}
+    of_runs |= {"checkpoint": checkpoint is not None}
+    of_files = {} if reference else {"size": size, "frames": frames}
+    _check_kind(target, of_files if is_run else of_runs, is_run)
     found = find_device(device)
     world = join(found)
     with shown(world.main) as progress:
         result = measure(
-            _opened(target, checkpoint, raw, found, trust) if is_run else target,
-            reference, world=world, progress=progress,
-            metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe", least=1)), count=count,
-            seeds=tuple(integers(seed, "--seed", least=0)), guidance=guide(guidance, guidance_interval),
-            size=size, frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
+            _opened(target, checkpoint, raw, found, trust) if is_run else target, reference, world=world,
+            progress=progress, metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe", least=1)), count=count,
+            seeds=tuple(integers(seed, "--seed", least=0)), guidance=guide(guidance, guidance_interval), size=size,
+            frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
             save=save, pictures=pictures, kid_subset_size=kid_subset_size,
         )  # fmt: skip
     leave()
@@ -125,7 +122,7 @@ def evaluate(
         _tell(result, json, csv, pictures, save)
 
 
-def _check_kind(target: str, is_run: bool, strange: dict[str, bool]) -> None:
+def _check_kind(target: str, strange: Mapping[str, object], is_run: bool) -> None:
     """Refuses what goes with targets of the other kind only: with pictures, or with runs."""
     from alphaflow.errors import UserError
 
