@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alphaflow.data.base import to_bytes
+from alphaflow.data.reading import read_array
 from alphaflow.data.shards import INDEX, INDEX_DTYPE, Description, LatentShards
 from alphaflow.errors import UserError
 from alphaflow.files import parsed
@@ -50,7 +51,8 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
     """
     description = Description(folder)
     try:
-        index = np.load(folder / INDEX, allow_pickle=False)
+        with (folder / INDEX).open("rb") as stream:
+            index = read_array(stream, (folder / INDEX).stat().st_size)
         if index.dtype != INDEX_DTYPE or index.ndim != 1:
             raise ValueError(f"it holds {index.dtype} {index.shape}")
     except (OSError, ValueError) as error:
@@ -121,7 +123,7 @@ def _verify_shard(
 
 
 def _verify_array(content: bytes, description: Description) -> str:
-    array = np.load(io.BytesIO(content), allow_pickle=False)
+    array = read_array(io.BytesIO(content), len(content))
     if array.dtype != np.float16 or array.shape != description.stored:
         return f"an array {array.dtype} {array.shape} instead of float16 {description.stored}"
     if not np.isfinite(array.astype(np.float32)).all():

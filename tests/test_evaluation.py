@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 import alphaflow as af
+from alphaflow.evaluation.arrays import Arrays
 from alphaflow.evaluation.sources import open_source
-from alphaflow.evaluation.statistics import read_statistics
+from alphaflow.evaluation.statistics import FORMAT, holds_statistics, is_ours, read_statistics
 from alphaflow.metrics.features import open_extractor
 from alphaflow.metrics.gather import Gatherer, needs_of
 
@@ -116,6 +120,203 @@ def test_damaged_statistics(tmp_path: Path, here: Cli) -> None:
         done = here("evaluate", fake, "--reference", tmp_path / name, "--metrics", "pixel-pr")
         assert (done.status, len(done.err.strip().splitlines())) == (2, 1), (name, done.err)
         assert message in done.err, (name, done.err)
+
+
+def header(descr: str, shape: tuple[int, ...]) -> bytes:
+    """Of an array, whatever follows."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def npz(file: Path, members: dict[str, Any], how: int = zipfile.ZIP_STORED, lies: int = 0) -> Path:
+    """An .npz of arrays, or of bytes as they are; ``lies``: bytes that each member is said to have."""
+    with zipfile.ZipFile(file, "w", how) as archive:
+        for name, value in members.items():
+            stream = io.BytesIO()
+            if isinstance(value, bytes):
+                stream.write(value)
+            else:
+                np.lib.format.write_array(stream, np.asarray(value))
+            archive.writestr(f"{name}.npy", stream.getvalue())
+        for info in archive.infolist() if lies else []:
+            info.file_size = info.compress_size = lies
+    return file
+
+
+def own_statistics(*, about: Any = None, **changes: Any) -> dict[str, Any]:
+    """The members of a small file of ours, with changes; None leaves one out."""
+    noise = np.random.default_rng(0).normal(size=(12, 4))
+    said = {
+        "format": FORMAT, "source": "here", "count": 12, "shape": [1, 2, 2], "class_names": ["a", "b"],
+        "extractors": {"pixels": {"count": 12, "sha256": ""}},
+    }  # fmt: skip
+    members = {
+        "about": json.dumps({**said, **(about or {})}), "labels": np.arange(12) % 2,
+        "pixels_mu": noise.mean(0), "pixels_sigma": np.cov(noise.T), "pixels_features": noise.astype(np.float32),
+    }  # fmt: skip
+    kept = {name: value for name, value in {**members, **changes}.items() if value is not None}
+    return {name.replace("_", "/"): value for name, value in kept.items()}
+
+
+def one_line(call: Callable[[], Any], message: str, most: int = 2**23) -> None:
+    """A UserError of one line, and no memory for what a file says it holds."""
+    tracemalloc.start()
+    with pytest.raises(af.UserError, match=message) as raised:
+        call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < most, f"{peak:,} bytes"
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 1000
+
+
+NAN, HUGE, EYE = float("nan"), (10**12, 2048), np.eye(4)
+TWISTED = np.eye(4) + 2 * (np.eye(4, k=1) + np.eye(4, k=-1))
+"""Symmetric, but its products are larger than its variances."""
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"about": {"count": -1}}, "its count is -1"), ({"about": {"count": "12"}}, "its count is '12'"),
+    ({"about": {"count": NAN}}, "its count is nan"), ({"about": {"count": 10**30}}, "its count is 1000"),
+    ({"about": {"count": True}}, "its count is True"), ({"about": {"count": None}}, "its count is None"),
+    ({"about": {"count": 13}}, "of pixels it says"), ({"about": {"shape": "x"}}, "its shape is 'x'"),
+    ({"about": {"shape": [1, -2, 2]}}, "its shape is"), ({"about": {"shape": [1, "2", 2]}}, "its shape is"),
+    ({"about": {"shape": [4]}}, "its shape is"), ({"about": {"class_names": [1, 2]}}, "no list of names"),
+    ({"about": {"class_names": "ab"}}, "no list of names"),
+    ({"about": {"class_names": ["a", "9" * 5000]}}, "no list of names"),
+    ({"about": {"class_names": None}}, "no list of names"),
+    ({"about": {"source": 3}}, "its source is 3"), ({"about": {"extractors": []}}, "its extractors are"),
+    ({"about": {"extractors": {"../x": {}}}}, "its extractors are"),
+    ({"about": {"extractors": {"pixels": 12}}}, "of pixels it says 12"),
+    ({"about": {"extractors": {"pixels": {"count": "12", "sha256": ""}}}}, "of pixels it says"),
+    ({"about": {"extractors": {"pixels": {"count": 12, "sha256": None}}}}, "of pixels it says"),
+    ({"about": {"format": ["x"] * 1000}}, "another format"), ({"about": {"format": None}}, "another format"),
+    ({"labels": np.arange(12) % 2 - 1}, "labels from -1 to 0"), ({"labels": np.arange(12) % 3}, "labels from 0 to 2"),
+    ({"labels": np.full(12, 2**63, np.uint64)}, "labels from 9"), ({"labels": np.zeros(12)}, "labels must be whole"),
+    ({"labels": np.zeros(11, int)}, "labels must be"), ({"labels": np.zeros((12, 1), int)}, "labels must be"),
+    ({"labels": np.array(["0"] * 12)}, "labels must be"), ({"labels": header("<i8", (10**12,))}, "ends early"),
+    ({"pixels_mu": np.zeros(3)}, "don't belong"), ({"pixels_sigma": np.eye(3)}, "don't belong"),
+    ({"pixels_mu": np.zeros(0), "pixels_sigma": np.zeros((0, 0))}, r"mu must be floats \(n\)"),
+    ({"pixels_mu": np.array(0.0), "pixels_sigma": np.array(0.0)}, "mu must be floats"),
+    ({"pixels_sigma": None}, "no pixels/sigma"), ({"pixels_sigma": np.zeros((4, 4), int)}, "sigma must be floats"),
+    ({"pixels_mu": np.zeros(4, complex)}, "mu must be floats"), ({"pixels_mu": np.array(list("abcd"))}, "must be"),
+    ({"pixels_mu": np.array([{}] * 4, object)}, "pickled objects are refused"),
+    ({"pixels_mu": np.full(4, NAN)}, "is damaged"), ({"pixels_mu": np.full(4, 1e200)}, "is damaged"),
+    ({"pixels_sigma": np.full((4, 4), np.inf)}, "is damaged"), ({"pixels_sigma": -EYE}, "no covariance"),
+    ({"pixels_sigma": np.triu(np.ones((4, 4)))}, "no covariance"), ({"pixels_sigma": TWISTED}, "no covariance"),
+    ({"pixels_mu": header("<f8", HUGE)}, "ends early"), ({"pixels_sigma": header("<f8", HUGE)}, "ends early"),
+    ({"pixels_mu": header("<f8", (-4,))}, "ends early"), ({"pixels_features": header("<f4", HUGE)}, "ends early"),
+    ({"pixels_features": np.full((12, 4), np.inf, np.float32)}, "features is not finite"),
+    ({"pixels_features": np.zeros((11, 4), np.float32)}, "features must be"),
+    ({"pixels_features": np.zeros((12, 5), np.float32)}, "don't belong together"),
+    ({"pixels_features": np.zeros((12, 4), int)}, "features must be floats"),
+    ({"pixels_features": b"no array"}, "no array's header"), ({"pixels_features": b""}, "no array's header"),
+])  # fmt: skip
+def test_statistics_are_not_believed(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        one_line(lambda how=how: read_statistics(npz(tmp_path / "a.npz", own_statistics(**changes), how)), message)
+
+
+@pytest.mark.parametrize(("about", "message"), [
+    ("[]", "no JSON object"), ("{", "no JSON"), ("[" * 100_000, "no JSON"), (b"{}", "no array's header"),
+    (np.array(["{}", "{}"]), "about must be text"), (np.array(b"{}"), "about must be text"),
+    (header("<U100000000", ()), "ends early"),
+])  # fmt: skip
+def test_an_account_that_is_none(about: Any, message: str, tmp_path: Path) -> None:
+    place = npz(tmp_path / "a.npz", {**own_statistics(), "about": about})
+    one_line(lambda: read_statistics(place), message)
+    assert holds_statistics(place)
+    assert not is_ours(place)
+
+
+def test_statistics_that_are_believed(tmp_path: Path) -> None:
+    """What the tests above change one thing of: also packed, of another byte order, in Fortran's, of frames."""
+    features = own_statistics()["pixels/features"]
+    assert is_ours(npz(tmp_path / "a.npz", own_statistics()))
+    for other in (features.astype(">f4"), np.asfortranarray(features), features.astype(np.float64)):
+        for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            found = read_statistics(npz(tmp_path / "a.npz", own_statistics(pixels_features=other), how)).statistics
+            assert np.array_equal(np.asarray(found.spaces["pixels"].features), features)
+            assert np.array_equal(np.asarray(found.labels), np.arange(12) % 2)
+    clips = {"count": 6, "shape": [1, 2, 2, 2]}
+    read_statistics(npz(tmp_path / "a.npz", own_statistics(about=clips, labels=None)))
+
+
+PIXELS = np.zeros((12, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("members", "message"), [
+    ({"arr_0": header("|u1", (10**12, 8, 8, 3))}, "ends early"), ({"arr_0": header("|u1", (-1, 8, 8, 3))}, "early"),
+    ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "must be 8-bit"), ({"arr_0": PIXELS[:, :0]}, "must be 8-bit"),
+    ({"arr_0": PIXELS.astype(np.int16)}, "must be 8-bit"), ({"arr_0": PIXELS[0]}, "must be 8-bit"),
+    ({"arr_0": PIXELS[..., :2]}, "must be 8-bit"), ({"arr_0": np.asfortranarray(PIXELS)}, "must be 8-bit"),
+    ({"arr_0": PIXELS.astype(object)}, "pickled objects are refused"), ({"arr_0": b""}, "no array's header"),
+    ({"arr_0": PIXELS, "arr_1": np.zeros(12)}, "arr_1 must be whole numbers or text"),
+    ({"arr_0": PIXELS, "arr_1": np.full(12, NAN)}, "arr_1 must be"), ({"arr_0": PIXELS, "arr_1": PIXELS}, "must be"),
+    ({"arr_0": PIXELS, "arr_1": np.zeros(11, int)}, r"arr_1 must be .* \(12\), got int64 \(11,\)"),
+    ({"arr_0": PIXELS, "arr_1": np.full(12, -1)}, "the label -1"),
+    ({"arr_0": PIXELS, "arr_1": np.array(["9" * 5000] * 12)}, "more than 1,000 characters"),
+    ({"arr_0": PIXELS, "arr_1": np.array([{}] * 12, object)}, "pickled objects are refused"),
+    ({"arr_0": PIXELS, "arr_1": header("<i8", HUGE)}, "ends early"), ({"arr_0": PIXELS, "arr_1": b"x"}, "no array's"),
+    ({"arr_1": np.zeros(12, int)}, "holds no arr_0"), ({}, "holds no arr_0"),
+])  # fmt: skip
+def test_arrays_are_not_believed(members: dict[str, Any], message: str, tmp_path: Path) -> None:
+    for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        one_line(lambda how=how: Arrays(npz(tmp_path / "a.npz", members, how)), message)
+
+
+def test_files_made_to_fill_memory(tmp_path: Path) -> None:
+    """Packed a thousand to one, said to be larger than the file, or with a header without end: by their sizes."""
+    zeros, bomb = bytes(2**26), header("<f8", (2896, 2896))
+    packed = zipfile.ZIP_DEFLATED
+    for name, members in (
+        ("sigma", {"mu": np.zeros(2896), "sigma": bomb + zeros}),
+        ("features", own_statistics(pixels_features=header("<f4", (12, 2**21)) + zeros + zeros)),
+        ("labels", own_statistics(labels=header("<i8", (12,)) + zeros + zeros)),
+    ):
+        place = npz(tmp_path / f"{name}.npz", members, packed)
+        one_line(lambda place=place: read_statistics(place), f"{name} would unpack from")
+    for name, members in (
+        ("arr_0", {"arr_0": header("|u1", (12, 2**13, 2**10, 1)) + zeros + zeros}),
+        ("arr_1", {"arr_0": PIXELS, "arr_1": header("<U2000000", (12,)) + zeros + zeros}),
+    ):
+        place = npz(tmp_path / f"{name}.npz", members, packed)
+        one_line(lambda place=place: Arrays(place), f"{name} would unpack from")
+    lying = npz(
+        tmp_path / "lying.npz", {"mu": header("<f8", (10**6,)), "sigma": header("<f8", (10**6, 10**6))}, lies=2**43
+    )
+    one_line(lambda: read_statistics(lying), "mu would unpack from|mu can't be read")
+    lying = npz(tmp_path / "lying.npz", {"arr_0": header("|u1", (10**9, 8, 8, 3))}, lies=2**43)
+    one_line(lambda: Arrays(lying), "arr_0 would unpack from|arr_0 can't be read")
+    endless = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b" " * 2**24
+    place = npz(tmp_path / "endless.npz", {"mu": endless, "sigma": endless}, packed)
+    one_line(lambda: read_statistics(place), "mu can't be read")
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_anywhere_is_one_line(how: int, tmp_path: Path) -> None:
+    """A byte changed, or the end cut off: it is read all the same, or it is a UserError."""
+    place, generator = tmp_path / "a.npz", np.random.default_rng(0)
+
+    def pictures() -> None:
+        arrays = Arrays(place)
+        arrays.read(0, len(arrays))
+        arrays.read(0, 1)
+
+    def read() -> None:
+        for call in (lambda: holds_statistics(place), lambda: is_ours(place), lambda: read_statistics(place), pictures):
+            with contextlib.suppress(af.UserError):
+                call()
+
+    whole = npz(place, {**own_statistics(), "arr_0": PIXELS, "arr_1": np.arange(12)}, how).read_bytes()
+    for position in generator.integers(len(whole), size=300).tolist():
+        place.write_bytes(whole[:position])
+        read()
+        changed = bytearray(whole)
+        changed[position] ^= int(generator.integers(1, 256))
+        place.write_bytes(changed)
+        read()
 
 
 def test_weights_are_never_others(tmp_path: Path, here: Cli, monkeypatch: pytest.MonkeyPatch, own: Own) -> None:

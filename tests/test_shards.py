@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
+import pickle
 import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from alphaflow.data_tools.encode import encode
 from alphaflow.data_tools.sources import Entry, Source
 
 import alphaflow as af
+from alphaflow.data import reading
 from alphaflow.training.logging import Display
 
 
@@ -180,6 +186,53 @@ def test_damaged_shards(folder: Path, tmp_path: Path) -> None:
         af.LatentShards(place)
 
 
+CUT = """
+import os, sys
+import alphaflow as af
+shards = af.LatentShards(sys.argv[1], batch_size=8, seed=1)
+shards.all()
+os.truncate(sys.argv[2], 3000)
+try:
+    shards.all()
+except af.UserError as error:
+    print(error)
+"""
+
+
+def test_a_shard_that_is_cut_while_it_is_read(folder: Path, tmp_path: Path) -> None:
+    """One line, not the end of the process by a signal; one that is gone before it is first read likewise."""
+    shutil.copytree(folder, tmp_path / "copy")
+    file = tmp_path / "copy" / "train-000002.tar"
+    shards = af.LatentShards(tmp_path / "copy")
+    call = [sys.executable, "-c", CUT, str(tmp_path / "copy"), str(file)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, 1, ""), done
+    assert f"{file} was cut while it was in use" in done.stdout
+    file.unlink()
+    with pytest.raises(af.UserError, match=r"train-000002\.tar can't be read any more: No such file"):
+        shards.all()
+
+
+def test_more_shards_than_files_may_be_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a copy, as another process gets it, opens its own."""
+    shards = af.LatentShards(folder, batch_size=N, seed=1)
+    expected = shards.all().x
+    monkeypatch.setattr(reading, "ROOM", 2)
+    for few in (af.LatentShards(folder, batch_size=N, seed=1), pickle.loads(pickle.dumps(shards))):
+        assert not few._files._opened
+        assert sorted(numbers(next(iter(few)))) == list(range(N))
+        assert torch.equal(few.all().x, expected)
+        assert len(few._files._opened) == 2
+
+
+def test_no_shard_is_left(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    for file in (tmp_path / "copy").glob("*.tar"):
+        file.unlink()
+    with pytest.raises(af.UserError, match="holds no sample that can be read"):
+        af.LatentShards(tmp_path / "copy", damaged="skip")
+
+
 def test_damaged_bits(folder: Path, tmp_path: Path) -> None:
     """Values that are no numbers are found as they are read, others by the files' hashes; both name the shard."""
     place = tmp_path / "copy"
@@ -231,15 +284,70 @@ def test_a_damaged_stream(folder: Path, tmp_path: Path) -> None:
 def test_streams_see_every_sample(folder: Path) -> None:
     """By paths, a pipe, and braces: all samples of an epoch, another order in the next, the same by seed."""
     files = sorted(str(file) for file in folder.glob("*.tar"))
-    for urls in (files, f"{folder}/train-{{000000..000005}}.tar", [f"pipe:cat '{file}'" for file in files]):
-        stream = iter(af.RemoteShards(urls, folder / "dataset.json", batch_size=N, buffer=20, seed=1))
+    pattern = f"{folder}/train-{{000000..000005}}.tar"
+    for urls in (files, pattern, f"pipe:cat '{pattern}'", [f"pipe:cat '{file}'" for file in files]):
+        how: dict[str, Any] = {"batch_size": N, "buffer": 20, "seed": 1, "pipes": isinstance(urls, list)}
+        stream = iter(af.RemoteShards(urls, folder / "dataset.json", **how))
         first, second = next(stream), next(stream)
         assert sorted(numbers(first)) == sorted(numbers(second)) == list(range(N))
         assert numbers(first) != numbers(second)
-        again = next(iter(af.RemoteShards(urls, folder / "dataset.json", batch_size=N, buffer=20, seed=1)))
+        again = next(iter(af.RemoteShards(urls, folder / "dataset.json", **how)))
         assert numbers(again) == numbers(first)
         assert first.std is not None
         assert [n % 5 for n in numbers(first)] == first.cond.labels.tolist()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("urls", [
+    ["pipe:touch {mark}"], ["here.tar", " pipe:touch {mark}"], ["PIPE:touch {mark}"], ["pi\npe:touch {mark}"],
+    "here.tar::pipe:touch {mark}", "${{LIST}}",
+])  # fmt: skip
+def test_commands_of_a_list_are_not_run(
+    urls: str | list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may have written them; nor those that a pattern comes to without being one. One's own are."""
+    mark = tmp_path / "executed"
+    monkeypatch.setenv("WDS_LIST", f"pipe:touch {mark}")
+    given = urls.format(mark=mark) if isinstance(urls, str) else [url.format(mark=mark) for url in urls]
+    for damaged in ("raise", "skip"):
+        with pytest.raises(af.UserError, match="is a command for a shell, which is not run from a list"):
+            next(iter(af.RemoteShards(given, folder / "dataset.json", damaged=damaged)))
+    assert not mark.exists()
+    with pytest.raises(af.UserError):  # no shard comes from it
+        next(iter(af.RemoteShards(f"pipe:touch {mark}", folder / "dataset.json")))
+    assert mark.exists()
+
+
+def npy(descr: str, shape: tuple[int, ...], data: bytes = b"") -> bytes:
+    """An array whose header says this, whatever follows."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue() + data
+
+
+@pytest.mark.parametrize(("array", "label", "message"), [
+    (npy("<f2", (10**12, 2048)), b"1", "ends early"), (npy("<f2", (-1, 3)), b"1", "ends early"),
+    (npy("<f2", (6, 4, 4), b"ab"), b"1", "ends early"), (npy("<U1", (6, 4, 4), bytes(384)), b"1", "floats"),
+    (npy("<f2", (6, 4, 3), bytes(144)), b"1", "floats"), (b"PK\x03\x04", b"1", "no array's header"),
+    (npy("|O", (6, 4, 4), bytes(768)), b"1", "pickled"), (npy("<f2", (6, 4, 4), bytes(192)), b"5", "its label 5"),
+    (npy("<f2", (6, 4, 4), bytes(192)), b"-2", "its label -2"), (npy("<f2", (6, 4, 4), bytes(192)), b"x", "invalid"),
+])  # fmt: skip
+def test_a_streamed_sample_is_not_believed(
+    array: bytes, label: bytes, message: str, folder: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in (("000.cls", label), ("000.latent.npy", array)):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(af.UserError, match=rf"sample 000 of .*a\.tar can't be read: .*{message}"):
+        next(iter(af.RemoteShards([tmp_path / "a.tar"], folder / "dataset.json", batch_size=1)))
+
+
+def test_a_streams_description_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")
+    for name in ("none", "bytes"):
+        with pytest.raises(af.UserError, match=f"{name} can't be read"):
+            af.RemoteShards("x.tar", tmp_path / name)
 
 
 def test_over_http(folder: Path) -> None:
@@ -303,6 +411,7 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
     for wrong, message in (
         (changed("offset", 3, -512), "outside of their shards"),
         (changed("offset", 3, 2**40), "outside of their shards"),
+        (changed("offset", 3, 2**63 - 384), "outside of their shards"),
         (changed("offset", 3, int(right["offset"][2])), "in one another"),
         (shifted, "no member of a tar"),
         (changed("shard", 0, 99), "other samples"), (changed("shard", 0, -1), "other samples"),
@@ -313,9 +422,11 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
         np.save(place / "index.npy", wrong)
         with pytest.raises(af.UserError, match=f"index.npy doesn't belong to these shards: .*{message}"):
             af.LatentShards(place, batch_size=4)
-    (place / "index.npy").write_bytes(b"cut")
-    with pytest.raises(af.UserError, match=r"index\.npy can't be read"):
-        af.LatentShards(place, batch_size=4)
+    np.savez(tmp_path / "other.npz", right)
+    for data in (b"cut", npy("<i8", (10**12, 2048)), npy("<i8", (-5,)), (tmp_path / "other.npz").read_bytes()):
+        (place / "index.npy").write_bytes(data)
+        with pytest.raises(af.UserError, match=r"index\.npy can't be read"):
+            af.LatentShards(place, batch_size=4)
     np.save(place / "index.npy", right)
     assert len(af.LatentShards(place, batch_size=4)) == N
 
@@ -324,10 +435,22 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
     for change, message in (
         ({"shards": [other]}, "no file in this folder"), ({"shards": [{}]}, "no 'file'"),
         ({"stored_shape": [1, 4, 4]}, "hold no samples"), ({"shape": "x"}, "invalid literal"),
-        ({"shift": [0.0, 0.0]}, "one number for each channel"),
+        ({"shift": [0.0, 0.0]}, "one number for each channel"), ({"shift": [float("nan")] * 3}, "finite numbers"),
+        ({"scale": ["1"] * 3}, "finite numbers"), ({"scale": [0.0] * 3}, "no scale is 0"), ({"fps": "x"}, "fps is 'x'"),
+        ({"posterior": 1}, "posterior is 1"), ({"class_names": "ab"}, "no list of names"),
+        ({"class_names": [1]}, "no list of names"), ({"shape": [float("inf")]}, "infinity"),
+        ({"shape": [3, 10**12, 4], "stored_shape": [6, 10**12, 4]}, "doesn't belong"),
+        ({"shape": [3, 10**30, 4], "stored_shape": [6, 10**30, 4]}, "hold no samples"),
+        ({"shape": []}, "hold no samples"),
+        ({"shards": [{**record["shards"][0], "bytes": 10**30}]}, "so many bytes"),
+        ({"shards": [{**record["shards"][0], "samples": "9"}]}, "so many bytes"),
     ):  # fmt: skip
         (place / "dataset.json").write_text(json.dumps({**record, **change}))
-        with pytest.raises(af.UserError, match=f"dataset.json is damaged .*{message}"):
+        with pytest.raises(af.UserError, match=f"(dataset.json is damaged|index.npy) .*{message}"):
+            af.LatentShards(place, batch_size=4)
+    for text in (b"\xff\xfe\xfd", b"[" * 100_000, b"[]"):
+        (place / "dataset.json").write_bytes(text)
+        with pytest.raises(af.UserError, match=r"dataset\.json is damaged"):
             af.LatentShards(place, batch_size=4)
 
 

@@ -8,25 +8,27 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from ..errors import UserError
+from ..errors import UserError, said
 from ..types import Batch
+from .reading import read_array
 from .shards import Description
 
 
 class RemoteShards(IterableDataset[Batch]):
-    """Shards that are streamed: ``https://…/train-{000000..000127}.tar``, ``s3://…``, ``pipe:…``, by webdataset.
+    """Shards that are streamed: ``https://…/train-{000000..000127}.tar``, ``gs://…``, ``pipe:…``, by webdataset.
 
     Shards come in a fresh random order each epoch and samples through a shuffle buffer: not an exact shuffle, and not
     an exact resume (a continued stream begins its epoch again). Several processes, and DataLoader's workers, share out
     whole shards. Use `LatentShards` where the data fit on a disk.
 
     Args:
-        urls: a pattern with braces, or a list.
+        urls: a pattern with braces, or a list. ``pipe:…`` is a shell's command, and is run where it is a pattern.
         description: the folder's dataset.json, a local copy.
         batch_size: samples a batch.
         buffer: samples to shuffle among.
@@ -34,9 +36,11 @@ class RemoteShards(IterableDataset[Batch]):
         draw: yield latents instead of moments.
         damaged: ``"raise"`` stops at a shard or a sample that can't be read, ``"skip"`` goes on with what follows and
             keeps the reasons in ``skipped``.
+        pipes: run what a list holds as ``pipe:…`` too: for a list of your own, never for one that somebody gave you.
 
     Raises:
-        UserError: while reading (``"raise"``): a shard that can't be read, named by its URL.
+        UserError: the description can't be read; while reading, a ``pipe:…`` that may be somebody else's, or
+            (``"raise"``) a shard that can't be read, named by its URL.
     """
 
     def __init__(
@@ -49,14 +53,19 @@ class RemoteShards(IterableDataset[Batch]):
         seed: int | None = None,
         draw: bool = False,
         damaged: str = "raise",
+        pipes: bool = False,
     ) -> None:
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.damaged, self.skipped = damaged, list[str]()
-        self.urls, self.batch_size, self.buffer, self.draw = urls, batch_size, buffer, draw
+        self.urls, self.batch_size, self.buffer, self.draw, self.pipes = urls, batch_size, buffer, draw, pipes
         self.seed = torch.initial_seed() % 2**63 if seed is None else seed
         file = Path(description)
-        self.description = Description(file.parent, file.read_text(encoding="utf-8"))
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} can't be read ({said(error)}); give a copy of the shards' dataset.json") from error
+        self.description = Description(file.parent, text)
         self.epoch, self._readers = 0, 1
 
     @property
@@ -127,7 +136,7 @@ class RemoteShards(IterableDataset[Batch]):
     def _epoch_stream(self) -> Iterator[dict[str, Any]]:
         import webdataset
 
-        urls = list(webdataset.shardlists.expand_urls(self.urls)) if isinstance(self.urls, str) else list(self.urls)
+        urls = self._expanded()
         order = random.Random(f"{self.seed}-{self.epoch}")
         order.shuffle(urls)
         stream = webdataset.WebDataset(
@@ -135,12 +144,39 @@ class RemoteShards(IterableDataset[Batch]):
         )
         return iter(stream.compose(webdataset.split_by_worker).shuffle(self.buffer, initial=self.buffer, rng=order))
 
+    def _expanded(self) -> list[str]:
+        """A URL a shard. None is a command, except of a pattern that is one, or with ``pipes``.
+
+        Raises:
+            UserError: one is.
+        """
+        import webdataset
+
+        own = self.pipes
+        if isinstance(self.urls, str):
+            urls, own = list(webdataset.shardlists.expand_urls(self.urls)), own or self.urls.startswith("pipe:")
+        else:
+            urls = [str(url) for url in self.urls]
+        command = next((url for url in urls if urlparse(url).scheme == "pipe"), None)  # as webdataset looks at them
+        if command is not None and not own:
+            raise UserError(
+                f"{command!r:.100} is a command for a shell, which is not run from a list, since lists may be somebody "
+                "else's; give it as a pattern, or pipes=True where you wrote the list yourself"
+            )
+        return urls
+
     def _parsed(self, sample: dict[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
         """A sample's array and label."""
-        array = np.load(io.BytesIO(sample["latent.npy"]), allow_pickle=False)
-        if array.shape != self.description.stored or not np.isfinite(array.astype(np.float32).sum()):
-            raise ValueError(f"not finite, or of another shape than {self.description.stored}: {array.shape}")
-        return array, int(sample.get("cls", b"-1"))
+        data, classes = sample["latent.npy"], len(self.class_names)
+        array = read_array(io.BytesIO(data), len(data))
+        if array.dtype.kind != "f" or array.shape != self.description.stored:
+            raise ValueError(f"{array.dtype} {array.shape} where floats {self.description.stored} are expected")
+        if not np.isfinite(array.astype(np.float32).sum()):
+            raise ValueError("not finite")
+        label = int(sample.get("cls", b"-1"))
+        if classes and not -1 <= label < classes:
+            raise ValueError(f"its label {label} is none of the {classes} classes'")
+        return array, label
 
     def _broken(self, error: Exception) -> bool:
         """Answers webdataset, which has added the shard's URL to the error, whether to go on."""

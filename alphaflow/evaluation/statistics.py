@@ -18,10 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, is_whole
 from ..files import replacing
+from ..metrics.features import EXTRACTORS
 from ..metrics.frechet import Moments
 from ..metrics.gather import Space, Statistics
+from ..metrics.unpublished import UNPUBLISHED
+from ..types import Labels
+from .arrays import LONGEST, array, array_header, reading
 
 FORMAT = "alphaflow statistics 1"
 INCEPTION = "inception"
@@ -73,18 +77,18 @@ def write_statistics(path: Path, statistics: Statistics, name: str, class_names:
 def holds_statistics(path: Path) -> bool:
     """Whether an .npz holds statistics rather than only pictures."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return bool({"mu.npy", "about.npy"} & set(archive.namelist()))
-    except (OSError, zipfile.BadZipFile):
+        with reading(path) as file:
+            return bool({"mu.npy", "about.npy"} & set(file.namelist()))
+    except UserError:
         return False
 
 
 def is_ours(path: Path) -> bool:
     """Whether a file is one that `write_statistics` wrote."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return str(json.loads(str(arrays["about"]))["format"]).startswith(FORMAT.rpartition(" ")[0])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        with reading(path) as file:
+            return str(_about(file, path)["format"]).startswith(FORMAT.rpartition(" ")[0])
+    except (UserError, KeyError):
         return False
 
 
@@ -92,52 +96,104 @@ def read_statistics(path: Path) -> StatisticsFile:
     """Reads a file of ours, or another's with ``mu`` and ``sigma`` of Inception.
 
     Raises:
-        UserError: it is damaged, holds pickled objects, or moments that can't be.
+        UserError: it is damaged, holds pickled objects, or moments, counts, names or labels that can't be.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"])) if "about" in arrays else None
-            if about is None:
-                space = Space(0, _moments(path, arrays["mu"], arrays["sigma"]))
-                return StatisticsFile(Statistics(0, (), {INCEPTION: space}), str(path), own=False)
-            if about.get("format") != FORMAT:
-                raise UserError(f"{path} is written in another format, {about.get('format')!r}; make it again")
-            spaces = {name: _space(path, arrays, name, said) for name, said in about["extractors"].items()}
-            labels = torch.from_numpy(arrays["labels"]) if "labels" in arrays else None
-    except KeyError as error:
-        raise UserError(f"{path} is incomplete: no {error}; make it again with `alphaflow stats`") from error
-    except UserError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        pickled = "; pickled objects are refused: they can run code" if "pickle" in str(error) else "; is it whole?"
-        raise UserError(f"{path} is no readable file of statistics ({_line(error)}){pickled}") from error
+    with reading(path) as file:
+        if "about.npy" not in file.namelist():
+            space = Space(0, _moments(file, path))
+            return StatisticsFile(Statistics(0, (), {INCEPTION: space}), str(path), own=False)
+        about = _about(file, path)
+        if about.get("format") != FORMAT:
+            raise UserError(f"{path} is written in another format, {about.get('format')!r:.100}; make it again")
+        wrong = _wrong(about)
+        if wrong:
+            raise UserError(f"{path} is damaged: {wrong}; make it again with `alphaflow stats`")
+        spaces = {name: _space(file, path, name, said) for name, said in about["extractors"].items()}
+        labels = _labels(file, path, about) if "labels.npy" in file.namelist() else None
     found = Statistics(about["count"], tuple(about["shape"]), spaces, None, labels)
     return StatisticsFile(found, about["source"], about["class_names"], True, about)
 
 
-def _space(path: Path, arrays: Any, name: str, said: dict[str, Any]) -> Space:
+def _about(file: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(str(array(file, "about", path, "U", ())))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged: about is no JSON; make it again with `alphaflow stats`") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{path} is damaged: about is no JSON object; make it again with `alphaflow stats`")
+    return about
+
+
+def _wrong(about: dict[str, Any]) -> str:
+    """What of a file's own account can't be; empty if all can."""
+    count, shape, names, extractors = (about.get(key) for key in ("count", "shape", "class_names", "extractors"))
+    if not _positive(count):
+        return f"its count is {count!r:.100}"
+    if not isinstance(shape, list) or len(shape) not in (3, 4) or not all(map(_positive, shape)):
+        return f"its shape is {shape!r:.100}"
+    if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= LONGEST for name in names):
+        return "its class_names is no list of names"
+    if not isinstance(about.get("source"), str):
+        return f"its source is {about.get('source')!r:.100}"
+    if not isinstance(extractors, dict) or not extractors.keys() <= EXTRACTORS.keys() | UNPUBLISHED.keys():
+        return f"its extractors are {extractors if extractors is None else list(extractors)!r:.100}"
+    counts = (count, count * shape[1]) if len(shape) == 4 else (count,)  # of clips, or of their frames
+    for name, said in extractors.items():
+        if not isinstance(said, dict) or said.get("count") not in counts or not isinstance(said.get("sha256"), str):
+            return f"of {name} it says {said!r:.100}, and of the samples that they are {count}"
+    return ""
+
+
+def _positive(value: Any) -> bool:
+    return is_whole(value) and 0 < value < 2**53
+
+
+def _labels(file: zipfile.ZipFile, path: Path, about: dict[str, Any]) -> Labels:
+    labels = array(file, "labels", path, "iu", (about["count"],))
+    classes = len(about["class_names"])
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"{path} is damaged: labels from {labels.min()} to {labels.max()} of {classes} classes; "
+            "make it again with `alphaflow stats`"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _space(file: zipfile.ZipFile, path: Path, name: str, said: dict[str, Any]) -> Space:
     prefix = "" if name == INCEPTION else f"{name}/"
-    moments = _moments(path, arrays[f"{prefix}mu"], arrays[f"{prefix}sigma"]) if f"{prefix}mu" in arrays else None
-    features = torch.from_numpy(arrays[f"{name}/features"]) if f"{name}/features" in arrays else None
+    names, features = file.namelist(), None
+    moments = _moments(file, path, prefix) if f"{prefix}mu.npy" in names else None
+    if f"{name}/features.npy" in names:
+        rows = array(file, f"{name}/features", path, "f", (said["count"], None))
+        features = torch.from_numpy(rows.astype(np.float32, copy=False))
+        if not features.sum(dtype=torch.float64).isfinite():
+            raise UserError(f"{path} is damaged: {name}/features is not finite; make it again with `alphaflow stats`")
+        if moments is not None and features.shape[1] != len(moments.mean):
+            widths = f"{features.shape[1]} wide, and mu is {len(moments.mean)}"
+            raise UserError(f"{path}: {name}/features is {widths}: they don't belong together")
     return Space(said["count"], moments, None, features, said["sha256"])
 
 
-def _moments(path: Path, mean: np.ndarray[Any, Any], covariance: np.ndarray[Any, Any]) -> Moments:
-    mu, sigma = (torch.from_numpy(np.asarray(array, dtype=np.float64)) for array in (mean, covariance))
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise UserError(f"{path}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} don't belong together")
+def _moments(file: zipfile.ZipFile, path: Path, prefix: str = "") -> Moments:
+    shapes = [array_header(file, f"{prefix}{name}", path)[0] for name in ("mu", "sigma")]
+    if shapes[1] != shapes[0] * 2:
+        raise UserError(f"{path}: mu {shapes[0]} and sigma {shapes[1]} don't belong together")
+    mu, sigma = (
+        torch.from_numpy(array(file, f"{prefix}{name}", path, "f", (None,) * n).astype(np.float64))
+        for n, name in enumerate(("mu", "sigma"), 1)
+    )
     if not _sound(mu, sigma):
         raise UserError(f"{path} is damaged: mu or sigma is not finite, or sigma no covariance; get it again")
     return Moments(mu, sigma)
 
 
 def _sound(mu: Tensor, sigma: Tensor) -> bool:
-    if not bool(mu.isfinite().all() and sigma.isfinite().all()):
+    """Whether both are finite, squares too, and sigma symmetric with no product above those of its variances."""
+    variances, slack = sigma.diag(), 1e-6 * float(sigma.abs().max())
+    if not bool(mu.square().sum().isfinite() and sigma.square().sum().isfinite()) or bool((variances < 0).any()):
         return False
-    return bool(torch.allclose(sigma, sigma.T, atol=1e-6 * float(sigma.abs().max()))) and bool(
-        (sigma.diag() >= 0).all()
-    )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]
+    deviations = variances.sqrt()
+    most = torch.outer(deviations, deviations).add_(slack)
+    return bool(torch.allclose(sigma, sigma.T, atol=slack) and (sigma.abs() <= most).all())
