@@ -112,7 +112,7 @@ def test_wrong_sets() -> None:
     other = af.Images(torch.zeros(20, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(af.UserError, match="4×4 with 1 channel, but the reference is 8×8 with 3 channels"):
         measured(images, other, "pixel-fd")
-    with pytest.raises(af.UserError, match="no metric 'fif'; choose from fid"):
+    with pytest.raises(af.UserError, match="no metric 'fif'; did you mean fid"):
         measured(images, images, "fif")
     with pytest.raises(af.UserError, match="agreement needs labels"):
         measured(images, images, "agreement")
