@@ -161,7 +161,7 @@ def test_what_goes_wrong_in_one_process_is_raised_in_all(torchrun: Torchrun) -> 
     done = torchrun(2, WORKERS / "failing.py")
     assert done.returncode == 0, done.stderr
     full, torn = "[Errno 28] No space left on device: 'run.json'", "[Errno 5] Input/output error: 'picture 7'"
-    assert sorted(line for line in done.stdout.splitlines() if line) == sorted(
+    assert sorted(done.stdout.splitlines()) == sorted(
         [
             f"0 full: OSError: {full}", f"1 full: UserError: OSError: {full}",
             "0 wrong: UserError: no such thing", "1 wrong: UserError: no such thing",
