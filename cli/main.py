@@ -21,7 +21,7 @@ Start with: alphaflow train digits
 
 SPINS = "5000"
 """How often a thread of libgomp looks for work before it sleeps. Its own 300,000 are no faster where the processors are
-free, and make each step many times slower where something else runs (benchmarks/busy.py)."""
+free, and make each step several times slower where something else runs."""
 
 PLACES = {
     "--autoencoder", "--cache", "--clips-folder", "--csv", "--data", "--from", "--json", "--metrics", "--out",
