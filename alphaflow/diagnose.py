@@ -14,7 +14,7 @@ import torch
 from .diagnostics.gradients import Conflict, measure_conflict
 from .diagnostics.probe import PREFIX
 from .errors import UserError, is_whole
-from .files import parsed
+from .files import foreign, parsed
 from .objectives.base import Objective
 from .plots import Bars, Heat, Lines, panels
 from .recipe_files import recipe_of
@@ -159,9 +159,7 @@ def check_free(folder: Path) -> None:
     except (OSError, ValueError):
         known = None
     if there and not (isinstance(known, dict) and {"checkpoints", "batch_size"} <= known.keys()):
-        raise UserError(
-            f"{there[0]} is there, and nothing says that `alphaflow diagnose` wrote it; choose another --out"
-        )
+        raise foreign(there[0], "diagnose")
 
 
 def picture(found: Diagnosis, file: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterable
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -25,6 +27,12 @@ def said(error: BaseException) -> str:
     text = " ".join(str(error).partition("Exception raised from")[0].split())  # PyTorch's C++ frames
     text = text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def near(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
+    """``did you mean X?``, of the known names that are like this one; empty if none is."""
+    close = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(close)}?" if close else ""
 
 
 def printable(text: str) -> str:

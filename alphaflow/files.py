@@ -126,6 +126,11 @@ def check_writable(place: Path, *, folder: bool = False) -> None:
         raise UserError(f"{place} can't be written: {there} is no folder, or not open to you")
 
 
+def foreign(file: Path, command: str, instead: str = "--out") -> UserError:
+    """What is raised where a command would replace what it didn't write."""
+    return UserError(f"{file} is there, and nothing says that `alphaflow {command}` wrote it; choose another {instead}")
+
+
 def check_apart(place: Path) -> Path:
     """A folder's full name; a UserError for the one that is worked in, which would be replaced under one's feet."""
     if place.resolve() in (here := Path.cwd().resolve(), *here.parents):

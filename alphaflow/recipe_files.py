@@ -7,7 +7,6 @@ command line's options. This module doesn't import torch: help pages stay quick.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError, is_whole, place_in_users_code, said
+from .errors import UserError, is_whole, near, place_in_users_code, said
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -109,13 +108,11 @@ def find_recipe(spec: str) -> RecipeFile:
     module_name, colon, function_name = spec.rpartition(":")
     file, function = (Path(module_name), function_name) if module_name.endswith(".py") else (Path(spec), "recipe")
     if file.is_file() and (file.suffix == ".py" or not _builtin(spec)):
-        name = file.stem if function == "recipe" else f"{file.stem}-{function}"
-        return load_recipe(_source(file), name, file, function, folder=file.resolve().parent)
+        return load_recipe(_source(file), _name(file.stem, function), file, function, folder=file.resolve().parent)
     if colon and "/" not in spec and file.suffix != ".py":
         module = _import(module_name, spec)
         text = _source_of(module)
-        short = module_name.rpartition(".")[2]
-        name = short if function_name == "recipe" else f"{short}-{function_name}"
+        name = _name(module_name.rpartition(".")[2], function_name)
         return RecipeFile(name, _function(module, function_name, spec), text, _folder_of(module))
     if file.is_dir() and _builtin(spec) is None:
         run = (file / "run.json").is_file()
@@ -196,9 +193,8 @@ def _builtin_file(name: str) -> Path:
     if file is not None:
         return file
     known = list(builtin_recipes())
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.5)
+    hint = near(name.lower().replace("-", "_"), known, most=3, cutoff=0.5) or f"built in are {', '.join(known)}"
     beside = Path(f"{name}.py")
-    hint = f"did you mean {' or '.join(close)}?" if close else f"built in are {', '.join(known)}"
     hint = f"did you mean {beside}, which is here?" if beside.is_file() else hint
     raise UserError(f"there is no recipe {name!r}; {hint}")
 
@@ -208,6 +204,11 @@ def _builtin(name: str) -> Path | None:
     stem = name.replace("-", "_")
     file = _builtin_folder() / f"{stem}.py"
     return file if stem.isidentifier() and stem != "__init__" and file.is_file() else None
+
+
+def _name(short: str, function: str) -> str:
+    """A recipe's name: its file's or module's, and its function's where that is another than usual."""
+    return short if function == "recipe" else f"{short}-{function}"
 
 
 def _source(file: Path) -> str:
@@ -265,8 +266,7 @@ def _function(module: ModuleType, name: str, where: str) -> Callable[..., Recipe
     function = getattr(module, name, None)
     if not callable(function):
         others = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        close = difflib.get_close_matches(name, others, n=1)
-        hint = f"did you mean {close[0]}?" if close else "a recipe is `def recipe(*, steps: int = …) -> af.Recipe`"
+        hint = near(name, others) or "a recipe is `def recipe(*, steps: int = …) -> af.Recipe`"
         raise UserError(f"{where} has no function {name!r}; {hint}")
     found: Callable[..., Recipe] = function
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -82,19 +81,18 @@ def _usage_errors() -> type[Exception]:
 
 
 def _usage(error: Any, arguments: Sequence[str]) -> NoReturn:
+    from alphaflow.errors import near
+
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
         raise SystemExit(0)
     message = " ".join(error.format_message().split()).rstrip(".")
     option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")
-    close = getattr(error, "possibilities", None)
     if type(error).__name__ == "NoSuchOption":
-        name = error.option_name
-        best = difflib.get_close_matches(name, close or [], n=1, cutoff=0.0)
-        message = f"there is no option {name}" + (f"; did you mean {best[0]}?" if best else "")
+        hint = near(error.option_name, error.possibilities or [], cutoff=0.0)
+        message = "; ".join(filter(None, [f"there is no option {error.option_name}", hint]))
     elif message.startswith("No such command"):
         name = message.split("'")[1]
-        best = difflib.get_close_matches(name, list(error.ctx.command.commands), n=1)
-        message = f"there is no command {name}" + (f"; did you mean {best[0]}?" if best else "")
+        message = "; ".join(filter(None, [f"there is no command {name}", near(name, error.ctx.command.commands)]))
     elif type(error).__name__ == "BadOptionUsage" and "requires" in message:
         message = f"{error.option_name} needs a value"
     elif option.startswith("-") and message.startswith("Invalid value"):
@@ -104,6 +102,8 @@ def _usage(error: Any, arguments: Sequence[str]) -> NoReturn:
 
 def _wrong_value(option: str, message: str, value: str | None) -> str:
     """What an option takes, and what it was given, from Typer's or click's words for it."""
+    from alphaflow.errors import near
+
     got = "" if value is None else f", got {value!r}"
     number = r"(-?[\d.]*\d)"
     found = {
@@ -113,8 +113,9 @@ def _wrong_value(option: str, message: str, value: str | None) -> str:
     _, _, names = message.partition("not one of")
     if names:
         choices = re.findall(r"'([^']+)'", names)
-        best = difflib.get_close_matches((value or "").lower(), choices, n=1)
-        return f"{option} takes {', '.join(choices)}{got}" + (f": did you mean {best[0]}?" if best else "")
+        return ": ".join(
+            filter(None, [f"{option} takes {', '.join(choices)}{got}", near((value or "").lower(), choices)])
+        )
     bounds = [f"at {name} {next(filter(None, bound.groups()))}" for name, bound in found.items() if bound]
     if bounds:
         return f"{option} must be {' and '.join(bounds)}{got}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,7 +101,7 @@ def evaluate(
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
-    _check_places((json, csv), (save, pictures))
+    _check_places(json, csv, save, pictures)
     is_run = (Path(target) / "run.json").is_file()
     of_runs = {"nfe": nfe != "1", "guidance": guidance, "count": count, "seed": seed != "0", "save": save, "raw": raw}
     of_runs |= {"checkpoint": checkpoint is not None}
@@ -133,24 +133,20 @@ def _check_kind(target: str, strange: Mapping[str, object], is_run: bool) -> Non
         raise UserError(f"{named}: for runs only, and {target} is none; leave out what is for runs")
 
 
-def _check_places(files: Sequence[Path | None], folders: Sequence[Path | None]) -> None:
+def _check_places(json: Path | None, csv: Path | None, save: Path | None, pictures: Path | None) -> None:
     """Refuses, before anything is measured, places where figures (JSON, CSV) and pictures can't be written."""
-    from alphaflow.errors import UserError
     from alphaflow.evaluation.result import check_json
-    from alphaflow.files import check_writable
+    from alphaflow.files import check_writable, foreign
     from alphaflow.plots import is_ours
 
-    for place in (*files, *folders):
+    for place, folder in ((json, False), (csv, False), (save, True), (pictures, True)):
         if place is not None:
-            check_writable(place, folder=place in folders)
-    if files[0] is not None:
-        check_json(files[0])
-    pictures = folders[1]
+            check_writable(place, folder=folder)
+    if json is not None:
+        check_json(json)
     others = [] if pictures is None else [file for file in pictures.glob("nfe-*.png") if not is_ours(file)]
     if others:
-        raise UserError(
-            f"{others[0]} is there, and nothing says that `alphaflow evaluate` wrote it; choose another folder"
-        )
+        raise foreign(others[0], "evaluate", "folder")
 
 
 def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run:

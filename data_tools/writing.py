@@ -8,6 +8,7 @@ from torch import Tensor
 
 from alphaflow.data.clips import FPS, contact_sheet, is_our_mp4, write_mp4
 from alphaflow.errors import UserError
+from alphaflow.files import foreign
 from alphaflow.plots import grid, is_ours, save_picture
 
 
@@ -24,7 +25,7 @@ def check_preview(file: Path, new: bool = False) -> None:
     if file.suffix not in (".png", ".mp4"):
         raise UserError(f"a preview is a .png, of clips also an .mp4, not {file.name}")
     if new and file.exists() and not (is_ours if file.suffix == ".png" else is_our_mp4)(file):
-        raise UserError(f"{file} is there, and nothing says that `alphaflow preview` wrote it; choose another --out")
+        raise foreign(file, "preview")
 
 
 def write_preview(pixels: Tensor, file: Path, fps: float = FPS) -> None:

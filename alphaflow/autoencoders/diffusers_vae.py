@@ -65,14 +65,13 @@ class DiffusersVAE(Compact):
             diffusers: Any = importlib.import_module("diffusers")
         except ImportError as error:
             raise UserError("this needs diffusers: pip install 'alphaflow[diffusers]'") from error
-        if Path(self.name).is_dir():
+        try:
+            vae = self._loaded(diffusers, local_files_only=True)  # a folder, or the Hub's cache
+        except UserError:
+            if Path(self.name).is_dir():
+                raise
+            self._check_hub()
             vae = self._loaded(diffusers)
-        else:
-            try:
-                vae = self._loaded(diffusers, local_files_only=True)  # the Hub's cache
-            except UserError:
-                self._check_hub()
-                vae = self._loaded(diffusers)
         if self.tiling:
             vae.enable_tiling()
         device = self.device

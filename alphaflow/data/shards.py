@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from ..autoencoders.base import Autoencoder, Normalisation, Normalised
 from ..autoencoders.diffusers_vae import DiffusersVAE
 from ..describe import AUTOENCODERS, rebuild
 from ..errors import UserError, is_number, is_whole, said
-from ..files import sha256
+from ..files import parsed, sha256
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices
 from .kinds import ENCODING, Kind
@@ -62,7 +61,7 @@ class Description:
                 encode = f"alphaflow encode {ENCODING[kind]}" if kind else "alphaflow encode"
                 raise UserError(f"{place} holds no {DATASET}; give a folder that `{encode}` made") from error
         try:
-            self.record: dict[str, Any] = json.loads(text)
+            self.record: dict[str, Any] = parsed(text)
             finished = self.record["finished"]
             if finished:
                 self._take(self.record)

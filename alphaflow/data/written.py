@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import check_apart, check_writable, parsed, remove, replacing, write_json
+from ..files import check_apart, check_writable, foreign, parsed, remove, replacing, write_json
 from ..plots import grid, save_picture
 from ..types import Labels
 from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
@@ -111,8 +111,7 @@ def _check_free(place: Path, beside: Sequence[Path], overwrite: bool) -> list[Pa
     other = next((place / name for name in _files(place) if name not in known), None) if place.exists() else None
     other = other or next((file for file in beside if file.exists() and file.name not in named), None)
     if other is not None:
-        which = f"{other} is there, and nothing says that `alphaflow sample` wrote it"
-        raise UserError(f"{which}; choose another --out")
+        raise foreign(other, "sample")
     if files and not overwrite:
         raise UserError(f"{place} holds earlier samples; choose another --out, or replace them with --overwrite")
     return [place.with_name(name) for name in named - {file.name for file in beside}]

@@ -55,18 +55,18 @@ class Source(ABC):
 
     def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Block]:
         """All of them, or every world-th block from the rank-th on; with ``ahead`` the next is read meanwhile."""
-        starts = range(rank * size, len(self), world * size)
+        spans = [(start, min(start + size, len(self))) for start in range(rank * size, len(self), world * size)]
         if not self.ahead:
-            yield from (self.read(start, min(start + size, len(self))) for start in starts)
+            yield from (self.read(*span) for span in spans)
             return
         with ThreadPoolExecutor(1) as pool:
-            waiting = [pool.submit(self.read, start, min(start + size, len(self))) for start in starts[:1]]
-            for start in [*starts[1:], None]:
+            waiting = [pool.submit(self.read, *span) for span in spans[:1]]
+            for following in [*spans[1:], None]:
                 if not waiting:
                     return
                 block = waiting.pop().result()
-                if start is not None:
-                    waiting.append(pool.submit(self.read, start, min(start + size, len(self))))
+                if following is not None:
+                    waiting.append(pool.submit(self.read, *following))
                 yield block
 
     def labels_of(self, names: Sequence[str]) -> Tensor | None:

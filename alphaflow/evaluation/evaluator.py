@@ -144,8 +144,7 @@ class Evaluator:
         rank, size = self.world.rank, self.world.size
         done, total = 0, len(source)
         shown = 0.0
-        error: Exception | None = None
-        try:
+        with self.world.together():
             for block in source.blocks(self.batch_size, rank, size):
                 gatherer.add(block.pixels, block.start, block.labels)
                 if seen is not None:
@@ -154,9 +153,6 @@ class Evaluator:
                 if self._progress is not None and (time.monotonic() - shown > 0.2 or done == total):
                     self._progress(source.name, done, total)
                     shown = time.monotonic()
-        except Exception as wrong:
-            error = wrong
-        self.world.agree(error)  # or the others would wait for this one
         return gatherer.finish(rank, size)
 
     def measure(self, source: Source, seen: Callable[[Block], None] | None = None) -> Compared | None:

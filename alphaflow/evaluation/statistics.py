@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, is_whole
-from ..files import replacing
+from ..files import parsed, replacing
 from ..metrics.features import EXTRACTORS
 from ..metrics.frechet import Moments
 from ..metrics.gather import Space, Statistics
@@ -116,10 +116,10 @@ def read_statistics(path: Path) -> StatisticsFile:
 
 def _about(file: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(str(array(file, "about", path, "U", ())))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
+        about = parsed(str(array(file, "about", path, "U", ())))
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(f"{path} is damaged: about is no JSON; make it again with `alphaflow stats`") from error
     if not isinstance(about, dict):
         raise UserError(f"{path} is damaged: about is no JSON object; make it again with `alphaflow stats`")

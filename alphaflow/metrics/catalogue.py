@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import UserError
-from .features import EXTRACTORS
+from ..errors import UserError, near
+from .features import EXTRACTORS, by_frame
 from .unpublished import CLIPS_ONLY, MOTION, PIXELS, RANDOM, SHRUNK
 
 Kind = Literal["fd", "is", "kid", "pr", "agreement", "motion"]
@@ -58,8 +57,8 @@ class Metric:
 
     @property
     def by_frame(self) -> bool:
-        """Whether it looks at clips frame by frame: in the features of a published network of pictures."""
-        return self.extractor in EXTRACTORS and not EXTRACTORS[self.extractor].video
+        """Whether it looks at clips frame by frame (`features.by_frame`)."""
+        return by_frame(self.extractor)
 
 
 def _pr(prefix: str = "") -> tuple[Value, ...]:
@@ -138,9 +137,8 @@ def check_metrics(metrics: Sequence[str]) -> None:
     """Raises UserError where a metric is unknown, or there is none."""
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
-        close = difflib.get_close_matches(unknown[0], METRICS, n=1) if unknown else []
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(METRICS)}"
-        raise UserError(f"there is no metric {''.join(unknown[:1])!r}; {hint}")
+        name = "".join(unknown[:1])
+        raise UserError(f"there is no metric {name!r}; {near(name, METRICS) or 'choose from ' + ', '.join(METRICS)}")
 
 
 def default_metrics(shape: Sequence[int]) -> tuple[str, ...]:

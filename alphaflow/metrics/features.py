@@ -171,6 +171,11 @@ EXTRACTORS: Mapping[str, Published] = {
 """The pretrained extractors by name."""
 
 
+def by_frame(name: str) -> bool:
+    """Whether an extractor looks at clips frame by frame: it is a published network of pictures."""
+    return name in EXTRACTORS and not EXTRACTORS[name].video
+
+
 def check_weights(name: str, given: str | None = None) -> None:
     """Finds an extractor's weights, or downloads them.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..types import Labels
 from .catalogue import METRICS
-from .features import EXTRACTORS, LOGITS, Extractor
+from .features import LOGITS, Extractor, by_frame
 from .frechet import Features, Moments, RunningMoments
 from .scores import InceptionScore, Score
 from .unpublished import FEATURES, UNPUBLISHED
@@ -215,7 +215,7 @@ class Gatherer:
 
     def _frames(self, name: str) -> int:
         """How many features a sample has: networks for images look at each frame of a clip."""
-        return self.shape[1] if len(self.shape) == 4 and name in EXTRACTORS and not EXTRACTORS[name].video else 1
+        return self.shape[1] if len(self.shape) == 4 and by_frame(name) else 1
 
 
 def random_halves(total: int) -> tuple[Tensor, Tensor]:

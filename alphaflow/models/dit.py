@@ -81,6 +81,7 @@ class DiT(nn.Module):
         _check(**self.config)
         self.shape, self.classes = tuple(shape), classes
         self.takes_guidance, self.velocity_head = guidance, velocity_head
+        self.conditions = ("labels", "guidance") if guidance else ("labels",)
         self.patch = _three(patch)
         grid = _grid(shape, self.patch)
         if grid is None:
@@ -138,11 +139,9 @@ class DiT(nn.Module):
             ValueError: a condition that this network doesn't take, or samples that its patches don't divide.
         """
         cond = Cond() if cond is None else cond
-        strange = cond.tensors.keys() - {"labels", "guidance" if self.takes_guidance else "labels"}
+        strange = sorted(cond.tensors.keys() - self.conditions)
         if strange:
-            raise ValueError(
-                f"this DiT takes labels{' and guidance' * self.takes_guidance}, not {sorted(strange)[0]!r}"
-            )
+            raise ValueError(f"this DiT takes {' and '.join(self.conditions)}, not {strange[0]!r}")
         if along is None:
             return self._run(z, t, r, cond, velocity)[0]
         return self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)

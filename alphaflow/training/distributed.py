@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, cast
@@ -79,27 +79,29 @@ class World:
         return found
 
     def first(self, work: Callable[[], T]) -> T:
-        """What the first process finds, in all of them; what goes wrong there is raised in all, as by `agree`."""
-        found, failed = None, None
-        try:
-            found = work() if self.main else None
-        except BaseException as error:
-            failed = error
-        self.agree(failed)
-        shared: list[Any] = [found]
+        """What the first process finds, in all of them; what goes wrong there is raised in all (`together`)."""
+        shared: list[Any] = [None]
+        with self.together():
+            if self.main:
+                shared[0] = work()
         if self.size > 1:
             dist.broadcast_object_list(shared, src=0)
         return cast(T, shared[0])
 
-    def agree(self, error: BaseException | None, group: Any = None) -> None:
-        """Raises in every process what went wrong in one: there itself, elsewhere a UserError that says it.
+    @contextmanager
+    def together(self, group: Any = None) -> Iterator[None]:
+        """What goes wrong inside in one process is raised in all at the end: there itself, elsewhere as a UserError.
 
-        All of them must call it, with None where all is well: else the others would wait.
+        All of them must come through it, or the others would wait.
 
         Args:
-            error: this process's.
             group: of processes; None for all.
         """
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as wrong:
+            error = wrong
         text = str(error) if isinstance(error, UserError) else said(error) if error is not None else None
         told: list[str | None] = [text] * self.size
         if self.size > 1:

@@ -95,12 +95,8 @@ class Reporter:
         Raises:
             UserError: it can't, or isn't.
         """
-        failed: Exception | None = None
-        try:
+        with self.engine.world.together():
             self._check(evaluation, best)
-        except Exception as error:
-            failed = error
-        self.engine.world.agree(failed)
 
     def _check(self, evaluation: Evaluation | None, best: str | None) -> None:
         measured: tuple[str, ...] | None = ()

@@ -105,13 +105,14 @@ class RunFolder:
             UserError: there is none.
         """
         last = self.last_checkpoint()
-        place = last if step is None else self.checkpoint(step)
+        if step is None:
+            return last
         steps = [step_of(path) for path in self.checkpoints()]
-        if step is not None and step not in steps:
+        if step not in steps:
             known = ", ".join(map(str, steps)) if len(steps) <= 10 else f"{len(steps)}, from {steps[0]} to {steps[-1]}"
             nearest = min(steps, key=lambda there: abs(there - step))
             raise UserError(f"{self.path} has no checkpoint of step {step}; it has {known}; the nearest is {nearest}")
-        return place
+        return self.checkpoint(step)
 
     def sweep(self) -> None:
         """Removes what a killed process left half-written, and puts back what it was about to replace."""
@@ -152,13 +153,18 @@ class RunFolder:
         Raises:
             UserError: there is none, it can't be read, or its network is of the convention before `SECOND_TIME`.
         """
-        inside = next((above for above in self.path.parents if (above / "run.json").is_file()), None)
-        hint = f"it lies in one, {inside}" if inside is not None else "give the folder that `alphaflow train` made"
-        if not self.path.is_dir():
-            what = "it is a file" if self.path.exists() else "there is no such folder"
-            raise UserError(f"{self.path} is no run: {what}; {hint}")
         if not self.exists():
-            raise UserError(f"{self.path} is no run: it holds no run.json; {hint}")
+            place = self.path
+            what = (
+                "it holds no run.json"
+                if place.is_dir()
+                else "it is a file"
+                if place.exists()
+                else "there is no such folder"
+            )
+            inside = next((above for above in place.parents if (above / "run.json").is_file()), None)
+            hint = f"it lies in one, {inside}" if inside is not None else "give the folder that `alphaflow train` made"
+            raise UserError(f"{place} is no run: {what}; {hint}")
         try:
             record: dict[str, Any] = parsed(self.record.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -133,10 +133,11 @@ class Saver:
         plain: str,
         values: dict[str, float],
     ) -> None:
-        beside = place.with_name(f".{place.name}.writing.tmp")
-        error: Exception | None = None
-        try:
-            if self.engine.world.main:
+        beside, world = place.with_name(f".{place.name}.writing.tmp"), self.engine.world
+        with world.together(world.files):
+            if not world.main:
+                return
+            try:
                 for leftover in place.parent.glob(".step-*.writing.tmp"):  # of a disk that was full
                     remove(leftover)
                 beside.mkdir(parents=True)
@@ -145,10 +146,7 @@ class Saver:
                 (beside / checkpoint.PLAIN).write_text(plain, encoding="utf-8")
                 checkpoint.seal(beside, step, values)
                 put(beside, place)
-        except Exception as wrong:
-            error = wrong
-        if self.engine.world.main:
-            with suppress(OSError):  # tried again the next time
-                remove(beside)
-                self.keep.remove_from(self.folder)
-        self.engine.world.agree(error, self.engine.world.files)
+            finally:
+                with suppress(OSError):  # tried again the next time
+                    remove(beside)
+                    self.keep.remove_from(self.folder)
