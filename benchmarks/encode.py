@@ -30,11 +30,11 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode, encode_pixels
-from alphaflow.data_tools.sources import Source, image_source
 from rich.console import Console
 from rich.table import Table
 
 import alphaflow as af
+from alphaflow.data.listing.listing import Listing, list_files
 
 BATCH = 4
 
@@ -45,7 +45,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def first(source: Source, count: int) -> Source:
+def first(source: Listing, count: int) -> Listing:
     return replace(source, entries=source.entries[:count])
 
 
@@ -62,7 +62,7 @@ def autoencoder(place: Path) -> af.DiffusersVAE:
     return af.DiffusersVAE(str(place))
 
 
-def against_the_autoencoder(source: Source, count: int, place: Path) -> dict[str, float]:
+def against_the_autoencoder(source: Listing, count: int, place: Path) -> dict[str, float]:
     """Images/s of the autoencoder on ready tensors and while encoding."""
     vae, chosen, workers = autoencoder(place / "vae"), first(source, count), 1
     ready = torch.randint(256, (BATCH, 256, 256, 3), dtype=torch.uint8)
@@ -73,7 +73,7 @@ def against_the_autoencoder(source: Source, count: int, place: Path) -> dict[str
     return {"alone": count / alone, "encoding": count / progress.seconds}
 
 
-def against_decoding(source: Source, place: Path) -> dict[str, float]:
+def against_decoding(source: Listing, place: Path) -> dict[str, float]:
     """Images/s of decoding in a worker process alone and while encoding pixels. Both start their worker."""
     recipe = ImageRecipe(256)
 
@@ -97,7 +97,7 @@ def memory(path: Path, count: int) -> dict[str, float]:
 
 
 def peak(path: str, count: int) -> None:
-    source = first(image_source(Path(path)), count)
+    source = first(list_files(Path(path), "images"), count)
     with tempfile.TemporaryDirectory() as folder:
         encode(source, Path(folder) / "out", af.Pixels(), ImageRecipe(32), Options(workers=1, batch_size=32))
     # getrusage's maximum is inherited from the parent on Linux; this one begins with the process
@@ -116,7 +116,7 @@ def main() -> None:
     if arguments.memory is not None:
         peak(*json.loads(arguments.memory))
         return
-    source = image_source(arguments.images)
+    source = list_files(arguments.images, "images")
     rows: dict[str, list[dict[str, float]]] = {"autoencoder": [], "decoding": []}
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:

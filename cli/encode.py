@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .errors import INTERRUPTED, fail
 from .options import Debug, Device
 
 if TYPE_CHECKING:
     from alphaflow.data_tools.about import Options
     from alphaflow.data_tools.decode import Recipe
     from alphaflow.data_tools.encode import Progress
-    from alphaflow.data_tools.sources import Source
+
+    from alphaflow.data.listing.classes import Classes
+    from alphaflow.data.listing.listing import Listing
 
 app = typer.Typer(help="Encode pictures or clips into latent shards.", no_args_is_help=True)
 
@@ -43,7 +47,18 @@ Size = Annotated[int, typer.Option(help="Pixels along each side.", min=1)]
 CropName = Annotated[
     Crop, typer.Option(help="adm: box-halve, bicubic, centre square; centre: centre square, Lanczos; resize: squash.")
 ]
-Split = Annotated[str, typer.Option(help="The shards' first name.")]
+Prefix = Annotated[str, typer.Option(help="The shards' first name: train-000000.tar.")]
+ClassList = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        help="All classes in order, a name a line (other names of it after tabs); or shards, for the same indices.",
+        show_default="as found; for OUT/../val those of OUT/../train",
+    ),
+]
+Changed = Annotated[
+    bool, typer.Option("--changed", help="Make shards again whose files were replaced, added or removed since.")
+]
 ShardOf = Annotated[
     str | None, typer.Option("--shard", help="I/N: this job makes every N-th shard from I on. torchrun sets it too.")
 ]
@@ -73,18 +88,23 @@ def images(
     ],
     out: Out,
     *,
+    labels: Annotated[
+        Path | None, typer.Option(help="A name and a label a line; or labels in the order of names, as ILSVRC's.")
+    ] = None,
+    classes: ClassList = None,
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
     subfolder: Subfolder = None,
     tiling: Tiling = False,
     size: Size = 256,
     crop: CropName = Crop.ADM,
     mirror: Annotated[bool, typer.Option("--mirror", help="Also a mirrored copy of each picture.")] = False,
-    split: Split = "train",
+    prefix: Prefix = "train",
     shard: ShardOf = None,
     samples_per_shard: PerShard = 1000,
     batch_size: BatchSize = 32,
     workers: Workers = None,
     max_rejects: MaxRejects = 0.01,
+    changed: Changed = False,
     measure: Measure = None,
     measure_on: MeasureOn = None,
     device: Device = "auto",
@@ -92,22 +112,36 @@ def images(
 ) -> None:
     """Encode pictures. Run it again after any interruption: it goes on where it stopped."""
     from alphaflow.data_tools.decode import ImageRecipe
-    from alphaflow.data_tools.sources import image_source
+
+    from alphaflow.data.listing.listing import list_files
 
     recipe = ImageRecipe(size, crop.value, 2 if mirror else 1)
-    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measure, measure_on)
-    _encode(image_source(src), out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+    options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
+    listing = _with_classes(lambda known: list_files(src, "images", classes=known, labels=labels), classes, out)
+    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
 
 
 @app.command(no_args_is_help=True)
 def videos(
-    src: Annotated[Path, typer.Argument(help="CLASS/NAME.mp4 in a folder; or a CSV in Kinetics-700's format.")],
+    src: Annotated[
+        Path,
+        typer.Argument(
+            help="CLASS/NAME.mp4, or frames CLASS/VIDEO/0001.jpg, in a folder, a zip or tars; or Kinetics' CSV."
+        ),
+    ],
     out: Out,
     *,
     clips_folder: Annotated[Path | None, typer.Option(help="Where the clips of a CSV lie.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of a CSV with several: whose rows to take.", show_default="all")
+    ] = None,
+    classes: ClassList = None,
     frames: Annotated[int, typer.Option(help="Of a clip.", min=1)] = 17,
     fps: Annotated[
-        float | None, typer.Option(help="Frames a second, by time stamps.", show_default="as stored")
+        float | None,
+        typer.Option(
+            help="Frames a second, by time stamps; of folders of frames their rate.", show_default="as stored"
+        ),
     ] = None,
     clips: Annotated[int, typer.Option(help="Clips a video, evenly spaced.", min=1)] = 1,
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
@@ -115,12 +149,13 @@ def videos(
     tiling: Tiling = False,
     size: Size = 256,
     crop: CropName = Crop.ADM,
-    split: Split = "train",
+    prefix: Prefix = "train",
     shard: ShardOf = None,
     samples_per_shard: PerShard = 100,
     batch_size: BatchSize = 1,
     workers: Workers = None,
     max_rejects: MaxRejects = 0.01,
+    changed: Changed = False,
     measure: Measure = None,
     measure_on: MeasureOn = None,
     device: Device = "auto",
@@ -128,25 +163,61 @@ def videos(
 ) -> None:
     """Encode clips. Run it again after any interruption: it goes on where it stopped."""
     from alphaflow.data_tools.decode import ClipRecipe
-    from alphaflow.data_tools.sources import video_source
 
+    from alphaflow.data.listing.kinetics import list_csv
+    from alphaflow.data.listing.listing import list_files
     from alphaflow.errors import UserError, is_number
 
     if fps is not None and not (is_number(fps) and fps > 0):
         raise UserError(f"--fps must be positive, got {fps:g}")
+    is_csv = src.suffix.lower() == ".csv"
+    if not is_csv and (split or clips_folder):
+        raise UserError(f"--{'split' if split else 'clips-folder'} goes with a CSV, and {src} is none")
     recipe = ClipRecipe(size, frames, fps, crop.value, clips)
-    options = _options(split, shard, samples_per_shard, batch_size, workers, max_rejects, measure, measure_on)
-    source = video_source(src, clips_folder, split)
-    _encode(source, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+    options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
+
+    def listed(known: Classes | None) -> Listing:
+        if is_csv:
+            return list_csv(src, clips_folder, split=split, classes=known)
+        return list_files(src, "clips", classes=known)
+
+    listing = _with_classes(listed, classes, out)
+    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+
+
+def _with_classes(listed: Callable[[Classes | None], Listing], given: Path | None, out: Path) -> Listing:
+    """What is to be encoded, its classes with the indices of a list, or of the training shards beside it.
+
+    Raises:
+        UserError: it has classes, is a split other than training's, and there is neither.
+    """
+    from alphaflow.data.listing.classes import Classes
+    from alphaflow.data.listing.names import SPLITS
+    from alphaflow.data.shards import DATASET
+    from alphaflow.errors import UserError
+
+    other = out.name.lower() in SPLITS and not out.name.lower().startswith("train")
+    train = next((place for place in sorted(out.parent.glob("train*/")) if (place / DATASET).is_file()), None)
+    if given is None and other and train is not None:
+        print(f"classes: those of {train}, with their indices")
+        given = train
+    listing = listed(None if given is None else Classes(given))
+    if listing.class_names and given is None and other:
+        raise UserError(
+            f"{out.name} must share its classes' indices with the training shards, and there are none at "
+            f"{out.with_name('train')}: encode those first, or give --classes FILE, or the place of other shards"
+        )
+    return listing
 
 
 def _options(
-    split: str,
+    prefix: str,
     shard: str | None,
     per_shard: int,
     batch: int,
     workers: int | None,
     rejects: float,
+    changed: bool,
     measure: Measured | None,
     measure_on: int | None,
 ) -> Options:
@@ -166,7 +237,7 @@ def _options(
     processes = max(_processors() // local - 1, 1) if workers is None else workers
     if measure is None and measure_on is not None:
         raise UserError("--measure-on goes with --measure channel or --measure element")
-    return Options(split, per_shard, batch, processes, index, count, rejects, measure, measure_on or 2048)
+    return Options(prefix, per_shard, batch, processes, index, count, rejects, changed, measure, measure_on or 2048)
 
 
 def _processors() -> int:
@@ -212,17 +283,21 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _encode(source: Source, out: Path, autoencoder: Any, recipe: Recipe, options: Options) -> None:
+def _encode(listing: Listing, out: Path, autoencoder: Any, recipe: Recipe, options: Options) -> None:
     from alphaflow.data_tools.encode import encode
     from alphaflow.data_tools.shards import REJECTS
 
     from alphaflow.data.shards import DATASET
 
-    with _Watch() as watch:
-        progress = encode(source, out, autoencoder, recipe, options, watch)
+    print(f"decoding in {options.workers} processes beside this one, of {_processors()} processors", flush=True)
+    try:
+        with _Watch() as watch:
+            progress = encode(listing, out, autoencoder, recipe, options, watch)
+    except KeyboardInterrupt:
+        fail(f"interrupted; what is done stays in {out}, and the same command goes on from there", INTERRUPTED)
     rate = progress.encoded / max(progress.seconds, 1e-9)
     print(f"{progress.encoded} encoded, {progress.rejected} rejected in {progress.seconds:.1f} s ({rate:.1f}/s)")
-    if (progress.rejected or source.rejects) and (out / REJECTS).is_file():
+    if (progress.rejected or listing.rejects) and (out / REJECTS).is_file():
         print(f"rejects and their reasons: {out / REJECTS}")
     finished = json.loads((out / DATASET).read_text(encoding="utf-8"))["finished"]
     print(f"next: alphaflow verify {out}" if finished else f"{out} waits for the other jobs' shards")

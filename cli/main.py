@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import sys
@@ -24,8 +25,8 @@ SPINS = "5000"
 free, and make each step several times slower where something else runs."""
 
 PLACES = {
-    "--autoencoder", "--cache", "--clips-folder", "--csv", "--data", "--from", "--json", "--metrics", "--out",
-    "--pictures", "--reference", "--save", "--subfolder", "--weights",
+    "--autoencoder", "--cache", "--classes", "--clips-folder", "--csv", "--data", "--from", "--json", "--labels",
+    "--metrics", "--out", "--pictures", "--reference", "--save", "--subfolder", "--weights",
 }  # fmt: skip
 """Options that nothing is meant by if they are empty: to Python that is the current folder."""
 
@@ -62,6 +63,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no α shows something else
             stream.reconfigure(errors="replace")
+    if os.environ.get("RANK", "0") == "0":
+        _tell_of_data()
     if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPINS  # before torch is there
     arguments = meant(sys.argv[1:])
@@ -72,6 +75,15 @@ def main() -> None:
         _check(arguments)
         status = build(arguments)(args=arguments, prog_name="alphaflow", standalone_mode=False)
         raise SystemExit(status or 0)
+
+
+def _tell_of_data() -> None:
+    """Prints what the library finds in places of pictures and clips, before long work."""
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: print(record.getMessage(), flush=True)  # type: ignore[method-assign]
+    log = logging.getLogger("alphaflow.data")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
 
 
 def meant(arguments: list[str]) -> list[str]:

@@ -33,7 +33,6 @@ def stats(
     """Write statistics of real pictures or clips, for `evaluate --reference OUT`. Under torchrun, work is shared."""
     from alphaflow.data_tools.statistics import make_statistics
 
-    from alphaflow.metrics.networks import FRAMES
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
 
@@ -45,7 +44,7 @@ def stats(
             out,
             metrics=metric_names(metrics),
             size=size,
-            frames=frames or FRAMES,
+            frames=frames,
             weights=weights_of(weights),
             device=found,
             batch_size=batch_size,

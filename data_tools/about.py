@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from alphaflow.autoencoders.base import Autoencoder, Normalisation, has_posterior, per_channel
+from alphaflow.data.listing.listing import Listing
 from alphaflow.describe import NotDescribableError, describe
 from alphaflow.errors import UserError
 
 from . import shards
 from .decode import Recipe
-from .sources import Source
 
 Measure = Literal["channel", "element"]
 """What has a shift and a scale of its own."""
@@ -32,25 +32,27 @@ class Options:
     """How to encode.
 
     Attributes:
-        split: the shards' first name, ``train-000000.tar``.
+        prefix: the shards' first name, ``train-000000.tar``.
         samples_per_shard: the unit that is made again after a kill.
         batch_size: of the autoencoder.
         workers: decoding processes; 0 decodes in this one.
         shard, shards: this job makes every shards-th shard, from ``shard`` on.
         max_rejects: the share of samples that may be left out.
+        changed: make shards again whose files were replaced, added or removed since, instead of refusing to go on.
         measure: shift and scale on samples of all shards, for each ``"channel"`` or each ``"element"`` (channel and
             position), instead of taking the autoencoder's; None for the autoencoder's, and each channel's where it has
             none.
         measure_on: how many samples, spread over all shards.
     """
 
-    split: str = "train"
+    prefix: str = "train"
     samples_per_shard: int = 1000
     batch_size: int = 32
     workers: int = 1
     shard: int = 0
     shards: int = 1
     max_rejects: float = 0.01
+    changed: bool = False
     measure: Measure | None = None
     measure_on: int = 2048
 
@@ -66,17 +68,16 @@ class Options:
             raise UserError(f"--shard I/N needs 0 <= I < N, got {self.shard}/{self.shards}")
         if not 0 <= self.max_rejects <= 1:
             raise UserError(f"max-rejects is a share between 0 and 1, got {self.max_rejects}")
-        if not self.split or "/" in self.split:
-            raise UserError(f"the split is a plain name, got {self.split!r}")
+        if not self.prefix or "/" in self.prefix:
+            raise UserError(f"the shards' prefix is a plain name, got {self.prefix!r}")
 
 
-def plan_of(source: Source, autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[str, Any]:
+def plan_of(autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[str, Any]:
     """What must be the same when encoding goes on."""
     return {
-        "source": source.digest(),
         "recipe": {"kind": type(recipe).__name__, **asdict(recipe)},
         "autoencoder": identity(autoencoder),
-        "split": options.split,
+        "prefix": options.prefix,
         "samples_per_shard": options.samples_per_shard,
         "batch_size": options.batch_size,
         "measure": [options.measure, options.measure_on],
@@ -106,12 +107,12 @@ def identity(autoencoder: Autoencoder) -> dict[str, Any]:
 
 
 def about(
-    out: Path, parts: list[shards.Part], source: Source, autoencoder: Autoencoder, options: Options
+    out: Path, parts: list[shards.Part], listing: Listing, autoencoder: Autoencoder, options: Options
 ) -> dict[str, Any]:
     """What dataset.json says of the samples, from the parts of all shards."""
     first = next((part for part in parts if part.offsets), None)
     if first is None:
-        raise UserError(f"every file of {source.path} was rejected; see {out / shards.PARTS}")
+        raise UserError(f"every file of {listing.path} was rejected; see {out / shards.PARTS}")
     stored = _first_array(out, first)
     posterior = has_posterior(autoencoder)
     channels = stored.shape[0] // 2 if posterior else stored.shape[0]
@@ -141,8 +142,8 @@ def about(
         "scale": list(normalisation.scale),
         "measured": measured,
         "fps": median(rates) if (rates := [fps for part in parts for fps in part.fps]) else None,
-        "classes": len(source.class_names) or None,
-        "class_names": source.class_names,
+        "classes": len(listing.class_names) or None,
+        "class_names": listing.class_names,
     }
 
 

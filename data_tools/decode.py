@@ -8,26 +8,24 @@ import os
 import signal
 import threading
 import time
-import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alphaflow.data.images import UNREADABLE, centre_crop, decode
-from alphaflow.data.video import ClipError, read_clip, video_info
+from alphaflow.data.clip_files import take
+from alphaflow.data.images import UNREADABLE, Crop, crop, decode
+from alphaflow.data.listing.entry import Entry
+from alphaflow.data.video import ClipError
 from alphaflow.errors import said
 
-from .sources import Entry
-
-Crop = Literal["adm", "centre", "resize"]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -48,8 +46,7 @@ class ImageRecipe:
 
     def __call__(self, entry: Entry, variant: int) -> tuple[Pixels, dict[str, Any]]:
         """(h, w, 3), 8-bit, and what is recorded of it."""
-        image = _cropped(decode(_bytes(entry)), self.size, self.crop)
-        pixels = np.asarray(image)
+        pixels = np.asarray(crop(decode(entry.read()), self.size, self.crop))
         if variant:
             pixels = pixels[:, ::-1]
         return np.ascontiguousarray(pixels), {"source": entry.name, "crop": self.crop, "mirrored": bool(variant)}
@@ -63,7 +60,7 @@ class ClipRecipe:
         size, crop: of each frame, as in `ImageRecipe`.
         frames: of a clip.
         fps: frames a second, or None for the video's own.
-        variants: clips a video, evenly spaced.
+        variants: clips a video, evenly spaced, and no two of them the same.
     """
 
     size: int
@@ -74,22 +71,12 @@ class ClipRecipe:
 
     def __call__(self, entry: Entry, variant: int) -> tuple[Pixels, dict[str, Any]]:
         """(f, h, w, 3), 8-bit, and what is recorded of it."""
-        info = video_info(entry.file)
-        first, last = entry.segment or (0.0, info.duration)
-        rate = self.fps or info.fps
-        length = self.frames / rate if rate else 0.0
-        room = max((last or 0.0) - first - length, 0.0)
-        start = first + (room * (variant + 0.5) / self.variants if self.variants > 1 else room / 2)
-        end = None if entry.segment is None else last
-        try:
-            clip = read_clip(entry.file, self.frames, fps=self.fps, start=start, end=end)
-        except ClipError:  # the average rate promised more frames than there are from here on
-            if start == first:
-                raise
-            clip = read_clip(entry.file, self.frames, fps=self.fps, start=first, end=end)
-        frames = [np.asarray(_cropped(Image.fromarray(frame), self.size, self.crop)) for frame in clip.frames]
-        times = [round(float(time), 6) for time in clip.times]
-        record = {"source": entry.name, "crop": self.crop, "frames": self.frames, "fps": rate, "times": times}
+        count = self.variants
+        place, apart = ((variant + 0.5) / count, (variant > 0) / count) if count > 1 else (0.5, 0.0)
+        taken = take(entry, self.frames, self.fps, place, apart)
+        frames = [np.asarray(crop(Image.fromarray(frame), self.size, self.crop)) for frame in taken.frames]
+        times = [round(float(time), 6) for time in taken.times]
+        record = {"source": entry.name, "crop": self.crop, "frames": self.frames, "fps": taken.fps, "times": times}
         return np.stack(frames), record
 
 
@@ -111,10 +98,15 @@ class Sample:
     record: dict[str, Any]
 
 
+PATIENCE = 300.0
+"""Seconds of a processor's time that a worker may take for a file."""
+
+
 def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample:
     """Decodes a sample; what is wrong with the file becomes a reason."""
     try:
-        pixels, record = recipe(entry, variant)
+        with _patience():
+            pixels, record = recipe(entry, variant)
     except Image.DecompressionBombError:
         return _rejected(index, entry, "too large to decode safely")
     except UnidentifiedImageError:
@@ -130,12 +122,28 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
     return Sample(index, pixels, record)
 
 
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Lets the system end a worker that takes too long, whatever code it is in; others are not ended."""
+    if not _worker or not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+
 def _rejected(index: int, entry: Entry, reason: str) -> Sample:
     return Sample(index, None, {"source": entry.name, "reason": reason})
 
 
 PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.ETIMEDOUT}
 """Faults of the machine, not of the file: they end the job, which can be run again."""
+
+_worker = False
+"""Whether this process decodes for another."""
 
 Task = tuple[int, Entry, int]
 """A sample's index, its entry, its variant."""
@@ -201,7 +209,7 @@ class Decoder:
                 except BrokenProcessPool:
                     self._pool = None
             else:
-                yield _rejected(task[0], task[1], "its decoder crashed, twice")
+                yield _rejected(task[0], task[1], f"its decoder crashed, or took more than {PATIENCE:g} s, twice")
 
     def _submit(self, chunk: list[Task]) -> Future[list[Sample]]:
         for _ in range(2):
@@ -217,6 +225,8 @@ class Decoder:
 
 def _quiet(parent: int) -> None:
     """A worker leaves Ctrl-C to the main process, ends with it, and leaves FFmpeg's complaints to our reasons."""
+    global _worker
+    _worker = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -233,33 +243,3 @@ def _follow(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-@lru_cache(maxsize=4)
-def _zip(file: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(file)
-
-
-def _bytes(entry: Entry) -> bytes:
-    if entry.member is not None:
-        archive = _zip(entry.file)
-        return archive.read(archive.infolist()[entry.member])
-    with open(entry.file, "rb") as file:  # noqa: PTH123
-        if entry.place is None:
-            return file.read()
-        offset, size = entry.place
-        file.seek(offset)
-        data = file.read(size)
-    if len(data) != size:
-        raise EOFError("the tar is cut short here")
-    return data
-
-
-def _cropped(image: Image.Image, size: int, crop: Crop) -> Image.Image:
-    if crop == "adm":
-        return centre_crop(image, size)
-    if crop == "resize":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from alphaflow.autoencoders.base import Autoencoder
 from alphaflow.data.base import to_unit
+from alphaflow.data.listing.entry import Entry, Reject
+from alphaflow.data.listing.listing import Listing, mixed
+from alphaflow.data.shards import DATASET
 from alphaflow.errors import UserError
-from alphaflow.files import hold
+from alphaflow.files import hold, parsed
 
 from . import shards
 from .about import Options, about, plan_of
 from .decode import Decoder, Recipe, Sample, Task
-from .sources import Reject, Source
 
 
 @dataclass
@@ -57,53 +59,89 @@ class Watcher(Protocol):
 
 
 def encode(
-    source: Source,
+    listing: Listing,
     out: Path,
     autoencoder: Autoencoder,
     recipe: Recipe,
     options: Options,
     watch: Watcher = lambda progress: None,
 ) -> Progress:
-    """Encodes a source into a folder of shards, or goes on where an earlier run stopped.
+    """Encodes what was listed into a folder of shards, or goes on where an earlier run stopped.
 
-    The plan is fixed by the source and the options: sample i is entry i ÷ variants, shard n has the samples from
-    n·samples_per_shard on. A shard is made whole or not at all, and is the same whenever it is made, so any number of
-    jobs and kills ends in the same files. The last job to finish writes the index.
+    The plan is fixed by the listing and the options: entries are mixed, sample i is entry i ÷ variants, shard n has the
+    samples from n·samples_per_shard on. A shard is made whole or not at all, and is the same whenever it is made, so
+    any number of jobs and kills ends in the same files. The last job to finish writes the index.
 
     Raises:
-        UserError: other settings than the folder was begun with, or too many rejects. What is done stays.
+        UserError: other settings than the folder was begun with, files that aren't those that shards were made of, or
+            too many rejects. What is done stays.
     """
-    total = len(source.entries) * recipe.variants
+    entries = mixed(listing.entries)
+    total = len(entries) * recipe.variants
     count = -(-total // options.samples_per_shard)
-    plan = plan_of(source, autoencoder, recipe, options)
-    shards.begin(out, plan)
+    plan = plan_of(autoencoder, recipe, options)
+    shards.begin(out, plan, listing.class_names)
     lock = hold(out, f"encoded-{options.shard}-of-{options.shards}")  # one process a job
     try:
         mine = {n: _samples(n, total, options) for n in range(options.shard, count, options.shards)}
-        done = {n: part for n, part in shards.finished_parts(out).items() if n in mine}
+
+        def made_of(n: int) -> Sequence[Entry]:
+            each, span = recipe.variants, _samples(n, total, options)
+            return entries[span.start // each : -(-span.stop // each)]
+
+        current = _current(out, plan, made_of, entries, listing, options)
+        done = {n: part for n, part in current.items() if n in mine}
         todo = [n for n in mine if n not in done]
-        shards.sweep(out, options.split, set(todo))
+        shards.sweep(out, options.prefix, set(todo))
         progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
-        rejects = _Rejects(out, options.max_rejects, source, list(done.values()), progress)
+        rejects = _Rejects(out, options.max_rejects, listing, list(done.values()), progress)
 
         def task(index: int) -> Task:
             entry, variant = divmod(index, recipe.variants)
-            return index, source.entries[entry], variant
+            return index, entries[entry], variant
 
         with Decoder(recipe, options.workers) as decoder:
             stream = decoder(task(index) for n in todo for index in mine[n])
             for n in todo:
-                with shards.writing(out, options.split, n) as writer:
+                with shards.writing(out, options.prefix, n, made_of(n)) as writer:
                     encoder = _Encoder(autoencoder, task, writer, options.batch_size, progress, watch, rejects)
                     for _ in mine[n]:
                         encoder.add(_timed(stream, progress))
                     encoder.flush()
-        parts = list(shards.finished_parts(out).values())  # in order
-        if len(parts) == count:
-            shards.finish(out, plan, about(out, parts, source, autoencoder, options), parts, source.rejects)
+        parts = [part for n, part in shards.finished_parts(out).items() if n < count]  # in order
+        if len(parts) == count and all(part.made_of == shards.digest(made_of(part.number)) for part in parts):
+            shards.finish(out, plan, about(out, parts, listing, autoencoder, options), parts, listing.rejects)
         return progress
     finally:
         lock.release()
+
+
+def _current(
+    out: Path,
+    plan: dict[str, Any],
+    made_of: Callable[[int], Sequence[Entry]],
+    entries: Sequence[Entry],
+    listing: Listing,
+    options: Options,
+) -> dict[int, shards.Part]:
+    """The finished shards, made of the files as they are now; those of this job that aren't are removed.
+
+    Raises:
+        UserError: some aren't, and they are not to be made again.
+    """
+    finished = shards.finished_parts(out)
+    stale = {n: part for n, part in finished.items() if part.made_of != shards.digest(made_of(n))}
+    if stale and not options.changed:
+        whole = parsed((out / DATASET).read_text(encoding="utf-8"))["finished"]
+        differ = shards.changes(out, list(finished.values()), entries, whole)
+        raise UserError(
+            f"{len(stale)} of the shards in {out} were made of other files than there are now: {differ}; make those "
+            "shards again with --changed, restore the files, or choose another folder"
+        )
+    if stale:
+        mine = [part for n, part in stale.items() if n % options.shards == options.shard]
+        shards.drop(out, plan, listing.class_names, mine)
+    return {n: part for n, part in finished.items() if n not in stale}
 
 
 def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:
@@ -116,13 +154,13 @@ def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:
 class _Rejects:
     """Counts what can't be encoded; lists it and stops when it is more than the share that is allowed.
 
-    What the source itself rejects is judged against the whole source, the rest against this job's samples.
+    What was rejected when files were listed is judged against all of them, the rest against this job's samples.
     """
 
-    def __init__(self, out: Path, share: float, source: Source, done: list[shards.Part], progress: Progress) -> None:
-        self.out, self.progress, self.of_source = out, progress, source.rejects
+    def __init__(self, out: Path, share: float, listing: Listing, done: list[shards.Part], progress: Progress) -> None:
+        self.out, self.progress, self.listed = out, progress, listing.rejects
         self.found: list[Reject] = []
-        self._check(source.rejects, share * (len(source.entries) + len(source.rejects)))
+        self._check(listing.rejects, share * (len(listing.entries) + listing.lost))
         self.found = [reject for part in done for reject in part.rejects]
         self.allowed = share * progress.total
         self._check(self.found, self.allowed)
@@ -135,12 +173,13 @@ class _Rejects:
         self._check(self.found, self.allowed)
 
     def _check(self, rejects: list[Reject], allowed: float) -> None:
-        if len(rejects) <= allowed:
+        lost = sum(reject.lost for reject in rejects)
+        if lost <= allowed:
             return
-        shards.list_rejects(self.out, [*self.of_source, *self.found])
+        shards.list_rejects(self.out, [*self.listed, *self.found])
         last = rejects[-1]
         raise UserError(
-            f"{len(rejects)} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: "
+            f"{lost} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: "
             f"{last.name} ({last.reason}). All are listed in {self.out / shards.REJECTS}, and what is done stays; "
             "repair them, or allow more"
         )

@@ -18,6 +18,7 @@ from alphaflow.autoencoders.pixels import Pixels
 from alphaflow.data.base import to_bytes
 from alphaflow.data.clips import write_mp4
 from alphaflow.data.digits import Digits
+from alphaflow.data.listing.listing import list_files
 from alphaflow.data.shards import Description
 from alphaflow.errors import UserError
 from alphaflow.files import replacing, sweep
@@ -25,7 +26,6 @@ from alphaflow.files import replacing, sweep
 from .about import Options
 from .decode import ClipRecipe
 from .encode import encode
-from .sources import video_source
 
 FRAMES, SIZE, FPS = 8, 12, 8.0
 """Of a clip: its frames, the side of the square that the digit moves in, frames a second."""
@@ -99,7 +99,7 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
                 render(place / "clips", clips, digits)
             _say(f"encoding them to {shards}")
             recipe = ClipRecipe(size=SIZE, frames=FRAMES, fps=FPS)
-            encode(video_source(place / "clips"), shards, Pixels(1), recipe, Options(batch_size=64, workers=0))
+            encode(list_files(place / "clips", "clips"), shards, Pixels(1), recipe, Options(batch_size=64, workers=0))
     return shards
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,11 +16,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from alphaflow.data.listing.entry import Entry, Reject
 from alphaflow.data.shards import DATASET, INDEX, INDEX_DTYPE
 from alphaflow.errors import UserError
 from alphaflow.files import parsed, remove, replacing, write_json
-
-from .sources import Reject
 
 PARTS = "parts"
 """The folder of what each finished shard records of itself."""
@@ -41,6 +40,7 @@ class Part:
         labels: of each sample, −1 for none.
         rejects: what had to be left out.
         fps: frames a second of each clip that says; empty for pictures.
+        made_of: `digest` of its files.
     """
 
     file: str
@@ -51,6 +51,17 @@ class Part:
     labels: list[int]
     rejects: list[Reject]
     fps: list[float] = field(default_factory=list)
+    made_of: str = ""
+
+
+def sources_of(entries: Sequence[Entry]) -> list[list[Any]]:
+    """What a shard remembers of each of its files: name, label, segment and stamp."""
+    return [[entry.name, entry.label, entry.segment, entry.stamp] for entry in entries]
+
+
+def digest(entries: Sequence[Entry]) -> str:
+    """SHA-256 of what is remembered of files."""
+    return hashlib.sha256(json.dumps(sources_of(entries)).encode()).hexdigest()
 
 
 class ShardWriter:
@@ -116,21 +127,23 @@ class _Hashing:
 
 
 @contextmanager
-def writing(out: Path, split: str, number: int) -> Iterator[ShardWriter]:
-    """Writes shard ``number``: first the tar, renamed into place when it is whole, then its part."""
-    file = out / f"{split}-{number:06d}.tar"
+def writing(out: Path, prefix: str, number: int, entries: Sequence[Entry] = ()) -> Iterator[ShardWriter]:
+    """Writes shard ``number`` of these entries: first the tar, renamed into place when it is whole, then its part."""
+    file = out / f"{prefix}-{number:06d}.tar"
+    _part_file(out, number).unlink(missing_ok=True)
     with replacing(file) as beside, beside.open("wb") as stream:
         writer = ShardWriter(cast(BinaryIO, stream))
         try:
             yield writer
-            size, digest = writer.close()
+            size, sha256 = writer.close()
             stream.flush()
             os.fsync(stream.fileno())
         except BaseException:
             writer.abandon()
             raise
-    part = Part(file.name, number, size, digest, writer.offsets, writer.labels, writer.rejects, writer.fps)
-    write_json(_part_file(out, number), asdict(part))
+    sources, made_of = sources_of(entries), digest(entries)
+    part = Part(file.name, number, size, sha256, writer.offsets, writer.labels, writer.rejects, writer.fps, made_of)
+    write_json(_part_file(out, number), {**asdict(part), "sources": sources})
 
 
 def finished_parts(out: Path) -> dict[int, Part]:
@@ -139,6 +152,7 @@ def finished_parts(out: Path) -> dict[int, Part]:
     for file in sorted((out / PARTS).glob("*.json")):
         try:
             record = parsed(file.read_text(encoding="utf-8"))
+            record.pop("sources", None)  # large, and needed by `changes` only
             record["rejects"] = [Reject(**reject) for reject in record["rejects"]]
             part = Part(**record)
             if (out / part.file).stat().st_size == part.bytes:
@@ -148,13 +162,53 @@ def finished_parts(out: Path) -> dict[int, Part]:
     return found
 
 
-def sweep(out: Path, split: str, numbers: set[int]) -> None:
+def drop(out: Path, plan: dict[str, Any], class_names: list[str], parts: Sequence[Part]) -> None:
+    """Removes shards that are made again; nobody reads the folder until it is finished anew."""
+    _begun(out, plan, class_names)
+    for part in parts:
+        _part_file(out, part.number).unlink(missing_ok=True)
+        (out / part.file).unlink(missing_ok=True)
+
+
+def changes(out: Path, parts: Sequence[Part], entries: Sequence[Entry], whole: bool) -> str:
+    """How files differ from those that shards were made of, in words.
+
+    Args:
+        out: the folder.
+        parts: shards that are finished, in order.
+        entries: all that there are now, in order.
+        whole: those were all shards.
+    """
+    now = {_of(source): source for source in sources_of(entries)}
+    before: dict[tuple[str, str], list[Any]] = {}
+    for part in parts:
+        sources = parsed(_part_file(out, part.number).read_text(encoding="utf-8"))["sources"]
+        before |= {_of(source): source for source in sources}
+    both = before.keys() & now.keys()
+    found = {
+        "replaced": [file for file in both if before[file][3] != now[file][3]],
+        "of another class": [file for file in both if before[file][1] != now[file][1]],
+        "removed": before.keys() - now.keys(),
+        "added": now.keys() - before.keys() if whole else (),
+    }
+    words = [
+        f"{len(files):,} {what} ({min(files)[0]}{' …' * (len(files) > 1)})" for what, files in found.items() if files
+    ]
+    return ", ".join(words) or "files were added"
+
+
+def _of(source: list[Any]) -> tuple[str, str]:
+    """What tells a file, or a segment of it, from others."""
+    return source[0], str(source[2] and list(source[2]))
+
+
+def sweep(out: Path, prefix: str, numbers: set[int]) -> None:
     """Removes what a killed process left half-written: of these shards at once, of the common files after an hour.
 
     Other jobs' files stay.
     """
     for leftover in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
-        match = re.match(rf"\.(?:{re.escape(split)}-)?(\d{{6}})\.", leftover.name)
+        match = re.match(rf"\.(?:{re.escape(prefix)}-)?(\d{{6}})\.", leftover.name)
         common = leftover.name.startswith((f".{INDEX}.", f".{DATASET}.", f".{REJECTS}."))
         try:
             old = common and time.time() - leftover.stat().st_mtime > 3600
@@ -164,8 +218,10 @@ def sweep(out: Path, split: str, numbers: set[int]) -> None:
             remove(leftover)
 
 
-def begin(out: Path, plan: dict[str, Any]) -> None:
+def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
     """Makes the folder and its dataset.json, or checks that what is there was begun in the same way.
+
+    Classes stand in it from the start, for others that share their indices.
 
     Raises:
         UserError: the folder holds something else, or was begun with other settings.
@@ -182,7 +238,11 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
     taken = out.exists() and (not out.is_dir() or any(not place.name.startswith(".") for place in out.iterdir()))
     if taken and not (out / DATASET).is_file():  # another job may have begun it just now
         raise UserError(f"{out} exists and holds no shards of ours; choose another folder")
-    write_json(out / DATASET, {"format": 1, "finished": False, "plan": plan})
+    _begun(out, plan, class_names)
+
+
+def _begun(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
+    write_json(out / DATASET, {"format": 1, "finished": False, "class_names": class_names, "plan": plan})
 
 
 def _others(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[str]:
@@ -193,7 +253,7 @@ def _others(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[
         if was == now:
             continue
         if name == "source":
-            found.append("other files: some were added, removed, or changed since")
+            found.append("an earlier version, which didn't remember its files")
         elif isinstance(was, dict) and isinstance(now, dict):
             found += _others(was, now, name)
         elif name == "weights":
@@ -223,7 +283,13 @@ def finish(
     shards = [
         {"file": part.file, "samples": len(part.offsets), "bytes": part.bytes, "sha256": part.sha256} for part in parts
     ]
-    record = {**about, "samples": len(index), "rejects": len(rejects), "class_counts": counts, "shards": shards}
+    record = {
+        **about,
+        "samples": len(index),
+        "rejects": sum(reject.lost for reject in rejects),
+        "class_counts": counts,
+        "shards": shards,
+    }
     write_json(out / DATASET, {"format": 1, "finished": True, **record, "plan": plan})
 
 

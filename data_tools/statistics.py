@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from alphaflow.data.kinds import Kind
 from alphaflow.errors import UserError
 from alphaflow.evaluation.evaluator import BATCH, Evaluator, Progress
 from alphaflow.evaluation.reference import Reference
@@ -23,7 +24,7 @@ def make_statistics(
     *,
     metrics: Sequence[str] | None = None,
     size: int | None = None,
-    frames: int = FRAMES,
+    frames: int | None = None,
     weights: Mapping[str, str] | None = None,
     device: torch.device | None = None,
     batch_size: int = BATCH,
@@ -38,7 +39,7 @@ def make_statistics(
         out: the .npz.
         metrics: that will be measured; None as `evaluate`. Moments are written, and for kid and pr all features.
         size: image files are cropped and scaled to it.
-        frames: of clip files, from their middle.
+        frames: of clip files, from their middle; None for 16, where a place holds clips only.
         weights: files of extractors' weights by extractor.
         device: where extractors run.
         batch_size: samples read at once.
@@ -53,7 +54,8 @@ def make_statistics(
         UserError: nothing to read, the file is there, or missing weights.
     """
     _check_free(out, overwrite)
-    pictures = Reference.of_path(source, size=size, frames=frames, device=device).source
+    kind: Kind | None = "clips" if frames else None
+    pictures = Reference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).source
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")
     options = {"device": device, "weights": weights, "batch_size": batch_size, "world": world, "progress": progress}

@@ -24,12 +24,13 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import Entry, Reject, Source, image_source
 from alphaflow.data_tools.verify import preview, verify
 from PIL import Image
 
 import alphaflow as af
 from alphaflow.data.images import centre_crop, decode
+from alphaflow.data.listing.entry import Entry, Reject
+from alphaflow.data.listing.listing import Listing, list_files
 
 PATH = str(Path(af.__file__).resolve().parent.parent)
 
@@ -71,7 +72,11 @@ def small(source: Path, out: Path, autoencoder: Any = None, **options: Any) -> A
     settings = {"samples_per_shard": 5, "batch_size": 2, "workers": 0, "max_rejects": 0.5, **options}
     variants = settings.pop("variants", 1)
     return encode(
-        image_source(source), out, autoencoder or af.Pixels(), ImageRecipe(16, "adm", variants), Options(**settings)
+        list_files(source, "images"),
+        out,
+        autoencoder or af.Pixels(),
+        ImageRecipe(16, "adm", variants),
+        Options(**settings),
     )
 
 
@@ -82,8 +87,8 @@ def test_pixels_round_trip_is_exact_and_any_reader_reads_it(tmp_path: Path) -> N
     source = pictures(tmp_path / "source")
     small(source, tmp_path / "out", variants=2)
     expected = {}
-    for index, entry in enumerate(image_source(source).entries):
-        image = np.asarray(centre_crop(decode(Path(entry.file).read_bytes()), 16))
+    for index, entry in enumerate(mixed(list_files(source, "images").entries)):
+        image = np.asarray(centre_crop(decode(entry.read()), 16))
         expected[2 * index], expected[2 * index + 1] = (entry, image), (entry, image[:, ::-1])
     urls = sorted(str(file) for file in (tmp_path / "out").glob("*.tar"))
     assert len(urls) == 5
@@ -125,8 +130,8 @@ def test_posterior_is_stored_and_normalised(tmp_path: Path) -> None:
     assert latents.mean((0, 2, 3)).abs().max() < 0.02
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.02
     shift, scale = (torch.tensor(record[name])[:, None, None] for name in ("shift", "scale"))
-    for row, entry in enumerate(image_source(source).entries):
-        image = torch.from_numpy(np.asarray(centre_crop(decode(Path(entry.file).read_bytes()), 16)).copy())
+    for row, entry in enumerate(mixed(list_files(source, "images").entries)):
+        image = torch.from_numpy(np.asarray(centre_crop(decode(entry.read()), 16)).copy())
         moments = Halving().encode(image.permute(2, 0, 1)[None].float() / 127.5 - 1)[0].half().float()
         stored = shards.fetch(np.array([row]))
         assert torch.allclose(stored.x[0], (moments[:3] - shift) * scale, atol=1e-6)
@@ -141,7 +146,7 @@ def test_shift_and_scale_by_channel_or_by_element(each: Any, on: int, tmp_path: 
     small(source, tmp_path / "out", Halving(), samples_per_shard=7, measure=each, measure_on=on)
     record = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert record["measured"] == {"each": each, "samples": min(on, 30)}
-    images = [centre_crop(decode(Path(entry.file).read_bytes()), 16) for entry in image_source(source).entries]
+    images = [centre_crop(decode(entry.read()), 16) for entry in list_files(source, "images").entries]
     pixels = torch.stack([torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) for image in images])
     moments = Halving().encode(pixels.float() / 127.5 - 1).half().double()
     picked = moments[[round(i * 29 / (min(on, 30) - 1)) for i in range(min(on, 30))]]
@@ -186,7 +191,7 @@ def test_the_official_crop_is_the_middle_square_then_lanczos(tmp_path: Path) -> 
     white[:, 30:70] = 255
     for name, array in (("noise", noise), ("white", white)):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
-        found, record = ImageRecipe(16, "centre")(Entry(name, None, str(tmp_path / f"{name}.png")), 0)
+        found, record = ImageRecipe(16, "centre")(Entry(f"{name}.png", str(tmp_path)), 0)
         expected = Image.fromarray(array[:, 30:70]).resize((16, 16), Image.Resampling.LANCZOS)
         assert np.array_equal(found, np.asarray(expected))
         assert record["crop"] == "centre"
@@ -213,7 +218,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path: Path) -> None:
         af.LatentShards(tmp_path / "out")
     with pytest.raises(af.UserError, match="was begun with size 16, not 32"):
         encode(
-            image_source(source),
+            list_files(source, "images"),
             tmp_path / "out",
             af.Pixels(),
             ImageRecipe(32),
@@ -289,9 +294,9 @@ def test_names_that_are_no_utf8_and_rejects_of_the_source(tmp_path: Path) -> Non
     (tmp_path / "source" / "class 0 é" / os.fsdecode(b"\xff\xfe.png")).write_bytes(b"x")
     assert small(source, tmp_path / "out", samples_per_shard=50).rejected == 1
     assert verify(tmp_path / "out").samples == 20
-    listed = image_source(source)
+    listed = list_files(source, "images")
     whole = [entry for entry in listed.entries if entry.name.isprintable()]
-    again = Source(listed.path, whole, listed.class_names, [Reject(f"{i}", "double") for i in range(3)])
+    again = Listing(listed.path, "images", whole, listed.class_names, [Reject(f"{i}", "double") for i in range(3)])
     for shard in range(8):
         options = Options(samples_per_shard=3, batch_size=2, workers=0, max_rejects=0.15, shard=shard, shards=8)
         encode(again, tmp_path / "jobs", af.Pixels(), ImageRecipe(16), options)
@@ -307,11 +312,11 @@ def test_zips_and_tars(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("class 0 é/picture 000 ü.png", b"twice")
         archive.writestr("../outside.png", b"x")
-    listed = image_source(tmp_path / "source.zip")
-    assert [entry.name for entry in listed.entries] == [entry.name for entry in image_source(source).entries]
+    listed = list_files(tmp_path / "source.zip", "images")
+    assert [entry.name for entry in listed.entries] == [entry.name for entry in list_files(source, "images").entries]
     assert {reject.reason for reject in listed.rejects} == {
         "a second file of this name",
-        "an absolute path, or one with '..'",
+        "its name leads out of the archive: an absolute path, or one with '..'",
     }
     small(source, tmp_path / "folder")
     small(tmp_path / "source.zip", tmp_path / "zip")
@@ -326,14 +331,14 @@ def test_zips_and_tars(tmp_path: Path) -> None:
                 tar.addfile(member, io.BytesIO(data))
         for name in ("../up.png", "/absolute.png", "0000.png", "unlabelled.png"):
             tar.addfile(tarfile.TarInfo(name))
-    listed = image_source(tmp_path / "web.tar")
+    listed = list_files(tmp_path / "web.tar", "images")
     assert all(entry.label == int(entry.name[-8:-4]) % 3 for entry in listed.entries)
     assert len(listed.entries) == 12
     assert listed.class_names == ["0", "1", "2"]
     reasons = {Path(reject.name).name: reject.reason for reject in listed.rejects}
-    assert reasons["up.png"] == reasons["absolute.png"] == "an absolute path, or one with '..'"
+    assert reasons["up.png"] == reasons["absolute.png"] == "its name leads out of the archive: an absolute path, or one with '..'"
     assert reasons["0000.png"] == "a second file of this name"
-    assert reasons["unlabelled.png"] == "no .cls beside it"
+    assert reasons["unlabelled.png"] == "no label beside it (.cls, or label or cls in its .json)"
     assert small(tmp_path / "web.tar", tmp_path / "tar").encoded == 12
     assert verify(tmp_path / "tar").class_counts == [4, 4, 4]
 
@@ -346,22 +351,22 @@ def test_imagenets_own_tars_are_classes(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / "tars" / f"{name}.tar", "w") as tar:
             for file in sorted(folder.iterdir()):
                 tar.add(file, f"{name}_{file.name}")
-    listed = image_source(tmp_path / "tars")
+    listed = list_files(tmp_path / "tars", "images")
     assert listed.class_names == ["n01440764", "n01443537", "n01484850"]
     assert all(listed.class_names[entry.label or 0] == entry.name[:9] for entry in listed.entries)
     assert small(tmp_path / "tars", tmp_path / "out").encoded == 12
     assert verify(tmp_path / "out").class_counts == [4, 4, 4]
     with tarfile.open(tmp_path / "tars" / "n01484850.tar", "w:gz") as tar:
         tar.add(next(source.rglob("*.png")), "a.png")
-    assert [reject.name for reject in image_source(tmp_path / "tars").rejects] == ["n01484850.tar"]
+    assert [reject.name for reject in list_files(tmp_path / "tars", "images").rejects] == ["n01484850.tar"]
 
 
 def test_shards_mix_classes(tmp_path: Path) -> None:
     """A stream reads shard after shard: each has of all classes, not one after another, and always the same."""
     source = pictures(tmp_path / "source", count=60)
-    entries = image_source(source).entries
+    entries = mixed(list_files(source, "images").entries)
     assert all(len({entry.label for entry in entries[start : start + 10]}) == 3 for start in range(0, 60, 10))
-    assert entries == image_source(source).entries
+    assert entries == mixed(list_files(source, "images").entries)
     assert sorted(entry.name for entry in entries) == sorted(
         file.relative_to(source).as_posix() for file in source.rglob("*.png")
     )
@@ -381,7 +386,7 @@ class Crash(ImageRecipe):
 
 
 def test_a_file_that_kills_its_worker_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = image_source(pictures(tmp_path / "source")).entries
+    listed = list_files(pictures(tmp_path / "source"), "images").entries
     entries = sorted(listed, key=lambda entry: Path(entry.name).name)
     tasks = [(i, entry, 0) for i, entry in enumerate(entries)]
     (tmp_path / "crashing.py").write_text(CRASH)

@@ -14,7 +14,6 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ClipRecipe, ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import image_source, video_source
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch import Tensor
 import alphaflow as af
 from alphaflow.data.base import IndexedDataset, Indices
 from alphaflow.data.clips import write_mp4
+from alphaflow.data.listing.listing import list_files
 from alphaflow.evaluation.sources import Samples
 
 Torchrun = Callable[..., Any]
@@ -134,8 +134,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     options = Options(workers=0)
     clips, images = ClipRecipe(16, 4), ImageRecipe(16)
-    encode(video_source(place / "clips"), place / "video" / "train", af.Pixels(), clips, options)
-    encode(image_source(place / "images"), place / "image" / "train", af.Pixels(), images, options)
+    encode(list_files(place / "clips", "clips"), place / "video" / "train", af.Pixels(), clips, options)
+    encode(list_files(place / "images", "images"), place / "image" / "train", af.Pixels(), images, options)
     return place
 
 
@@ -222,6 +222,6 @@ def test_a_recipe_of_the_other_kind_says_so(shards: Path) -> None:
     with pytest.raises(af.UserError, match="holds images, and clips are wanted"):
         af.VideoFolder(shards / "images")
     with pytest.raises(af.UserError, match="holds images, and clips are wanted"):
-        video_source(shards / "images")
+        list_files(shards / "images", "clips")
     with pytest.raises(af.UserError, match="holds clips, and images are wanted"):
-        image_source(shards / "clips")
+        list_files(shards / "clips", "images")

@@ -14,18 +14,18 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ClipRecipe, ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import image_source, video_source
 from alphaflow.data_tools.verify import verify
 from alphaflow.data_tools.writing import write_preview
 from PIL import Image
 
 import alphaflow as af
 from alphaflow.data.images import centre_crop, decode
+from alphaflow.data.listing.listing import list_files
 
 
 @pytest.mark.slow
 def test_two_hundred_photographs(real_data: Path, tmp_path: Path) -> None:
-    source = image_source(real_data / "imagenet-sample" / "train")
+    source = list_files(real_data / "imagenet-sample" / "train", "images")
     assert len(source.entries) == len(source.class_names) == 200
     progress = encode(source, tmp_path / "out", af.Pixels(), ImageRecipe(64), Options(workers=1, samples_per_shard=64))
     assert (progress.encoded, progress.rejected) == (200, 0)
@@ -80,7 +80,7 @@ def test_six_clips_from_files_to_a_playing_sample(real_data: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_six_clips(real_data: Path, tmp_path: Path) -> None:
     """Every clip at 5 frames a second, as far as the shortest goes; a sheet of frames."""
-    source = video_source(real_data / "kinetics-sample" / "train")
+    source = list_files(real_data / "kinetics-sample" / "train", "clips")
     assert len(source.entries) == 6
     progress = encode(
         source, tmp_path / "out", af.Pixels(), ClipRecipe(64, 5, fps=5.0), Options(workers=1, batch_size=2)

@@ -13,10 +13,11 @@ import torch
 from alphaflow.data_tools.about import Options, identity
 from alphaflow.data_tools.decode import ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import Entry, Source
 from torch import nn
 
 import alphaflow as af
+from alphaflow.data.listing.entry import Entry
+from alphaflow.data.listing.listing import Listing
 from alphaflow.data.processes import PerProcess
 
 
@@ -61,8 +62,8 @@ def test_threads_of_a_process_share_what_it_makes() -> None:
 
 
 def test_streams_are_shared_out_once(tmp_path: Path) -> None:
-    entries = [Entry(str(i), i % 2, "") for i in range(8)]
-    encode(Source(Path("none"), entries, ["a", "b"]), tmp_path, af.Pixels(), Black(4), Options(workers=0))
+    entries = [Entry(str(i), "", i % 2) for i in range(8)]
+    encode(Listing(Path("none"), "images", entries, ["a", "b"]), tmp_path, af.Pixels(), Black(4), Options(workers=0))
     urls = [str(file) for file in tmp_path.glob("*.tar")]
     stream = af.RemoteShards(urls, tmp_path / "dataset.json", batch_size=8)
     for _ in range(2):

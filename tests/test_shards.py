@@ -20,10 +20,11 @@ import torch
 from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.sources import Entry, Source
 
 import alphaflow as af
 from alphaflow.data import reading
+from alphaflow.data.listing.entry import Entry
+from alphaflow.data.listing.listing import Listing
 from alphaflow.training.logging import Display
 
 
@@ -56,9 +57,9 @@ N = 53
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "train"
-    entries = [Entry(str(i), i % 5, "") for i in range(N)]
+    entries = [Entry(str(i), "", i % 5) for i in range(N)]
     options = Options(samples_per_shard=10, batch_size=4, workers=0)
-    encode(Source(Path("numbers"), entries, list("abcde")), out, Moments(), Numbered(4), options)
+    encode(Listing(Path("numbers"), "images", entries, list("abcde")), out, Moments(), Numbered(4), options)
     return out
 
 
@@ -125,9 +126,9 @@ def test_measured_shift_and_scale_decode_to_the_same_pixels(tmp_path: Path) -> N
     blocks = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
     diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **blocks).save_pretrained(tmp_path / "vae")
     vae = af.DiffusersVAE(str(tmp_path / "vae"), device="cpu")
-    entries = [Entry(str(4 * i), None, "") for i in range(40)]
+    entries = [Entry(str(4 * i), "") for i in range(40)]
     options = Options(samples_per_shard=10, batch_size=4, workers=0, measure="channel")
-    encode(Source(Path("numbers"), entries, []), tmp_path / "out", vae, Numbered(4), options)
+    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", vae, Numbered(4), options)
     shards = af.LatentShards(tmp_path / "out", batch_size=40)
     batch = shards.all()
     assert batch.std is not None
@@ -155,14 +156,14 @@ class Plain:
 def test_a_preview_with_an_own_autoencoder(tmp_path: Path) -> None:
     from alphaflow.data_tools.verify import preview
 
-    entries = [Entry(str(4 * i), None, "") for i in range(40)]
+    entries = [Entry(str(4 * i), "") for i in range(40)]
     options = Options(samples_per_shard=10, batch_size=4, workers=0)
-    encode(Source(Path("numbers"), entries, []), tmp_path / "out", Plain(), Numbered(4), options)
+    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", Plain(), Numbered(4), options)
     pixels, _ = preview(tmp_path / "out", count=40, autoencoder=Plain())
     assert (pixels[:, 0, 0, 0].int() - 4 * torch.arange(40)).abs().max() <= 1
     pair = Plain()
     pair.normalisation = ((3.0,) * 3, (0.1,) * 3)  # type: ignore[attr-defined]
-    encode(Source(Path("numbers"), entries, []), tmp_path / "pair", pair, Numbered(4), options)
+    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "pair", pair, Numbered(4), options)
     assert af.LatentShards(tmp_path / "pair").description.normalisation.scale == (0.1,) * 3
 
 
@@ -477,8 +478,8 @@ def test_kinetics(tmp_path: Path) -> None:
         def __call__(self, entry: Entry, variant: int) -> Any:
             return np.zeros((3, 8, 8, 3), np.uint8), {"source": entry.name}
 
-    entries = [Entry(str(i), i % 2, "") for i in range(8)]
-    source = Source(Path("clips"), entries, ["a", "b"])
+    entries = [Entry(str(i), "", i % 2) for i in range(8)]
+    source = Listing(Path("clips"), "clips", entries, ["a", "b"])
     encode(source, tmp_path / "train", af.Pixels(), Clips(8), Options(workers=0, batch_size=4))
     made = af.find_recipe("kinetics700")(data=tmp_path, steps=2, batch_size=2, size="s")
     trainer = af.Trainer(made)

@@ -10,27 +10,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices, to_unit
-from .images import ImageSource, Mode, centre_crop, class_folders, walk
-from .kinds import CLIPS, nothing_of
+from .clip_files import opened, take
+from .images import FORMATS, UNREADABLE, Mode, centre_crop, decode
+from .listing.entry import Entry
+from .listing.listing import list_files
 from .processes import PerProcess
-from .video import ClipError, read_clip, video_info
+from .video import ClipError, video_info
 
 
 class ImageFolder(IndexedDataset):
-    """Image files in a folder or a zip, ``CLASS/NAME.jpg`` or ``.png``, as pixels in [-1, 1].
+    """Pictures in a folder, a zip, or tars, as pixels in [-1, 1]; which, and their classes, as `list_files` has it.
 
     Images of any mode are decoded to ``mode``. Without class folders the dataset has no classes. What fits into
     ``memory`` is decoded once, at the start, so that a damaged file is reported before training; more is decoded when
     it is needed.
 
     Args:
-        path: the folder or the zip.
+        path: the folder, the zip, or a tar, a folder or a pattern of tars.
         size: every image is centre-cropped and scaled to this many pixels (`images.centre_crop`). None takes images as
             they are: all must have one size.
         mode: ``"RGB"``, or ``"L"`` for greyscale; None takes ``"L"`` where every file is greyscale.
@@ -40,7 +42,7 @@ class ImageFolder(IndexedDataset):
         memory: bytes of decoded images that may be held.
 
     Raises:
-        UserError: no images, a file that can't be decoded, or sizes that differ while ``size`` is None.
+        UserError: no images, one that can't be read, or sizes that differ while ``size`` is None.
     """
 
     def __init__(
@@ -57,9 +59,9 @@ class ImageFolder(IndexedDataset):
         super().__init__(batch_size, seed)
         if size is not None and size < 1:
             raise UserError(f"the image size must be at least 1 pixel, got {size}")
-        self.source = ImageSource(path)
-        self.size, self.mode, self.flip = size, mode or self.source.mode(), flip
-        self._class_names, labels = class_folders(self.source.names)
+        self.listing = list_files(path, "images").checked()
+        self.size, self.mode, self.flip = size, mode or _common_mode(self.listing.entries), flip
+        labels = [entry.label for entry in self.listing.entries] if self.listing.class_names else []
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = PerProcess(ThreadPoolExecutor)
         self._pixels: Tensor | None = None
@@ -74,11 +76,11 @@ class ImageFolder(IndexedDataset):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The class folders' names, sorted; empty where there are none."""
-        return self._class_names
+        """By label; empty where there are none."""
+        return self.listing.class_names
 
     def __len__(self) -> int:
-        return len(self.source.names)
+        return len(self.listing.entries)
 
     def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> Batch:
         """The images at these indices, mirrored by chance if ``flip`` is set and a generator is given."""
@@ -94,14 +96,22 @@ class ImageFolder(IndexedDataset):
 
     def _decode(self, index: int) -> Tensor:
         """One image (c, h, w), 8-bit."""
-        name = self.source.names[index]
-        image = self.source.image(name, self.mode, self.size)
-        pixels = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).copy())
+        entry, first = self.listing.entries[index], self.listing.entries[0]
+        file = self.listing.path / entry.name
+        try:
+            image = decode(entry.read(), self.mode)
+            array = np.asarray(image if self.size is None else centre_crop(image, self.size))
+        except UNREADABLE as error:
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise UserError(f"can't read the image {file}: {reason}; repair or remove it") from error
+        except Image.DecompressionBombError as error:
+            raise UserError(f"the image {file} is too large to decode safely; remove it") from error
+        pixels = torch.from_numpy(np.atleast_3d(array).transpose(2, 0, 1).copy())
         if index and pixels.shape != self._first.shape:
             (_, h, w), (_, height, width) = pixels.shape, self._first.shape
             raise UserError(
-                f"{self.source.path / name} is {w}×{h} pixels, but {self.source.names[0]} is {width}×{height}; "
-                "give a size, to which every image is cropped and scaled"
+                f"{file} is {w}×{h} pixels, but {first.name} is {width}×{height}; give a size, to which every image "
+                "is cropped and scaled"
             )
         return pixels
 
@@ -114,16 +124,18 @@ class ImageFolder(IndexedDataset):
 
     def __repr__(self) -> str:
         options = f"size={self.size}, mode={self.mode!r}, batch_size={self.batch_size}, flip={self.flip}"
-        return f"ImageFolder({str(self.source.path)!r}, {options}, seed={self.seed})"
+        return f"ImageFolder({str(self.listing.path)!r}, {options}, seed={self.seed})"
 
 
 class VideoFolder(IndexedDataset):
-    """Clips in a folder, ``CLASS/NAME.mp4``, decoded when they are needed, as pixels in [-1, 1], (c, f, h, w).
+    """Clips in a folder, a zip, or tars, decoded when they are needed, as pixels in [-1, 1], (c, f, h, w).
+
+    Which they are, and their classes, is as `list_files` has it.
 
     Each sample of an epoch is one clip of one video, from a random start; `once` takes the middle.
 
     Args:
-        path: the folder.
+        path: the folder, the zip, or a tar, a folder or a pattern of tars.
         frames: of a clip.
         size: every frame is centre-cropped and scaled to this many pixels. None takes frames as they are: all clips
             must have one size.
@@ -151,13 +163,8 @@ class VideoFolder(IndexedDataset):
         self.mode: Mode = mode
         if frames < 1 or (size is not None and size < 1) or (fps is not None and fps <= 0):
             raise UserError(f"clips need frames, size and fps above 0, got {frames}, {size} and {fps}")
-        self.path, self.frames, self.size, self.given_fps = Path(path), frames, size, fps
-        if not self.path.is_dir():
-            raise UserError(f"{path} doesn't exist; give a folder of clips, CLASS/NAME.mp4")
-        self.names = sorted(name for name in walk(self.path) if name.lower().endswith(CLIPS))
-        if not self.names:
-            raise nothing_of("clips", self.path, walk(self.path))
-        self._class_names, self._labels = class_folders(self.names)
+        self.frames, self.size, self.given_fps = frames, size, fps
+        self.listing = list_files(path, "clips").checked()
         self._pool = PerProcess(ThreadPoolExecutor)
 
     @cached_property
@@ -165,9 +172,11 @@ class VideoFolder(IndexedDataset):
         """Frames a second: the rate that was asked for, else the first video's; None where it doesn't say."""
         if self.given_fps is not None:
             return self.given_fps
+        first = self.listing.entries[0]
         try:
-            return video_info(self.path / self.names[0]).fps
-        except ClipError:
+            with opened(first) as file:
+                return video_info(file).fps
+        except (ClipError, OSError):  # a folder of frames; or what reading says
             return None
 
     @cached_property
@@ -178,33 +187,30 @@ class VideoFolder(IndexedDataset):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The class folders' names, sorted; empty where there are none."""
-        return self._class_names
+        """By label; empty where there are none."""
+        return self.listing.class_names
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.listing.entries)
 
     def fetch(self, indices: Indices, generator: np.random.Generator | None = None) -> Batch:
         """A clip of each video at these indices: from a random start if a generator is given, else from the middle."""
         places = [0.5] * len(indices) if generator is None else generator.random(len(indices)).tolist()
         clips = list(self._pool().map(self._clip, indices.tolist(), places))
-        labels = torch.tensor([self._labels[index] for index in indices.tolist()]) if self.classes else None
+        entries = [self.listing.entries[index] for index in indices.tolist()]
+        labels = torch.tensor([entry.label for entry in entries]) if self.classes else None
         return Batch(to_unit(torch.stack(clips)), Cond() if labels is None else Cond(labels=labels))
 
     def _clip(self, index: int, place: float) -> Tensor:
         """One clip (c, f, h, w), 8-bit, starting at this share of what room there is."""
-        file = self.path / self.names[index]
+        entry, first = self.listing.entries[index], self.listing.entries[0]
+        file = self.listing.path / entry.name
         try:
-            info = video_info(file)
-            rate = self.given_fps or info.fps
-            length = self.frames / rate if rate else 0.0
-            start = place * max((info.duration or 0.0) - length, 0.0)
-            clip = read_clip(file, self.frames, fps=self.given_fps, start=start)
-        except ClipError as error:
+            frames = take(entry, self.frames, self.given_fps, place).frames
+        except (ClipError, OSError) as error:
             raise UserError(
                 f"can't read the clip {file}: {error}; repair or remove it, or take fewer frames"
             ) from error
-        frames = clip.frames
         if self.mode == "L":
             frames = np.stack([np.asarray(Image.fromarray(frame).convert("L"))[:, :, None] for frame in frames])
         if self.size is not None:
@@ -212,14 +218,14 @@ class VideoFolder(IndexedDataset):
         elif index and frames.shape[1:3] != self.shape[2:]:
             (height, width), (h, w) = frames.shape[1:3], self.shape[2:]
             raise UserError(
-                f"{file} is {width}×{height} pixels, but {self.names[0]} is {w}×{h}; give a size, to which every clip "
-                "is cropped and scaled"
+                f"{file} is {width}×{height} pixels, but {first.name} is {w}×{h}; give a size, to which every clip is "
+                "cropped and scaled"
             )
         return torch.from_numpy(frames.transpose(3, 0, 1, 2).copy())
 
     def __repr__(self) -> str:
         options = f"frames={self.frames}, size={self.size}, fps={self.given_fps}, mode={self.mode!r}"
-        return f"VideoFolder({str(self.path)!r}, {options}, batch_size={self.batch_size}, seed={self.seed})"
+        return f"VideoFolder({str(self.listing.path)!r}, {options}, batch_size={self.batch_size}, seed={self.seed})"
 
 
 def _cropped(frame: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
@@ -227,3 +233,16 @@ def _cropped(frame: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     grey = frame.shape[2] == 1
     square = np.asarray(centre_crop(Image.fromarray(frame[:, :, 0] if grey else frame), size))
     return square[:, :, None] if grey else square
+
+
+def _common_mode(entries: Sequence[Entry]) -> Mode:
+    """``"L"`` where every picture is grey, else ``"RGB"``; stops at the first that isn't."""
+    return "L" if all(_stored_mode(entry) in ("1", "L", "LA", "I", "I;16") for entry in entries) else "RGB"
+
+
+def _stored_mode(entry: Entry) -> str:
+    try:
+        with entry.open() as stream, Image.open(stream, formats=FORMATS) as image:
+            return image.mode
+    except (*UNREADABLE, Image.DecompressionBombError):
+        return "unreadable"  # reported when it is decoded

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UserError
+from .containers import ClipError as ClipError
+from .containers import Timed, Video, check_size, opened, picture_end, timed
 
 if TYPE_CHECKING:
     import av
 
-
-class ClipError(ValueError):
-    """A clip can't be decoded, or not as asked; the message says why."""
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,14 @@ class Clip:
 
     Attributes:
         frames: (f, h, w, 3), 8-bit.
-        times: of each frame, in seconds from the file's start, as its time stamps say: (f,).
+        times: of each frame, in seconds from the video's beginning, as its time stamps say: (f,).
+        before: the time of the frame that is shown right before the first of these. Taken one after another, None means
+            that this is the video's first; taken by time, also that decoding began at it.
     """
 
-    frames: np.ndarray[Any, np.dtype[np.uint8]]
+    frames: Pixels
     times: np.ndarray[Any, np.dtype[np.float64]]
+    before: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class VideoInfo:
     """A video's stream.
 
     Attributes:
-        duration: in seconds, or None where the file doesn't say.
+        duration: of the pictures, whatever sound there is, in seconds; None where the file doesn't say.
         fps: average frames a second, or None.
-        width, height: as stored, before rotation.
+        width, height: as stored, before rotation, in pixels that needn't be square.
     """
 
     duration: float | None
@@ -50,73 +51,83 @@ class VideoInfo:
     height: int
 
 
-def video_info(file: Path | str) -> VideoInfo:
-    """A video's duration, rate and size.
+def video_info(file: Video) -> VideoInfo:
+    """A video's duration, rate and size, of FFmpeg's best stream that is no attached picture.
+
+    Where the stream doesn't say how long it is, the end of the file is read, or all of it; nothing is decoded.
+
+    Args:
+        file: a path, or a binary file that can seek; it is read from its beginning.
 
     Raises:
-        ClipError: it can't be opened, or has no video stream.
+        ClipError: it is no regular file, can't be opened, or has no video stream.
     """
-    with _open(file) as container:
-        stream = _video_stream(container, file)
-        duration = None
-        if stream.duration is not None and stream.time_base is not None:
-            duration = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            duration = container.duration / 1e6
+    with opened(file) as (container, stream):
         fps = float(stream.average_rate) if stream.average_rate else None
-        return VideoInfo(duration, fps, stream.width, stream.height)
+        return VideoInfo(picture_end(container, stream), fps, stream.width, stream.height)
 
 
-def frame_times(file: Path | str) -> list[float]:
-    """The time stamps of all frames, in seconds from the file's start, in display order. Decodes the whole file."""
-    with _open(file) as container:
-        stream = _video_stream(container, file)
-        return [time for time, _ in _decoded(container, stream, file)]
+def frame_times(file: Video) -> list[float]:
+    """The times of all frames, in seconds from the video's beginning, in display order. Decodes the whole file."""
+    return timed(file, 0.0, lambda source, _: [time for time, _ in source])
 
 
 def read_clip(
-    file: Path | str,
+    file: Video,
     frames: int,
     *,
     fps: float | None = None,
     start: float = 0.0,
     end: float | None = None,
 ) -> Clip:
-    """Reads a clip from a video.
+    """Reads a clip from a video, of FFmpeg's best stream that is no attached picture.
 
     With ``fps`` frame k is the one on screen at ``start`` + k/fps: the last whose time stamp is not after it, so that
     variable rates are resampled by time. Without it, frames are taken one after another from the first at or after
     ``start``. In MP4, MOV, MKV and WebM files decoding begins at a key frame before; other formats, whose time stamps
-    a seek may shift, are decoded from their beginning. Rotation stored in the file is applied.
+    a seek may shift, are decoded from their beginning. Where time stamps are missing or in disorder (H.264 in AVI),
+    frame k of the video is at k divided by its rate.
+
+    Frames come out as they are to be shown: turned and mirrored as the file asks, with square pixels (whatever isn't
+    becomes wider or higher), and no more of them than Pillow's MAX_IMAGE_PIXELS.
 
     Args:
-        file: the video.
+        file: a path, or a binary file that can seek; it is read from its beginning.
         frames: how many.
         fps: frames a second, or None for the file's own.
-        start: in seconds from the file's start.
+        start: in seconds from the video's beginning.
         end: frames at or after this time don't count; None for the end of the file.
 
     Raises:
-        ClipError: the file can't be opened or decoded, has no video stream, is too short, or changes its size.
+        ClipError: the file is no regular one, can't be opened or decoded, is damaged where that can be told, has no
+            video stream, is too short, changes its size, has too many pixels, or is to be turned by no right angle.
     """
     if frames < 1 or (fps is not None and fps <= 0) or start < 0:
         raise ValueError(f"a clip needs frames >= 1, fps > 0 and start >= 0, got {frames}, {fps} and {start}")
-    with _open(file) as container:
-        stream = _video_stream(container, file)
-        source = _from_before(container, stream, file, start)
-        limit = None if end is None else end - 1e-6
-        picked = _by_time(source, frames, fps, start, limit) if fps else _in_turn(source, frames, start, limit)
-        shown = [(time, _upright(frame)) for time, frame in picked]
+    limit = None if end is None else end - 1e-6
+
+    def pick(source: Iterator[Timed], stream: Any) -> tuple[list[tuple[float, Pixels]], list[float]]:
+        noted = _noted(source, passed := [])
+        picked = _by_time(noted, frames, fps, start, limit) if fps else _in_turn(noted, frames, start, limit)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        return [(time, _shown(frame, aspect)) for time, frame in picked], passed
+
+    shown, passed = timed(file, start, pick)
     sizes = list(dict.fromkeys(f"{frame.shape[1]} × {frame.shape[0]}" for _, frame in shown))
     if len(sizes) > 1:
         raise ClipError(f"its frames change their size, from {sizes[0]} to {sizes[1]}")
     if len(shown) < frames:
         rate = f" at {fps:g} frames a second" if fps else ""
         raise ClipError(f"the clip has {len(shown)} frames{rate} from {start:g} s on, fewer than {frames}")
-    return Clip(np.stack([frame for _, frame in shown]), np.array([time for time, _ in shown]))
+    times = np.array([time for time, _ in shown])
+    place = bisect_left(passed, times[0])
+    return Clip(np.stack([frame for _, frame in shown]), times, passed[place - 1] if place else None)
 
 
-Timed = tuple[float, "av.VideoFrame"]
+def _noted(source: Iterator[Timed], passed: list[float]) -> Iterator[Timed]:
+    for time, frame in source:
+        passed.append(time)
+        yield time, frame
 
 
 def _in_turn(source: Iterator[Timed], frames: int, start: float, end: float | None) -> list[Timed]:
@@ -155,74 +166,29 @@ def _by_time(source: Iterator[Timed], frames: int, fps: float, start: float, end
     return found
 
 
-def _open(file: Path | str) -> Any:
+def _shown(frame: av.VideoFrame, aspect: Fraction) -> Pixels:
+    """A frame as (h, w, 3), 8-bit, with square pixels, turned and mirrored as its display matrix asks.
+
+    Args:
+        frame: decoded.
+        aspect: a pixel's width by its height.
+    """
+    check_size(frame.width, frame.height)
+    width, height = max(frame.width, round(frame.width * aspect)), max(frame.height, round(frame.height / aspect))
+    check_size(width, height)
+    scaling = None if (width, height) == (frame.width, frame.height) else "BICUBIC"
+    array = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation=scaling, threads=1)
+    pixels: Pixels = array.astype(np.uint8, copy=False)
     try:
-        import av
-    except ImportError as error:
-        raise UserError("reading videos needs PyAV: pip install av") from error
-    try:
-        return av.open(str(file), metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise ClipError(f"not a readable video: {_reason(error)}") from error
-
-
-def _video_stream(container: Any, file: Path | str) -> Any:
-    if not container.streams.video:
-        raise ClipError("no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise ClipError("no decoder for this codec")
-    stream.thread_type = "SLICE"  # frame threads reorder errors; workers are processes
-    return stream
-
-
-SEEKABLE = ("mp4", "mov", "matroska", "webm")
-
-
-def _from_before(container: Any, stream: Any, file: Path | str, start: float) -> Iterator[Timed]:
-    """Frames from one at or before ``start`` on: where a seek lands after it, it is tried again from further back."""
-    base = stream.time_base or Fraction(1, 1_000_000)
-    back = 0.0
-    while start - back > 0 and any(name in container.format.name for name in SEEKABLE):
-        container.seek(int((start - back) / base) + (stream.start_time or 0), backward=True, stream=stream)
-        source = _decoded(container, stream, file)
-        try:
-            first = next(source, None)
-        except ClipError:  # not a place to begin
-            first = None
-        if first is not None and first[0] <= start + 1e-6:
-            return itertools.chain([first], source)
-        back = max(2 * back, 1.0)
-    if start > 0:
-        container.seek(0)
-    return _decoded(container, stream, file)
-
-
-def _decoded(container: Any, stream: Any, file: Path | str) -> Iterator[Timed]:
-    """Frames with their times in seconds from the file's start."""
-    import av
-
-    origin = float((stream.start_time or 0) * (stream.time_base or 0))
-    try:
-        for frame in container.decode(stream):
-            if frame.time is None:
-                raise ClipError("a frame without a time stamp")
-            if frame.is_corrupt:
-                raise ClipError(f"a damaged frame at {frame.time - origin:.3f} s")
-            yield float(frame.time) - origin, frame
-    except (av.FFmpegError, OSError) as error:
-        raise ClipError(f"can't be decoded: {_reason(error)}") from error
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A frame as (h, w, 3), 8-bit, turned as its metadata asks."""
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] = frame.to_ndarray(format="rgb24", threads=1).astype(
-        np.uint8, copy=False
-    )
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
-
-
-def _reason(error: BaseException) -> str:
-    strerror = getattr(error, "strerror", None)
-    return " ".join(str(strerror or error).split())[:160]
+        side: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError as error:
+        raise ClipError(f"the frames' display matrix can't be read: {error}; a newer PyAV may do") from error
+    if side is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].astype(float)  # (x, y) is shown at (ax + cy, bx + dy)
+    turned = abs(b) > abs(a)
+    across, down, *others = (c, b, a, d) if turned else (a, d, b, c)
+    if 100 * max(map(abs, others)) > min(abs(across), abs(down)) or not across * down:
+        raise ClipError("its frames are to be turned by no right angle")
+    pixels = pixels.transpose(1, 0, 2) if turned else pixels
+    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])

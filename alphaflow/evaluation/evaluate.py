@@ -214,10 +214,12 @@ def find_reference(
 def _form(shape: tuple[int, ...] | None, options: Options) -> dict[str, Any]:
     """How files are read, to compare with samples of this shape."""
     if shape is None:
-        return {"size": options.size, "frames": options.frames or FRAMES}
+        return {"size": options.size, "frames": options.frames or FRAMES, "kind": options.frames and "clips"}
     clips = len(shape) == 4
-    size, frames = (options.size or shape[-1], options.frames or shape[1]) if clips else (options.size, None)
-    return {"size": size, "mode": image_mode(shape[0]), "frames": frames}
+    if not clips:
+        return {"size": options.size, "mode": image_mode(shape[0]), "kind": "images"}
+    frames = options.frames or shape[1]
+    return {"size": options.size or shape[-1], "mode": image_mode(shape[0]), "frames": frames, "kind": "clips"}
 
 
 def _check_there(target: Source | Path | str, reference: Any) -> None:

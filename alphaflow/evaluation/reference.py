@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..data.images import Mode, walk
+from ..data.images import Mode
+from ..data.kinds import Kind
+from ..data.listing.folders import scan
 from ..data.shards import DATASET
 from ..errors import UserError
 from ..files import sha256
@@ -74,8 +77,9 @@ class Reference:
         *,
         size: int | None = None,
         mode: Mode | None = None,
-        frames: int | None = FRAMES,
+        frames: int = FRAMES,
         fps: float | None = None,
+        kind: Kind | None = None,
         device: torch.device | None = None,
     ) -> Reference:
         """Pictures or clips as `open_source` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.
@@ -89,7 +93,7 @@ class Reference:
             pictures = None if found.own else _pictures(place)
             names = found.class_names if pictures is None else pictures.class_names
             return Reference(str(path), pictures, found.statistics, names, fingerprint(path))
-        source = open_source(path, size=size, mode=mode, frames=frames, fps=fps, device=device)
+        source = open_source(path, size=size, mode=mode, frames=frames, fps=fps, kind=kind, device=device)
         return Reference(str(path), source, class_names=source.class_names, sha256=fingerprint(path))
 
 
@@ -103,8 +107,9 @@ def fingerprint(path: Path | str) -> str:
     if place.is_file():
         return sha256(place)
     found = hashlib.sha256()
-    for name in sorted(walk(place)):
-        found.update(f"{name}\t{(place / name).stat().st_size}\n".encode("utf-8", "surrogateescape"))
+    files = {name: item.stat().st_size for name, item in scan(place, Counter()) if item is not None and item.is_file()}
+    for name, size in sorted(files.items()):
+        found.update(f"{name}\t{size}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()
 
 

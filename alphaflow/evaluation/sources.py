@@ -14,9 +14,10 @@ from ..autoencoders.pixels import Pixels
 from ..data.base import IndexedDataset, finite_bytes
 from ..data.digits import Digits
 from ..data.folders import ImageFolder, VideoFolder
-from ..data.images import Mode, walk
-from ..data.kinds import CLIPS, IMAGES
+from ..data.images import Mode
+from ..data.kinds import Kind
 from ..data.labels import balanced_labels
+from ..data.listing.listing import kind_of
 from ..data.mixture import Mixture
 from ..data.shards import DATASET, LatentShards
 from ..errors import UserError
@@ -135,18 +136,20 @@ def open_source(
     *,
     size: int | None = None,
     mode: Mode | None = None,
-    frames: int | None = FRAMES,
+    frames: int = FRAMES,
     fps: float | None = None,
+    kind: Kind | None = None,
     device: torch.device | None = None,
 ) -> Source:
     """Pictures or clips by where they are.
 
     Args:
-        target: a folder or a zip of images, an .npz, a folder of shards, a folder of clips, or a data set's name.
+        target: a folder, a zip or tars of images or of clips, an .npz, a folder of shards, or a data set's name.
         size: image files and clips are centre-cropped and scaled to it; None takes images as they are, clips at 224.
         mode: of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
-        frames: of clips, from their middle; None where images are wanted.
+        frames: of clips, from their middle.
         fps: of clips; None takes their own.
+        kind: what is wanted of files; None for what is there, if it isn't both.
         device: where shards' latents are decoded.
 
     Raises:
@@ -164,7 +167,7 @@ def open_source(
             raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
         place = device or torch.device("cpu")
         return Stored(shards, str(path), autoencoder_on(autoencoder, place), place)
-    if frames is not None and path.is_dir() and _holds_clips(path):
+    if (kind or kind_of(path)) == "clips":
         clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
         return Stored(clips, str(path))
     return Stored(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
@@ -185,9 +188,3 @@ def training_data(run: Run) -> Source:
     return Stored(
         dataset, "the run's training data", decoder, run.device, ahead=False
     )  # it may be the user's, for one thread
-
-
-def _holds_clips(path: Path) -> bool:
-    """Whether a folder holds clips and no pictures."""
-    names = [name.lower() for name in walk(path)]
-    return any(n.endswith(CLIPS) for n in names) and not any(n.endswith(IMAGES) for n in names)

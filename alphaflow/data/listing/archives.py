@@ -1,0 +1,213 @@
+"""Files in zips and tars, without unpacking them: every one, or what is known of those that are lost."""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from ...errors import UserError, said
+from ...files import parsed
+from .entry import Entry, Reject, stamp
+from .folders import Found
+from .names import ending, inside, is_hidden
+
+BLOCK = 512
+"""Bytes of a tar's headers, and at whose multiples they begin."""
+
+MOST_LABEL, MOST_JSON = 1000, 2**20
+"""Bytes of a class's name, and of what lies beside a picture as .json."""
+
+TWICE = "a second file of this name"
+
+
+def in_zip(path: Path, found: Found) -> None:
+    """Adds a zip's files.
+
+    Raises:
+        UserError: it can't be opened.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"{path} is no folder, and no readable zip or tar ({said(error)}); is it whole?") from error
+    with archive:
+        seen: set[str] = set()
+        for place, info in enumerate(archive.infolist()):
+            folder = info.orig_filename.endswith(("/", "\\"))
+            name = _checked(info.orig_filename, folder, found, seen, backslashes=True)
+            if name is None:
+                continue
+            special = "a link, which a zip's files can't be" if stat.S_ISLNK(info.external_attr >> 16) else ""
+            if found.wants(name, info.file_size, partial(_member, archive, info), special):
+                found.entries.append(Entry(name, str(path), member=place, stamp=stamp(info.CRC, info.file_size)))
+        found.entries = list(_really_called_so(archive, found))
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    return cast(BinaryIO, archive.open(info))
+
+
+def _really_called_so(archive: zipfile.ZipFile, found: Found) -> Iterator[Entry]:
+    """Entries but for those at the head of a folder whose own header calls them otherwise.
+
+    The zip's list has no check sum: one wrong letter in it would make another class, and move the others' indices.
+    """
+    checked: set[str] = set()
+    infos = archive.infolist()
+    for entry in found.entries:
+        folder = entry.name.rpartition("/")[0]
+        if folder not in checked and entry.member is not None:
+            try:
+                archive.open(infos[entry.member]).close()
+            except RuntimeError:  # a password is wanted
+                pass
+            except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+                found.rejects.append(Reject(entry.name, said(error)))
+                continue
+            checked.add(folder)
+        yield entry
+
+
+def in_tar(path: Path, found: Found, tar: str) -> None:
+    """Adds a tar's files, as ``TAR/NAME``, and the labels beside them.
+
+    What is damaged is a reject, with the pictures lost as far as the tar's size tells.
+
+    Args:
+        path: of the tar.
+        found: to add to.
+        tar: what it is called.
+
+    Raises:
+        UserError: it can't be opened.
+    """
+    facts = path.stat()
+    seen: set[str] = set()
+    before, whole = len(found.entries), 0  # bytes of whole members
+    damaged: list[tuple[int, str]] = []
+    try:
+        with path.open("rb") as stream:
+            for member in _members(stream, facts.st_size, lambda size, why: damaged.append((size, why))):
+                whole += (BLOCK - 1 + member.size) // BLOCK * BLOCK + BLOCK
+                name = _checked(member.name, member.isdir(), found, seen, f"{tar}/")
+                if name is None:
+                    continue
+                if ending(name) in (".cls", ".json") and member.isreg():
+                    _label(stream, member, name, found)
+                else:
+                    plain = member.isreg() and member.sparse is None
+                    special = "" if plain else "no regular file: a link, a device, or one with holes"
+                    place = (member.offset_data, member.size)
+                    if found.wants(name, member.size, Entry(name, str(path), place=place).open, special):
+                        mark = stamp(*place, int(member.mtime), member.chksum, facts.st_size, facts.st_mtime_ns)
+                        found.entries.append(Entry(name, str(path), place=place, stamp=mark))
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({said(error)}); restore it, or move it away") from error
+    count = len(found.entries) - before
+    for size, why in damaged:
+        lost = max(round(size * count / whole), 1) if whole else 1
+        found.rejects.append(Reject(tar, f"it is damaged: {why}; at least {lost} lost, by its size", lost))
+
+
+def _members(stream: BinaryIO, size: int, damage: Callable[[int, str], None]) -> Iterator[tarfile.TarInfo]:
+    """A tar's members up to the file's end, past what is damaged.
+
+    Args:
+        stream: the tar.
+        size: in bytes.
+        damage: is told how many bytes are no members that can be read, and where.
+    """
+    end = 0  # of the last member that is known
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:", ignore_zeros=True) as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all
+                if member.offset > end:
+                    damage(member.offset - end, f"no file's header at byte {end:,}")
+                end = archive.offset
+                if member.isreg() and member.offset_data + member.size > size:
+                    damage(end - size, f"it ends in the middle of {member.name}")
+                    return
+                yield member
+    except tarfile.TarError as error:
+        if not end:
+            damage(size, said(error))
+            return
+    if end < size and _holds_something(stream, end, size):
+        damage(size - end, f"no file's header at byte {end:,}")
+    elif end >= size:
+        damage(0, "it ends without a tar's mark of its end")
+
+
+def _holds_something(stream: BinaryIO, start: int, stop: int) -> bool:
+    """Whether there are bytes other than zero."""
+    stream.seek(start)
+    while start < stop:
+        data = stream.read(min(stop - start, 2**20))
+        if not data or data.strip(b"\0"):
+            return bool(data)
+        start += len(data)
+    return False
+
+
+def _checked(
+    name: str, folder: bool, found: Found, seen: set[str], prefix: str = "", backslashes: bool = False
+) -> str | None:
+    """A member's name inside the place; None where it is a folder, passed over, or a reject."""
+    try:
+        clean = inside(name, backslashes)
+    except ValueError as error:
+        found.rejects.append(Reject(prefix + name, str(error)))
+        return None
+    if not clean or is_hidden(clean):
+        found.passed["hidden"] += bool(clean)
+        return None
+    if folder:
+        found.folders.append(prefix + clean)
+        return None
+    if clean in seen:
+        found.rejects.append(Reject(prefix + clean, TWICE))
+        return None
+    seen.add(clean)
+    return prefix + clean
+
+
+def key(name: str) -> str:
+    """A sample's key by webdataset's rule: its folder, and its name up to the first dot."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def _label(stream: BinaryIO, member: tarfile.TarInfo, name: str, found: Found) -> None:
+    """Takes the label that a tar's .cls or .json holds."""
+    is_json = name.lower().endswith(".json")
+    try:
+        if member.size > (most := MOST_JSON if is_json else MOST_LABEL):
+            raise ValueError(f"more than {most:,} bytes, which is no label")
+        stream.seek(member.offset_data)
+        text = stream.read(member.size).decode("utf-8-sig")
+        label = _in_json(parsed(text)) if is_json else text.strip()
+    except ValueError as error:
+        reason = "it isn't UTF-8" if isinstance(error, UnicodeDecodeError) else said(error)
+        found.unlabelled[key(name)] = f"no label in {name}: {reason}"
+        return
+    if label and not (is_json and key(name) in found.labels):
+        found.labels[key(name)] = label
+
+
+def _in_json(value: Any) -> str | None:
+    """The label in a sample's JSON, if it has one."""
+    if not isinstance(value, dict):
+        return None
+    label = next((value[name] for name in ("cls", "label") if name in value), None)
+    if label is None or (isinstance(label, int | str) and not isinstance(label, bool)):
+        text = None if label is None else str(label).strip()
+        if text is not None and len(text.encode()) > MOST_LABEL:
+            raise ValueError(f"more than {MOST_LABEL:,} bytes, which is no label")
+        return text
+    raise ValueError(f"a {type(label).__name__} is none")

@@ -1,0 +1,130 @@
+"""One picture or clip of a place, wherever it lies, and how its bytes are read."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import BinaryIO, cast
+
+LARGEST = 300_000_000
+"""Bytes of a picture's file: more than Pillow's bound of pixels takes without any compression."""
+
+TOO_LARGE = f"more than {LARGEST:,} bytes, which no picture takes that can be decoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """What is not read, and why.
+
+    Attributes:
+        name: of the file, as people know it.
+        reason: in words.
+        lost: pictures or clips that are missing by it, as far as is known: of an archive that is damaged more than one.
+    """
+
+    name: str
+    reason: str
+    lost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture or clip.
+
+    Attributes:
+        name: as people know it: the path inside the place; of several tars with the tar's.
+        file: the zip or tar; or the folder in which ``name`` lies.
+        label: class index, or None.
+        member: its place in the zip's list.
+        place: (offset, size) of its bytes in the tar.
+        stamp: changes when the file does: of its size and time of modification, or of its check sum in a zip.
+        segment: (start, end) of the clip in seconds, or None for all of it.
+        frames: it is a folder of pictures, the clip's frames.
+        instead: another file of the same clip, if this one can't be read.
+    """
+
+    name: str
+    file: str
+    label: int | None = None
+    member: int | None = None
+    place: tuple[int, int] | None = None
+    stamp: int = 0
+    segment: tuple[float, float] | None = None
+    frames: bool = False
+    instead: Entry | None = None
+
+    @property
+    def path(self) -> str:
+        """Of the file, where it is one of its own."""
+        return os.path.join(self.file, self.name)  # noqa: PTH118
+
+    def open(self) -> BinaryIO:
+        """Its bytes, to be read at any place."""
+        if self.member is not None:
+            facts = os.stat(self.file)  # noqa: PTH116
+            archive = _zip(self.file, facts.st_size, facts.st_mtime_ns, os.getpid())
+            return cast(BinaryIO, archive.open(archive.infolist()[self.member]))
+        if self.place is not None:
+            return cast(BinaryIO, io.BufferedReader(_Window(self.file, *self.place)))
+        return open(self.path, "rb")  # noqa: PTH123
+
+    def read(self) -> bytes:
+        """Its bytes, if they are not too many for a picture.
+
+        Raises:
+            ValueError: they are.
+            EOFError: the tar ends before.
+        """
+        with self.open() as stream:
+            data = stream.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ValueError(TOO_LARGE)
+        if self.place and len(data) < self.place[1]:
+            raise EOFError("the tar is cut short here")
+        return data
+
+
+def stamp(*numbers: int) -> int:
+    """A number that others than these hardly give."""
+    return zlib.crc32(repr(numbers).encode())
+
+
+@lru_cache(maxsize=16)
+def _zip(file: str, size: int, time: int, process: int) -> zipfile.ZipFile:
+    """Opened once, until it is another file; and once a process: a forked copy would share the position."""
+    return zipfile.ZipFile(file)
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file."""
+
+    def __init__(self, file: str, offset: int, size: int) -> None:
+        self._stream, self._offset, self._size, self._at = open(file, "rb", buffering=0), offset, size, 0  # noqa: PTH123, SIM115
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(offset + (0, self._at, self._size)[whence], 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer)[: max(self._size - self._at, 0)]
+        self._stream.seek(self._offset + self._at)
+        count = self._stream.readinto(view) or 0
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()

@@ -1,0 +1,229 @@
+"""What a place holds: every picture or clip in a fixed order, their classes, and what was passed over."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from ...errors import UserError, printable
+from ..kinds import ENDINGS, OTHER, WORDS, Kind
+from . import archives
+from .classes import Classes, labelled
+from .entry import Entry, Reject, stamp
+from .folders import Found, in_folder, nothing, scan
+from .names import ending, number
+
+LOG = logging.getLogger("alphaflow.data")
+"""Is told what each place holds, at level INFO; the command line prints it."""
+
+SHOWN = 3
+"""Names that a summary shows of many."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All pictures or clips of a place.
+
+    Attributes:
+        path: of the place.
+        kind: pictures or clips.
+        entries: sorted by name.
+        class_names: by label; empty where there are no classes.
+        rejects: what was seen at once to be unusable, damaged archives among them.
+        passed: what was passed over and how often: by ending, or by another reason.
+        note: where the labels are from, or why there are none.
+    """
+
+    path: Path
+    kind: Kind
+    entries: list[Entry] = field(repr=False)
+    class_names: list[str] = field(repr=False)
+    rejects: list[Reject] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
+    note: str = ""
+
+    @property
+    def lost(self) -> int:
+        """Files that the rejects stand for."""
+        return sum(reject.lost for reject in self.rejects)
+
+    def summary(self) -> str:
+        """What it holds, in a line; and a line for each of the first rejects."""
+        count, names, used = len(self.entries), self.class_names, {entry.label for entry in self.entries}
+        empty = [name for i, name in enumerate(names) if i not in used]
+        shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+        classes = f" in {len(names):,} classes ({shown})" if names else ""
+        parts = [f"{count:,} {WORDS[self.kind][count != 1]}{classes}", *([self.note] if self.note else [])]
+        if empty:
+            parts.append(f"none of {len(empty):,} classes ({', '.join(empty[:SHOWN])}{', …' if empty[SHOWN:] else ''})")
+        if self.passed:
+            parts.append("passed over: " + ", ".join(f"{n:,} {what}" for what, n in self.passed.most_common()))
+        lines = [f"{self.path}: {'; '.join(parts)}"]
+        lines += [f"can't be read: {reject.name}: {reject.reason}" for reject in self.rejects[:SHOWN]]
+        if len(self.rejects) > SHOWN:
+            lines.append(f"… and {len(self.rejects) - SHOWN:,} more that can't be read")
+        return "\n".join(map(printable, lines))
+
+    def checked(self) -> Listing:
+        """The listing itself, if nothing in it is a reject.
+
+        Raises:
+            UserError: something is.
+        """
+        for reject in self.rejects[:1]:
+            raise UserError(f"can't read {self.path / reject.name}: {reject.reason}; repair or remove it")
+        return self
+
+
+def list_files(path: Path | str, kind: Kind, *, classes: Classes | None = None, labels: Path | None = None) -> Listing:
+    """The pictures or clips under a folder, in a zip, or in tars: a .tar, a folder of them, or a pattern.
+
+    Names that are hidden or litter are passed over, and so is what is of another kind: pictures are known by common
+    endings or else by their content, clips by their endings; where there are none, folders of numbered pictures are
+    clips. Classes are what a file of labels says; else what lies beside a tar's files as KEY.cls or KEY.json; else
+    folders; else the tars, where their names differ by more than numbers or are ImageNet's.
+
+    Args:
+        path: of the place.
+        kind: what is wanted.
+        classes: a fixed list of them.
+        labels: a file of labels.
+
+    Raises:
+        UserError: nothing there, it is unclear what belongs to what, or a file of classes or labels doesn't fit.
+    """
+    path = Path(path)
+    found, tars = find(path, kind)
+    if kind == "clips" and not found.entries and not tars and path.is_dir():
+        _folders_of_frames(path, found)
+    if found.entries:
+        done = labelled(path, found, tars, classes, labels)
+        found.entries, found.rejects = done.entries, [*found.rejects, *done.rejects]
+    if not found.entries:
+        raise nothing(path, found)
+    return told(Listing(path, kind, found.entries, done.class_names, found.rejects, found.passed, done.note))
+
+
+def find(path: Path, kind: Kind) -> tuple[Found, list[str]]:
+    """What a place holds of a kind, not yet labelled, and the tars that it is in.
+
+    Raises:
+        UserError: there is no such place, it can't be opened, or holds tars and files beside them.
+    """
+    found, tars = Found(kind), _tars(path)
+    if not tars and path.is_dir():
+        in_folder(path, found)
+        if found.archives and found.entries:
+            raise UserError(
+                f"{path} holds tars ({found.archives[0]} …) and {WORDS[kind][1]} beside them "
+                f"({found.entries[0].name} …): the same ones twice, or two data sets? Leave only one of both"
+            )
+        tars = {name: path / name for name in sorted(found.archives)}
+    elif not tars and path.is_file():
+        archives.in_zip(path, found)
+    elif not tars:
+        raise UserError(f"{path} doesn't exist; give a folder, a zip, or tars of {WORDS[kind][1]}")
+    for name, tar in tars.items():
+        archives.in_tar(tar, found, name)
+    return found, list(tars)
+
+
+def told(listing: Listing) -> Listing:
+    """The listing, after the log was told of it."""
+    LOG.info(listing.summary())
+    return listing
+
+
+def kind_of(path: Path) -> Kind:
+    """Whether a place holds pictures or clips, by the endings of its files: of a set of tars those in the first.
+
+    Raises:
+        UserError: it holds both.
+    """
+    endings = Counter(ending(name) for name in _names(path))
+    only = {kind: sum(endings[name] for name in ENDINGS[kind] - ENDINGS[other]) for kind, other in OTHER.items()}
+    if all(only.values()):
+        raise UserError(
+            f"{path} holds {only['images']:,} pictures and {only['clips']:,} clips; measure a folder with one kind, or say "
+            "that clips are meant (--frames)"
+        )
+    return "clips" if only["clips"] or (not only["images"] and endings[".gif"]) else "images"
+
+
+def _names(path: Path) -> Iterator[str]:
+    """Names of files in a place that is there and can be read; what is wrong with it is said when it is listed."""
+    tars = list(_tars(path).values())
+    if not tars and path.is_dir():
+        for name, item in scan(path, Counter()):
+            if item is not None and ending(name) != ".tar":
+                yield name
+            elif item is not None:
+                tars.append(path / name)
+    with suppress(OSError, ValueError, zipfile.BadZipFile, tarfile.TarError):
+        if tars:
+            with tarfile.open(min(tars), "r:") as archive:
+                yield from (member.name for member in itertools.islice(archive, 1000))
+        elif path.is_file():
+            with zipfile.ZipFile(path) as packed:
+                yield from packed.namelist()
+
+
+def mixed(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries in the order of their names' hashes: as good as random, and the same on every machine, forever.
+
+    A stream's shuffle buffer would see few classes in shards that lie in the place's own order.
+    """
+
+    def key(entry: Entry) -> tuple[bytes, str, tuple[float, float]]:
+        name = entry.name.encode("utf-8", "surrogateescape")
+        return hashlib.sha256(name).digest(), entry.name, entry.segment or (0.0, 0.0)
+
+    return sorted(entries, key=key)
+
+
+def _tars(path: Path) -> dict[str, Path]:
+    """The tars that a path names itself, by what they are called."""
+    if path.is_file():
+        return {path.name: path} if ending(path.name) == ".tar" else {}
+    found = sorted(path.parent.glob(path.name)) if "*" in path.name and not path.exists() else []
+    return {tar.name: tar for tar in found if tar.is_file()}
+
+
+def _folders_of_frames(path: Path, found: Found) -> None:
+    """Takes folders of pictures that are numbered one after another, ``VIDEO/0001.jpg``, for clips."""
+    pictures = Found("images")
+    in_folder(path, pictures)
+    folders: dict[str, list[Entry]] = {}
+    for entry in pictures.entries:
+        folders.setdefault(entry.name.rpartition("/")[0], []).append(entry)
+    whole = {name for name, frames in folders.items() if name and _gap(frames) is None}
+    if 2 * len(whole) <= len(folders):
+        return
+    found.passed = pictures.passed
+    for name, frames in sorted(folders.items()):
+        if name in whole:
+            mark = stamp(*sorted(frame.stamp for frame in frames))
+            found.entries.append(Entry(name, str(path), frames=True, stamp=mark))
+        else:
+            found.rejects.append(
+                Reject(name or str(path), f"frames are not numbered one after another: {_gap(frames)}")
+            )
+
+
+def _gap(frames: Sequence[Entry]) -> str | None:
+    """Where pictures are not numbered in equal steps; None if they are."""
+    numbers = {number(frame.name): frame.name for frame in frames}
+    found = sorted(numbers)
+    steps = [after - before for before, after in pairwise(found)]
+    if len(numbers) < max(len(frames), 2) or found[0] < 0:
+        return frames[0].name
+    return next((numbers[found[i + 1]] for i, step in enumerate(steps) if step != min(steps)), None)
