@@ -30,7 +30,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,11 @@ def make_pictures(place: Path, count: int) -> None:
         (place / f"n{label:08d}.tar").write_bytes(members.tobytes() + bytes(1024))
 
 
-def lister() -> Callable[[Path], tuple[Any, int]]:
-    """What lists a folder: gives what the library holds of it, and how many pictures that is."""
-    from alphaflow.data_tools.sources import image_source
+def lister() -> Callable[[Path], Sequence[Any]]:
+    """What lists a folder, as the command does: gives the entries in the order in which they are encoded."""
+    from alphaflow.data.listing.listing import list_files
 
-    return lambda source: (found := image_source(source), len(found.entries))
+    return lambda source: list_files(source, "images").mixed().entries
 
 
 def memory(process: int | str = "self", name: str = "VmHWM") -> float:
@@ -109,11 +109,10 @@ def stage_list(source: Path, out: Path, count: int) -> Found:
     """Lists the source."""
     listing = lister()  # is imported now
     before = memory(name="VmRSS")
-    (held, number), seconds = clock(lambda: listing(source))
-    if number != count:
-        raise RuntimeError(f"{number} pictures were listed instead of {count}")
+    entries, seconds = clock(lambda: listing(source))
+    if len(entries) != count:
+        raise RuntimeError(f"{len(entries)} pictures were listed instead of {count}")
     after = memory(name="VmRSS")
-    del held
     return {"listing, s": seconds, "the list, MiB": after - before, "peak above before, MiB": memory() - before}
 
 
@@ -121,16 +120,17 @@ def stage_write(source: Path, out: Path, count: int) -> Found:
     """Writes every shard that isn't there, of constant latents."""
     from alphaflow.data_tools.shards import finished_parts, writing
 
-    latent, done, written, start = np.ones((3, SIDE, SIDE), np.float16), finished_parts(out), 0, time.perf_counter()
+    entries, latent = lister()(source), np.ones((3, SIDE, SIDE), np.float16)
+    done, written, start = finished_parts(out), 0, time.perf_counter()
     for number in range(-(-count // SHARD)):
         if number in done:
             continue
-        with writing(out, "train", number) as writer:
-            for index in range(number * SHARD, min((number + 1) * SHARD, count)):
-                label, picture = divmod(index, CLASS)
-                name = f"n{label:08d}.tar/n{label:08d}_{picture}.png"
-                writer.add(index, latent, label, {"source": name, "crop": "adm", "mirrored": False})
-                written += 1
+        first = number * SHARD
+        its = entries[first : first + SHARD]
+        with writing(out, "train", number, its) as writer:
+            for index, entry in enumerate(its, first):
+                writer.add(index, latent, entry.label, {"source": entry.name, "crop": "adm", "mirrored": False})
+        written += len(its)
     return {"samples/s": written / (time.perf_counter() - start), "samples": written}
 
 
@@ -246,9 +246,9 @@ def print_table(found: dict[str, list[Found]], title: str) -> None:
     """Each step's figures, a line each; its rounds beside one another."""
     table = Table("step", "", "round by round", title=title)
     for name, rounds in found.items():
-        for at, key in enumerate(key for key in rounds[0] if key != "from"):
-            values = "  ".join(f"{row[key]:,.{0 if row[key] >= 100 else 2}f}" for row in rounds)
-            table.add_row("" if at else name, key, values)
+        for at, key in enumerate(key for key in dict.fromkeys(itertools.chain(*rounds)) if key != "from"):
+            values = (row[key] for row in rounds if key in row)
+            table.add_row("" if at else name, key, "  ".join(f"{v:,.{0 if v >= 100 else 2}f}" for v in values))
     Console(width=100).print(table)
 
 

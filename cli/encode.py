@@ -179,7 +179,7 @@ def videos(
     def listed(known: Classes | None) -> Listing:
         if is_csv:
             return list_csv(src, clips_folder, split=split, classes=known)
-        return list_files(src, "clips", classes=known)
+        return list_files(src, "clips", classes=known, frames=fps is not None)
 
     listing = _with_classes(listed, classes, out)
     _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
@@ -207,7 +207,7 @@ def _with_classes(listed: Callable[[Classes | None], Listing], given: Path | Non
             f"{out.name} must share its classes' indices with the training shards, and there are none at "
             f"{out.with_name('train')}: encode those first, or give --classes FILE, or the place of other shards"
         )
-    return listing
+    return listing.mixed()
 
 
 def _options(
@@ -289,7 +289,8 @@ def _encode(listing: Listing, out: Path, autoencoder: Any, recipe: Recipe, optio
 
     from alphaflow.data.shards import DATASET
 
-    print(f"decoding in {options.workers} processes beside this one, of {_processors()} processors", flush=True)
+    beside = f"{options.workers} processes beside this one" if options.workers else "this process"
+    print(f"decoding in {beside}, of {_processors()} processors", flush=True)
     try:
         with _Watch() as watch:
             progress = encode(listing, out, autoencoder, recipe, options, watch)

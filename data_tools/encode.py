@@ -15,7 +15,7 @@ from torch import Tensor
 from alphaflow.autoencoders.base import Autoencoder
 from alphaflow.data.base import to_unit
 from alphaflow.data.listing.entry import Entry, Reject
-from alphaflow.data.listing.listing import Listing, mixed
+from alphaflow.data.listing.listing import Listing
 from alphaflow.data.shards import DATASET
 from alphaflow.errors import UserError
 from alphaflow.files import hold, parsed
@@ -68,15 +68,15 @@ def encode(
 ) -> Progress:
     """Encodes what was listed into a folder of shards, or goes on where an earlier run stopped.
 
-    The plan is fixed by the listing and the options: entries are mixed, sample i is entry i ÷ variants, shard n has the
-    samples from n·samples_per_shard on. A shard is made whole or not at all, and is the same whenever it is made, so
-    any number of jobs and kills ends in the same files. The last job to finish writes the index.
+    The plan is fixed by the listing, in its order (`Listing.mixed`), and the options: sample i is entry i ÷ variants,
+    shard n has the samples from n·samples_per_shard on. A shard is made whole or not at all, and is the same whenever
+    it is made, so any number of jobs and kills ends in the same files. The last job to finish writes the index.
 
     Raises:
         UserError: other settings than the folder was begun with, files that aren't those that shards were made of, or
             too many rejects. What is done stays.
     """
-    entries = mixed(listing.entries)
+    entries = listing.entries
     total = len(entries) * recipe.variants
     count = -(-total // options.samples_per_shard)
     plan = plan_of(autoencoder, recipe, options)

@@ -99,7 +99,13 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
                 render(place / "clips", clips, digits)
             _say(f"encoding them to {shards}")
             recipe = ClipRecipe(size=SIZE, frames=FRAMES, fps=FPS)
-            encode(list_files(place / "clips", "clips"), shards, Pixels(1), recipe, Options(batch_size=64, workers=0))
+            encode(
+                list_files(place / "clips", "clips").mixed(),
+                shards,
+                Pixels(1),
+                recipe,
+                Options(batch_size=64, workers=0),
+            )
     return shards
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 import alphaflow as af
 from alphaflow.data.base import to_bytes, to_unit
 from alphaflow.data.images import centre_crop, decode
-from alphaflow.data.listing.classes import class_folders
 from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
+from alphaflow.data.listing.classes import class_folders
 from alphaflow.data.written import folder_names, write_samples
 from alphaflow.evaluation.sources import Source, open_source
 

@@ -72,7 +72,7 @@ def small(source: Path, out: Path, autoencoder: Any = None, **options: Any) -> A
     settings = {"samples_per_shard": 5, "batch_size": 2, "workers": 0, "max_rejects": 0.5, **options}
     variants = settings.pop("variants", 1)
     return encode(
-        list_files(source, "images"),
+        list_files(source, "images").mixed(),
         out,
         autoencoder or af.Pixels(),
         ImageRecipe(16, "adm", variants),
@@ -87,7 +87,7 @@ def test_pixels_round_trip_is_exact_and_any_reader_reads_it(tmp_path: Path) -> N
     source = pictures(tmp_path / "source")
     small(source, tmp_path / "out", variants=2)
     expected = {}
-    for index, entry in enumerate(mixed(list_files(source, "images").entries)):
+    for index, entry in enumerate(list_files(source, "images").mixed().entries):
         image = np.asarray(centre_crop(decode(entry.read()), 16))
         expected[2 * index], expected[2 * index + 1] = (entry, image), (entry, image[:, ::-1])
     urls = sorted(str(file) for file in (tmp_path / "out").glob("*.tar"))
@@ -130,7 +130,7 @@ def test_posterior_is_stored_and_normalised(tmp_path: Path) -> None:
     assert latents.mean((0, 2, 3)).abs().max() < 0.02
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.02
     shift, scale = (torch.tensor(record[name])[:, None, None] for name in ("shift", "scale"))
-    for row, entry in enumerate(mixed(list_files(source, "images").entries)):
+    for row, entry in enumerate(list_files(source, "images").mixed().entries):
         image = torch.from_numpy(np.asarray(centre_crop(decode(entry.read()), 16)).copy())
         moments = Halving().encode(image.permute(2, 0, 1)[None].float() / 127.5 - 1)[0].half().float()
         stored = shards.fetch(np.array([row]))
@@ -146,7 +146,7 @@ def test_shift_and_scale_by_channel_or_by_element(each: Any, on: int, tmp_path: 
     small(source, tmp_path / "out", Halving(), samples_per_shard=7, measure=each, measure_on=on)
     record = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert record["measured"] == {"each": each, "samples": min(on, 30)}
-    images = [centre_crop(decode(entry.read()), 16) for entry in list_files(source, "images").entries]
+    images = [centre_crop(decode(entry.read()), 16) for entry in list_files(source, "images").mixed().entries]
     pixels = torch.stack([torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) for image in images])
     moments = Halving().encode(pixels.float() / 127.5 - 1).half().double()
     picked = moments[[round(i * 29 / (min(on, 30) - 1)) for i in range(min(on, 30))]]
@@ -218,7 +218,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path: Path) -> None:
         af.LatentShards(tmp_path / "out")
     with pytest.raises(af.UserError, match="was begun with size 16, not 32"):
         encode(
-            list_files(source, "images"),
+            list_files(source, "images").mixed(),
             tmp_path / "out",
             af.Pixels(),
             ImageRecipe(32),
@@ -336,7 +336,11 @@ def test_zips_and_tars(tmp_path: Path) -> None:
     assert len(listed.entries) == 12
     assert listed.class_names == ["0", "1", "2"]
     reasons = {Path(reject.name).name: reject.reason for reject in listed.rejects}
-    assert reasons["up.png"] == reasons["absolute.png"] == "its name leads out of the archive: an absolute path, or one with '..'"
+    assert (
+        reasons["up.png"]
+        == reasons["absolute.png"]
+        == "its name leads out of the archive: an absolute path, or one with '..'"
+    )
     assert reasons["0000.png"] == "a second file of this name"
     assert reasons["unlabelled.png"] == "no label beside it (.cls, or label or cls in its .json)"
     assert small(tmp_path / "web.tar", tmp_path / "tar").encoded == 12
@@ -364,9 +368,9 @@ def test_imagenets_own_tars_are_classes(tmp_path: Path) -> None:
 def test_shards_mix_classes(tmp_path: Path) -> None:
     """A stream reads shard after shard: each has of all classes, not one after another, and always the same."""
     source = pictures(tmp_path / "source", count=60)
-    entries = mixed(list_files(source, "images").entries)
+    entries = list_files(source, "images").mixed().entries
     assert all(len({entry.label for entry in entries[start : start + 10]}) == 3 for start in range(0, 60, 10))
-    assert entries == mixed(list_files(source, "images").entries)
+    assert entries == list_files(source, "images").mixed().entries
     assert sorted(entry.name for entry in entries) == sorted(
         file.relative_to(source).as_posix() for file in source.rglob("*.png")
     )
@@ -396,7 +400,7 @@ def test_a_file_that_kills_its_worker_is_rejected(tmp_path: Path, monkeypatch: p
         samples = list(decoder(iter(tasks)))
     assert [sample.index for sample in samples] == list(range(12))
     crashed = [sample for sample in samples if sample.pixels is None]
-    assert [sample.record["reason"] for sample in crashed] == ["its decoder crashed, twice"]
+    assert [sample.record["reason"] for sample in crashed] == ["its decoder crashed, or took more than 300 s, twice"]
     assert "005" in crashed[0].record["source"]
     many = [
         (i, entry, 0) for i, entry in enumerate(entries[:5] * 10 + entries[5:])
@@ -474,7 +478,7 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torchrun_and_cluster_arrays_set_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     from alphaflow.cli.encode import _options
 
-    rest = (10, 2, 0, 0.01, None, None)
+    rest = (10, 2, 0, 0.01, False, None, None)
     assert _options("train", None, *rest).shards == 1
     assert (_options("train", "2/5", *rest).shard, _options("train", "2/5", *rest).shards) == (2, 5)
     monkeypatch.setenv("RANK", "3")

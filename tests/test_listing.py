@@ -424,7 +424,7 @@ def test_a_file_that_a_decoder_never_ends_with(tmp_path: Path, monkeypatch: pyte
 
 def small(place: Path, out: Path, **options: Any) -> Any:
     settings = {"samples_per_shard": 4, "batch_size": 2, "workers": 0, **options}
-    return encode(list_files(place, "images"), out, af.Pixels(), ImageRecipe(8), Options(**settings))
+    return encode(list_files(place, "images").mixed(), out, af.Pixels(), ImageRecipe(8), Options(**settings))
 
 
 @pytest.mark.parametrize("form", ["folder", "a.zip", "a.tar"])

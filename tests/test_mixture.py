@@ -134,8 +134,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     options = Options(workers=0)
     clips, images = ClipRecipe(16, 4), ImageRecipe(16)
-    encode(list_files(place / "clips", "clips"), place / "video" / "train", af.Pixels(), clips, options)
-    encode(list_files(place / "images", "images"), place / "image" / "train", af.Pixels(), images, options)
+    encode(list_files(place / "clips", "clips").mixed(), place / "video" / "train", af.Pixels(), clips, options)
+    encode(list_files(place / "images", "images").mixed(), place / "image" / "train", af.Pixels(), images, options)
     return place
 
 

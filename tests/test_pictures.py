@@ -161,6 +161,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_mode_by_its_definition(name: str) -> None:
     data, expected = CASES[name]
+    if name in ("La", "YCbCr") and int(pillow.split(".")[0]) < 13:
+        pytest.skip("this Pillow can't read it from a TIFF")
     assert is_picture(io.BytesIO(data))
     found = decode(data)
     assert found.mode == "RGB"
@@ -324,8 +326,8 @@ SAVED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", SAVED)
 def test_truncated_files_are_pictures_and_are_rejected(kind: str) -> None:
-    if kind not in FORMATS or (kind == "AVIF" and not features.check("avif")):
-        pytest.skip(f"this Pillow can't write {kind}")
+    if kind not in FORMATS or (kind == "AVIF" and not features.check("avif")) or (kind == "DDS" and pillow < "13"):
+        pytest.skip(f"this Pillow can't write {kind}, or doesn't see where it ends")
     data = stored(NOISE.integers(0, 256, (64, 64, 3), dtype=np.uint8), kind, **SAVED[kind])
     assert decode(data).size == (64, 64) or kind == "ICNS"
     assert is_picture(io.BytesIO(data))

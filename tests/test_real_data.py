@@ -25,7 +25,7 @@ from alphaflow.data.listing.listing import list_files
 
 @pytest.mark.slow
 def test_two_hundred_photographs(real_data: Path, tmp_path: Path) -> None:
-    source = list_files(real_data / "imagenet-sample" / "train", "images")
+    source = list_files(real_data / "imagenet-sample" / "train", "images").mixed()
     assert len(source.entries) == len(source.class_names) == 200
     progress = encode(source, tmp_path / "out", af.Pixels(), ImageRecipe(64), Options(workers=1, samples_per_shard=64))
     assert (progress.encoded, progress.rejected) == (200, 0)
@@ -80,7 +80,7 @@ def test_six_clips_from_files_to_a_playing_sample(real_data: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_six_clips(real_data: Path, tmp_path: Path) -> None:
     """Every clip at 5 frames a second, as far as the shortest goes; a sheet of frames."""
-    source = list_files(real_data / "kinetics-sample" / "train", "clips")
+    source = list_files(real_data / "kinetics-sample" / "train", "clips").mixed()
     assert len(source.entries) == 6
     progress = encode(
         source, tmp_path / "out", af.Pixels(), ClipRecipe(64, 5, fps=5.0), Options(workers=1, batch_size=2)

@@ -497,3 +497,28 @@ def test_workers_of_a_data_loader_share_an_epoch(context: str, folder: Path) -> 
         seen += [number for batch in batches for number in numbers(batch)]
     assert len(seen) == 52
     assert len(set(seen)) == 52
+
+
+def test_streaming_workers_see_each_sample_once(folder: Path) -> None:
+    """Four shards of ten, two workers of a loader: every sample once in forty batches of one."""
+    urls = [str(folder / f"train-{i:06d}.tar") for i in range(4)]
+    shards = af.RemoteShards(urls, folder / "dataset.json", batch_size=1, seed=3)
+    loader = torch.utils.data.DataLoader(shards, batch_size=None, num_workers=2)
+    seen = [number for batch in itertools.islice(iter(loader), 40) for number in numbers(batch)]
+    whole = af.LatentShards(folder, batch_size=1)
+    first = [number for row in range(40) for number in numbers(whole.fetch(np.array([row])))]
+    assert sorted(seen) == sorted(first)
+
+
+def test_a_stream_that_ends_early_looks_whole(folder: Path, tmp_path: Path) -> None:
+    """Cut where a sample begins, with a tar's end put behind: by the count that dataset.json states."""
+    file = tmp_path / "train-000001.tar"
+    data = (folder / file.name).read_bytes()
+    with tarfile.open(folder / file.name) as tar:
+        end = next(member.offset for member in tar if member.name.endswith(".cls") and member.offset > len(data) // 2)
+    file.write_bytes(data[:end] + bytes(10240))
+    with pytest.raises(af.UserError, match=r"train-000001\.tar can't be read: it ends after \d of 10 samples"):
+        list(itertools.islice(af.RemoteShards([str(file)], folder / "dataset.json", batch_size=1), 11))
+    skipping = af.RemoteShards([str(file)], folder / "dataset.json", batch_size=1, damaged="skip")
+    list(itertools.islice(skipping, 11))
+    assert len(skipping.skipped) == 1

@@ -438,7 +438,7 @@ def test_encoding_clips(tmp_path: Path) -> None:
     reasons = bad_clips(source)
     recipe = ClipRecipe(size=16, frames=5, fps=5.0, variants=2)
     options = Options(samples_per_shard=4, batch_size=2, workers=1, max_rejects=1.0)
-    progress = encode(list_files(source, "clips"), tmp_path / "out", af.Pixels(), recipe, options)
+    progress = encode(list_files(source, "clips").mixed(), tmp_path / "out", af.Pixels(), recipe, options)
     assert progress.encoded == 6
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     found = {Path(line["name"]).name: line["reason"] for line in lines}
@@ -485,7 +485,7 @@ def test_a_csv_in_kinetics_format(tmp_path: Path) -> None:
     assert shown == list(range(shown[0], shown[0] + 8))
     assert 10 <= shown[0] <= 12  # inside the segment's frames 10 … 19
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(af.UserError, match="no column 'label'"):
+    with pytest.raises(af.UserError, match="no column 'youtube_id'"):
         list_csv(tmp_path / "wrong.csv", folder)
     with pytest.raises(af.UserError, match="--clips-folder"):
         list_csv(tmp_path / "kinetics.csv", None)

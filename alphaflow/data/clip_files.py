@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -103,7 +103,7 @@ def _of_folder(entry: Entry, frames: int, fps: float | None, place: float, apart
         raise ClipError(SAME)
     chosen = names[start : start + frames]
     try:
-        pictures = [np.asarray(decode(replace(entry, name=f"{entry.name}/{name}").read())) for name in chosen]
+        pictures = [np.asarray(decode(entry._replace(name=f"{entry.name}/{name}").read())) for name in chosen]
     except UNREADABLE as error:
         raise ClipError(f"a frame can't be read: {error}") from error
     sizes = list(dict.fromkeys(f"{picture.shape[1]} × {picture.shape[0]}" for picture in pictures))

@@ -6,7 +6,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -235,10 +235,10 @@ def picture_end(container: Any, stream: Any) -> float | None:
     if stream.duration and container.format.name != "asf":  # ASF's is the container's
         return float(stream.duration * stream.time_base)
     if _seekable(container) and container.duration:
-        _seek(container, stream, container.duration / 1e6)
-        end = _last(container, stream)
-        if end is not None:
-            return end
+        with suppress(ClipError):  # a file that was cut has nothing there
+            _seek(container, stream, container.duration / 1e6)
+            if (end := _last(container, stream)) is not None:
+                return end
         _seek(container, stream, 0.0)
     return _last(container, stream)
 

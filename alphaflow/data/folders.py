@@ -139,7 +139,8 @@ class VideoFolder(IndexedDataset):
         frames: of a clip.
         size: every frame is centre-cropped and scaled to this many pixels. None takes frames as they are: all clips
             must have one size.
-        fps: frames a second, by time stamps; None for the video's own.
+        fps: frames a second, by time stamps; None for the video's own. Where there are no videos, it is the rate of
+            folders of frames, ``VIDEO/0001.jpg``.
         mode: ``"RGB"``, or ``"L"`` for greyscale.
         batch_size: samples a batch.
         seed: of order and starts; None takes torch's global seed.
@@ -164,7 +165,7 @@ class VideoFolder(IndexedDataset):
         if frames < 1 or (size is not None and size < 1) or (fps is not None and fps <= 0):
             raise UserError(f"clips need frames, size and fps above 0, got {frames}, {size} and {fps}")
         self.frames, self.size, self.given_fps = frames, size, fps
-        self.listing = list_files(path, "clips").checked()
+        self.listing = list_files(path, "clips", frames=fps is not None).checked()
         self._pool = PerProcess(ThreadPoolExecutor)
 
     @cached_property

@@ -126,6 +126,8 @@ def _mend(image: Image.Image) -> None:
         raise ValueError("its first picture is a small copy of another, as in a camera's raw file; develop that")
     if tags.get(322, 0) * tags.get(323, 0) > (Image.MAX_IMAGE_PIXELS or math.inf):
         raise Image.DecompressionBombError("its tiles are larger than any picture may be")
+    if tags.get(262) == 6 and image.mode == "RGB" and image.tile and image.tile[0][0] == "raw":  # type: ignore[attr-defined]
+        raise ValueError("Pillow before 13 misreads uncompressed YCbCr; install a newer one")
     clear = image.info.get("transparency")
     stored = str(image.tile[0][3]) if isinstance(image, PngImageFile) and image.tile else ""
     if stored in ("L;2", "L;4") and clear is not None:

@@ -6,6 +6,8 @@ import io
 import random
 import re
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -142,7 +144,21 @@ class RemoteShards(IterableDataset[Batch]):
         stream = webdataset.WebDataset(
             urls, shardshuffle=False, nodesplitter=webdataset.split_by_node, empty_check=False, handler=self._broken
         )
-        return iter(stream.compose(webdataset.split_by_worker).shuffle(self.buffer, initial=self.buffer, rng=order))
+        return iter(stream.compose(self._counted).shuffle(self.buffer, initial=self.buffer, rng=order))
+
+    def _counted(self, samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Samples, if each shard has as many as its description says: a stream that ends early may look whole."""
+        expected = {shard["file"]: shard["samples"] for shard in self.description.shards}
+        for url, of_shard in groupby(samples, key=itemgetter("__url__")):
+            count = 0
+            for sample in of_shard:
+                count += 1
+                yield sample
+            stated = next(
+                (expected[name] for name in re.findall(r"[^\s/'\"?]+\.tar\b", url) if name in expected), count
+            )
+            if count < stated:
+                self._handle(f"the shard {url}", EOFError(f"it ends after {count} of {stated} samples"))
 
     def _expanded(self) -> list[str]:
         """A URL a shard. None is a command, except of a pattern that is one, or with ``pipes``.

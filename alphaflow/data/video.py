@@ -73,12 +73,7 @@ def frame_times(file: Video) -> list[float]:
 
 
 def read_clip(
-    file: Video,
-    frames: int,
-    *,
-    fps: float | None = None,
-    start: float = 0.0,
-    end: float | None = None,
+    file: Video, frames: int, *, fps: float | None = None, start: float = 0.0, end: float | None = None
 ) -> Clip:
     """Reads a clip from a video, of FFmpeg's best stream that is no attached picture.
 
@@ -107,7 +102,8 @@ def read_clip(
     limit = None if end is None else end - 1e-6
 
     def pick(source: Iterator[Timed], stream: Any) -> tuple[list[tuple[float, Pixels]], list[float]]:
-        noted = _noted(source, passed := [])
+        passed: list[float] = []
+        noted = _noted(source, passed)
         picked = _by_time(noted, frames, fps, start, limit) if fps else _in_turn(noted, frames, start, limit)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         return [(time, _shown(frame, aspect)) for time, frame in picked], passed

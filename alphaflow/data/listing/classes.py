@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
@@ -152,7 +152,7 @@ def _shared(paths: Sequence[tuple[str, ...]]) -> int:
 
 
 def _numbered(entries: Sequence[Entry], indices: Sequence[int | None], class_names: list[str]) -> Labelled:
-    given = [replace(entry, label=index) for entry, index in zip(entries, indices, strict=True)]
+    given = [entry._replace(label=index) for entry, index in zip(entries, indices, strict=True)]
     return Labelled(given, class_names)
 
 
@@ -186,7 +186,7 @@ def _by_label(
             why = reasons.get(key(entry.name), missing) if label is None else f"its label {label!r:.60} {wrong}"
             rejects.append(Reject(entry.name, why))
         else:
-            kept.append(replace(entry, label=number))
+            kept.append(entry._replace(label=number))
     return Labelled(kept, names, rejects, note)
 
 
@@ -287,7 +287,7 @@ def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None) -> L
     if ids and classes is None and "0" not in given:  # ILSVRC counts from 1
         last = max(map(int, given))
         if last <= MOST_CLASSES:
-            numbered = [replace(entry, label=int(label) - 1) for entry, label in zip(entries, given, strict=True)]
+            numbered = [entry._replace(label=int(label) - 1) for entry, label in zip(entries, given, strict=True)]
             return Labelled(numbered, [str(i + 1) for i in range(last)], note=note)
     return _by_label(entries, given, classes, missing, note)
 

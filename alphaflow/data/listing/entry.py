@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 LARGEST = 300_000_000
 """Bytes of a picture's file: more than Pillow's bound of pixels takes without any compression."""
@@ -31,8 +31,7 @@ class Reject:
     lost: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One picture or clip.
 
     Attributes:

@@ -163,6 +163,9 @@ def _special(item: os.DirEntry[str]) -> str:
     return "a pipe, no regular file" if stat.S_ISFIFO(mode) else "a device or a socket, no regular file"
 
 
+FRAMES = "; if folders hold a clip's frames each, 0001.jpg and so on, say how many a second they are (fps)"
+
+
 def nothing(path: Path, found: Found) -> UserError:
     """The error for a place without files of a kind; says what it holds instead."""
     kind = found.kind
@@ -170,7 +173,7 @@ def nothing(path: Path, found: Found) -> UserError:
     if not ENDINGS[other].isdisjoint(found.passed):
         return UserError(
             f"{path} holds {other}, and {kind} are wanted; give a folder of {kind}, or use a recipe for {other} and "
-            f"`alphaflow encode {ENCODING[other]}`"
+            f"`alphaflow encode {ENCODING[other]}`{FRAMES if kind == 'clips' else ''}"
         )
     held = f"; it holds {found.said()}" if found.passed else ""
     if found.rejects:

@@ -7,7 +7,6 @@ import io
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ...errors import UserError
@@ -67,7 +66,7 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
         elif not candidates:
             reason = "no such file in the clips' folder"
         else:
-            entries.append(_chain([replace(entry, label=label) for entry in candidates]))
+            entries.append(_chain([entry._replace(label=label) for entry in candidates]))
             reason = ""
         seen.add(clip)
         if reason:
@@ -125,10 +124,10 @@ def _candidates(files: dict[str, list[Entry]], video: str, segment: tuple[float,
     """Every file of a clip: those that are cut already, then those of the whole video."""
     start, end = segment
     cut = files.get(f"{video}_{int(start):06d}_{int(end):06d}", [])
-    return [*cut, *(replace(entry, segment=segment) for entry in files.get(video, []))]
+    return [*cut, *(entry._replace(segment=segment) for entry in files.get(video, []))]
 
 
 def _chain(candidates: Sequence[Entry]) -> Entry:
     """The first, with the others in its stead."""
     first, *others = candidates
-    return replace(first, instead=_chain(others)) if others else first
+    return first._replace(instead=_chain(others)) if others else first

@@ -8,9 +8,9 @@ import logging
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Listing:
     Attributes:
         path: of the place.
         kind: pictures or clips.
-        entries: sorted by name.
+        entries: sorted by name, or `mixed`.
         class_names: by label; empty where there are no classes.
         rejects: what was seen at once to be unusable, damaged archives among them.
         passed: what was passed over and how often: by ending, or by another reason.
@@ -73,6 +73,18 @@ class Listing:
             lines.append(f"… and {len(self.rejects) - SHOWN:,} more that can't be read")
         return "\n".join(map(printable, lines))
 
+    def mixed(self) -> Listing:
+        """The same in the order of the names' hashes: as good as random, and the same on every machine, forever.
+
+        A stream's shuffle buffer would see few classes in shards that lie in the place's own order.
+        """
+
+        def key(entry: Entry) -> tuple[bytes, str, tuple[float, float]]:
+            name = entry.name.encode("utf-8", "surrogateescape")
+            return hashlib.sha256(name).digest(), entry.name, entry.segment or (0.0, 0.0)
+
+        return replace(self, entries=sorted(self.entries, key=key))
+
     def checked(self) -> Listing:
         """The listing itself, if nothing in it is a reject.
 
@@ -84,26 +96,29 @@ class Listing:
         return self
 
 
-def list_files(path: Path | str, kind: Kind, *, classes: Classes | None = None, labels: Path | None = None) -> Listing:
+def list_files(
+    path: Path | str, kind: Kind, *, classes: Classes | None = None, labels: Path | None = None, frames: bool = False
+) -> Listing:
     """The pictures or clips under a folder, in a zip, or in tars: a .tar, a folder of them, or a pattern.
 
     Names that are hidden or litter are passed over, and so is what is of another kind: pictures are known by common
-    endings or else by their content, clips by their endings; where there are none, folders of numbered pictures are
-    clips. Classes are what a file of labels says; else what lies beside a tar's files as KEY.cls or KEY.json; else
-    folders; else the tars, where their names differ by more than numbers or are ImageNet's.
+    endings or else by their content, clips by their endings. Classes are what a file of labels says; else what lies
+    beside a tar's files as KEY.cls or KEY.json; else folders; else the tars, where their names differ by more than
+    numbers or are ImageNet's.
 
     Args:
         path: of the place.
         kind: what is wanted.
         classes: a fixed list of them.
         labels: a file of labels.
+        frames: where there are no clips, folders of pictures that are numbered one after another are.
 
     Raises:
         UserError: nothing there, it is unclear what belongs to what, or a file of classes or labels doesn't fit.
     """
     path = Path(path)
     found, tars = find(path, kind)
-    if kind == "clips" and not found.entries and not tars and path.is_dir():
+    if frames and not found.entries and not tars and path.is_dir():
         _folders_of_frames(path, found)
     if found.entries:
         done = labelled(path, found, tars, classes, labels)
@@ -153,8 +168,8 @@ def kind_of(path: Path) -> Kind:
     only = {kind: sum(endings[name] for name in ENDINGS[kind] - ENDINGS[other]) for kind, other in OTHER.items()}
     if all(only.values()):
         raise UserError(
-            f"{path} holds {only['images']:,} pictures and {only['clips']:,} clips; measure a folder with one kind, or say "
-            "that clips are meant (--frames)"
+            f"{path} holds {only['images']:,} pictures and {only['clips']:,} clips; measure a folder with one kind, or "
+            "say that clips are meant (--frames)"
         )
     return "clips" if only["clips"] or (not only["images"] and endings[".gif"]) else "images"
 
@@ -175,19 +190,6 @@ def _names(path: Path) -> Iterator[str]:
         elif path.is_file():
             with zipfile.ZipFile(path) as packed:
                 yield from packed.namelist()
-
-
-def mixed(entries: Iterable[Entry]) -> list[Entry]:
-    """Entries in the order of their names' hashes: as good as random, and the same on every machine, forever.
-
-    A stream's shuffle buffer would see few classes in shards that lie in the place's own order.
-    """
-
-    def key(entry: Entry) -> tuple[bytes, str, tuple[float, float]]:
-        name = entry.name.encode("utf-8", "surrogateescape")
-        return hashlib.sha256(name).digest(), entry.name, entry.segment or (0.0, 0.0)
-
-    return sorted(entries, key=key)
 
 
 def _tars(path: Path) -> dict[str, Path]:

@@ -36,6 +36,8 @@ def inside(name: str, backslashes: bool = False) -> str:
     Raises:
         ValueError: it leads elsewhere.
     """
+    if "/" not in name and "\\" not in name and name.strip("."):
+        return name
     name = name.replace("\\", "/") if backslashes else name
     parts = name.split("/")
     if ".." in parts or not parts[0] or "\0" in name or (backslashes and parts[0].endswith(":")):
