@@ -289,8 +289,9 @@ def _encode(listing: Listing, out: Path, autoencoder: Any, recipe: Recipe, optio
 
     from alphaflow.data.shards import DATASET
 
-    beside = f"{options.workers} processes beside this one" if options.workers else "this process"
-    print(f"decoding in {beside}, of {_processors()} processors", flush=True)
+    count = options.workers
+    beside = f"{count} process{'es' * (count > 1)} beside this one" if count else "this process"
+    print(f"decoding in {beside}, on {_processors()} processors (--workers)", flush=True)
     try:
         with _Watch() as watch:
             progress = encode(listing, out, autoencoder, recipe, options, watch)

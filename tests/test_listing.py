@@ -25,7 +25,7 @@ from alphaflow.data_tools.verify import verify
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.data.listing import archives
+from alphaflow.data.listing import archives, classes
 from alphaflow.data.listing.classes import Classes
 from alphaflow.data.listing.listing import Listing, kind_of, list_files
 from alphaflow.evaluation.sources import open_source
@@ -122,7 +122,7 @@ def test_what_pillow_reads_is_read_whatever_its_ending(tmp_path: Path) -> None:
     found = list_files(place, "images", classes=Classes(tmp_path / "classes.txt"))
     assert labels(found)["cat/0.png"] == "cat"
     assert {entry.label for entry in found.entries} == {0, 2, 3, 4, 5, 6}
-    assert "none of 1 classes (bee)" in found.summary()
+    assert "1 of the classes empty: bee" in found.summary()
 
 
 def test_classes_are_folders(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_file_of_labels(tmp_path: Path) -> None:
     found = list_files(place, "images", labels=file)
     assert found.class_names == ["1", "2", "3", "4", "5"]
     assert [entry.label for entry in found.entries] == [2, 0, 1, 1, 4]
-    assert "none of 1 classes (4)" in found.summary()
+    assert "1 of the classes empty: 4" in found.summary()
     (tmp_path / "ids.txt").write_text("bee\t3\nant\t1\ncat\t2\ndog\t4\nelk\t5\n")
     found = list_files(place, "images", labels=file, classes=Classes(tmp_path / "ids.txt"))
     assert list(labels(found).values()) == ["bee", "ant", "cat", "cat", "elk"]
@@ -185,6 +185,10 @@ def test_lists_of_classes(tmp_path: Path) -> None:
     found = list_files(place, "images", classes=Classes(file))
     assert found.class_names == ["dog", "ant", "cat"]
     assert labels(found) == {name: name[:3] for name, _ in TWO}
+    numbered = put(tmp_path / "n.tar", samples(lambda y: str(int(y) + 1).encode()))  # the second and the third class
+    assert [entry.label for entry in list_files(numbered, "images", classes=Classes(file)).entries] == [1, 2, 1, 2]
+    file.write_text("2\n1\n")
+    assert [entry.label for entry in list_files(numbered, "images", classes=Classes(file)).entries] == [1, 0, 1, 0]
     file.write_text("dog\ncats\n")
     refused(place, r"class 'cat' of .*classes.txt; did you mean cats\?", classes=Classes(file))
     for text, reason in (("a\nb\na\n", "'a' twice"), ("a\tb\nb\n", "'b' twice"), ("\n", "is empty")):
@@ -383,7 +387,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     assert sorted(reject.name for reject in found.rejects) == [f"links.tar/{i}.png" for i in (1, 2, 3)]
 
 
-def test_bounds(tmp_path: Path) -> None:
+def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a zip's own word, and by what it really holds; a file that a decoder never ends with."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("a/0.png", picture(0))
@@ -392,6 +396,11 @@ def test_bounds(tmp_path: Path) -> None:
                 file.write(bytes(1_000_000))
     found = list_files(tmp_path / "a.zip", "images")
     assert [(reject.name, reject.reason[:21]) for reject in found.rejects] == [("a/large.png", "more than 300,000,000")]
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 5)
+    for name in ("b.zip", "b.tar"):
+        refused(put(tmp_path / name, [(f"{i}.txt", b"") for i in range(9)]), "the most that are listed")
+    monkeypatch.setattr(classes, "MOST_CLASSES", 5)
+    refused(put(tmp_path / "many", [(f"{i}/0.png", picture(i)) for i in range(9)]), "9 folders with files")
     place = put(tmp_path / "in", [("0.png", picture(0))])
     with (place / "1.png").open("wb") as file:
         file.truncate(400_000_000)

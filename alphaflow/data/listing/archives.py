@@ -20,6 +20,9 @@ from .names import ending, inside, is_hidden
 BLOCK = 512
 """Bytes of a tar's headers, and at whose multiples they begin."""
 
+MOST_MEMBERS = 20_000_000
+"""Files of an archive."""
+
 MOST_LABEL, MOST_JSON = 1000, 2**20
 """Bytes of a class's name, and of what lies beside a picture as .json."""
 
@@ -30,10 +33,13 @@ def in_zip(path: Path, found: Found) -> None:
     """Adds a zip's files.
 
     Raises:
-        UserError: it can't be opened.
+        UserError: it can't be opened, or holds too many.
     """
     try:
+        stated = _stated(path)
         archive = zipfile.ZipFile(path)
+    except UserError:
+        raise
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path} is no folder, and no readable zip or tar ({said(error)}); is it whole?") from error
     with archive:
@@ -47,6 +53,22 @@ def in_zip(path: Path, found: Found) -> None:
             if found.wants(name, info.file_size, partial(_member, archive, info), special):
                 found.entries.append(Entry(name, str(path), member=place, stamp=stamp(info.CRC, info.file_size)))
         found.entries = list(_really_called_so(archive, found))
+        if (lost := stated - len(archive.infolist())) > 0:
+            found.rejects.append(Reject(path.name, f"it is damaged: its list lacks {lost} of {stated} files", lost))
+
+
+def _stated(path: Path) -> int:
+    """How many members a zip's end says that there are.
+
+    Raises:
+        UserError: too many to be listed.
+    """
+    with path.open("rb") as stream:
+        end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # with zip64's, as zipfile itself reads it
+    count = int(end[4]) if end else 0
+    if count > MOST_MEMBERS:
+        raise UserError(f"{path} says that it holds {count:,} files; {MOST_MEMBERS:,} are the most that are listed")
+    return count
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
@@ -95,6 +117,8 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
         with path.open("rb", buffering=0) as stream:
             for member in _members(stream, facts.st_size, lambda size, why: damaged.append((size, why))):
                 whole += _padded(member.size) + BLOCK
+                if len(seen) > MOST_MEMBERS:
+                    raise UserError(f"{path} holds more than {MOST_MEMBERS:,} files, the most that are listed")
                 name = _checked(member.name, member.folder, found, seen, f"{tar}/")
                 if name is None:
                     continue

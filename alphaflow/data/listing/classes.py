@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -72,11 +72,13 @@ class Classes:
             seen = Counter(name.strip() for line in lines for name in line).most_common(1)
             raise UserError(f"{file} {f'names {seen[0][0]!r} twice' if seen else 'is empty'}; give each class one line")
 
-    def of(self, label: str) -> int | None:
-        """A class's index by its name, another name of it, or its number from 0 on."""
-        found = self.index.get(label)
-        if found is None and label.isdecimal() and len(label) < 7 and int(label) < len(self.names):
-            return int(label)
+    def of(self, labels: Iterable[str]) -> dict[str, int | None]:
+        """Classes' indices, by their names or other names of them; or, if they are no names, by numbers from 0 on."""
+        found = {label: self.index.get(label) for label in labels}
+        if None in found.values() and all(label.isdecimal() and len(label) < 7 for label in found):
+            numbers = {label: int(label) for label in found}
+            if max(numbers.values()) < len(self.names):
+                return dict(numbers)
         return found
 
 
@@ -107,13 +109,15 @@ def labelled(path: Path, found: Found, tars: Sequence[str], classes: Classes | N
     split = splits_among({*(name.partition("/")[0] for name in class_names), *(tar[: -len(".tar")] for tar in tars)})
     if split:
         raise UserError(f"{path} holds splits: {', '.join(split)}; give one of them")
+    if len(class_names) > MOST_CLASSES:
+        raise UserError(f"{path} has {len(class_names):,} folders with files, {class_names[0]}, …: are they classes?")
     if not class_names:
         return Labelled(entries, [], note=f"unlabelled: {NO_CLASSES if tars else 'all lie in one folder'}")
     if classes is None:
         if not tars:
             _check_none_empty(path, places, found.folders)
         return _numbered(entries, indices, class_names)
-    of = [classes.of(name) for name in class_names]
+    of = [classes.index.get(name) for name in class_names]
     strange = next((name for name, index in zip(class_names, of, strict=True) if index is None), None)
     if strange is not None:
         hint = near(strange, classes.names)
@@ -168,7 +172,7 @@ def _by_label(
     known = {label for label in given if label is not None}
     rejects: list[Reject] = []
     if classes is not None:
-        names, index = classes.names, {label: classes.of(label) for label in known}
+        names, index = classes.names, classes.of(known)
         wrong = f"is not in {classes.path}"
     elif all(label.isdecimal() for label in known):
         index = {label: int(label) if len(label) < 12 and int(label) < MOST_CLASSES else None for label in known}

@@ -46,7 +46,7 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
         files.setdefault(entry.name.rpartition("/")[2].rpartition(".")[0], []).append(entry)
     known = sorted({row["label"] for _, row in rows if row["label"]})
     names = known if classes is None else classes.names
-    index = {name: i if classes is None else classes.of(name) for i, name in enumerate(known)}
+    index = {name: i if classes is None else classes.index.get(name) for i, name in enumerate(known)}
     entries: list[Entry] = []
     seen: set[tuple[str, str]] = set()
     for number, row in rows:

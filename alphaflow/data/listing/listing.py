@@ -64,7 +64,8 @@ class Listing:
         classes = f" in {len(names):,} classes ({shown})" if names else ""
         parts = [f"{count:,} {WORDS[self.kind][count != 1]}{classes}", *([self.note] if self.note else [])]
         if empty:
-            parts.append(f"none of {len(empty):,} classes ({', '.join(empty[:SHOWN])}{', …' if empty[SHOWN:] else ''})")
+            shown = ", ".join(empty[:SHOWN]) + ", …" * (len(empty) > SHOWN)
+            parts.append(f"{len(empty):,} of the classes empty: {shown}")
         if self.passed:
             parts.append("passed over: " + ", ".join(f"{n:,} {what}" for what, n in self.passed.most_common()))
         lines = [f"{self.path}: {'; '.join(parts)}"]
