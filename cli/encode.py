@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from alphaflow.data_tools.decode import Recipe
     from alphaflow.data_tools.encode import Progress
 
-    from alphaflow.data.listing.classes import Classes
     from alphaflow.data.listing.listing import Listing
+    from alphaflow.data.listing.tables import Classes
 
 app = typer.Typer(help="Encode pictures or clips into latent shards.", no_args_is_help=True)
 
@@ -57,7 +57,7 @@ ClassList = Annotated[
     ),
 ]
 Changed = Annotated[
-    bool, typer.Option("--changed", help="Make shards again whose files were replaced, added or removed since.")
+    bool, typer.Option("--changed", help="Make the shards again that replaced, added or removed files touch.")
 ]
 ShardOf = Annotated[
     str | None, typer.Option("--shard", help="I/N: this job makes every N-th shard from I on. torchrun sets it too.")
@@ -68,6 +68,17 @@ Workers = Annotated[
     int | None, typer.Option(help="Decoding processes; 0 decodes here.", min=0, show_default="processors − 1")
 ]
 MaxRejects = Annotated[float, typer.Option(help="The share of files that may be unreadable.", min=0, max=1)]
+ClipsPlace = Annotated[
+    Path,
+    typer.Argument(
+        help="CLASS/NAME.mp4 in a folder, a zip or tars; frames CLASS/VIDEO/0001.jpg in a folder; or Kinetics' CSV."
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="Of a CSV with several: whose rows to take.", show_default="all")]
+Fps = Annotated[
+    float | None,
+    typer.Option(help="Frames a second, by time stamps; of folders of frames their rate.", show_default="as stored"),
+]
 Measured = Literal["channel", "element"]
 Measure = Annotated[
     Measured | None,
@@ -123,26 +134,14 @@ def images(
 
 @app.command(no_args_is_help=True)
 def videos(
-    src: Annotated[
-        Path,
-        typer.Argument(
-            help="CLASS/NAME.mp4, or frames CLASS/VIDEO/0001.jpg, in a folder, a zip or tars; or Kinetics' CSV."
-        ),
-    ],
+    src: ClipsPlace,
     out: Out,
     *,
     clips_folder: Annotated[Path | None, typer.Option(help="Where the clips of a CSV lie.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Of a CSV with several: whose rows to take.", show_default="all")
-    ] = None,
+    split: Split = None,
     classes: ClassList = None,
     frames: Annotated[int, typer.Option(help="Of a clip.", min=1)] = 17,
-    fps: Annotated[
-        float | None,
-        typer.Option(
-            help="Frames a second, by time stamps; of folders of frames their rate.", show_default="as stored"
-        ),
-    ] = None,
+    fps: Fps = None,
     clips: Annotated[int, typer.Option(help="Clips a video, evenly spaced.", min=1)] = 1,
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
     subfolder: Subfolder = None,
@@ -164,25 +163,29 @@ def videos(
     """Encode clips. Run it again after any interruption: it goes on where it stopped."""
     from alphaflow.data_tools.decode import ClipRecipe
 
-    from alphaflow.data.listing.kinetics import list_csv
-    from alphaflow.data.listing.listing import list_files
     from alphaflow.errors import UserError, is_number
 
     if fps is not None and not (is_number(fps) and fps > 0):
         raise UserError(f"--fps must be positive, got {fps:g}")
-    is_csv = src.suffix.lower() == ".csv"
-    if not is_csv and (split or clips_folder):
-        raise UserError(f"--{'split' if split else 'clips-folder'} goes with a CSV, and {src} is none")
-    recipe = ClipRecipe(size, frames, fps, crop.value, clips)
     options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
-
-    def listed(known: Classes | None) -> Listing:
-        if is_csv:
-            return list_csv(src, clips_folder, split=split, classes=known)
-        return list_files(src, "clips", classes=known, frames=fps is not None)
-
-    listing = _with_classes(listed, classes, out)
+    listing = _with_classes(_listing_of_clips(src, clips_folder, split, fps is not None), classes, out)
+    recipe = ClipRecipe(size, frames, fps, crop.value, clips)
     _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+
+
+def _listing_of_clips(
+    src: Path, clips_folder: Path | None, split: str | None, frames: bool
+) -> Callable[[Classes | None], Listing]:
+    """Lists clips with these classes."""
+    from alphaflow.data.listing.kinetics import list_csv
+    from alphaflow.data.listing.listing import list_files
+    from alphaflow.errors import UserError
+
+    if src.suffix.lower() == ".csv":
+        return lambda known: list_csv(src, clips_folder, split=split, classes=known)
+    if split or clips_folder:
+        raise UserError(f"--{'split' if split else 'clips-folder'} goes with a CSV, and {src} is none")
+    return lambda known: list_files(src, "clips", classes=known, frames=frames)
 
 
 def _with_classes(listed: Callable[[Classes | None], Listing], given: Path | None, out: Path) -> Listing:
@@ -191,14 +194,14 @@ def _with_classes(listed: Callable[[Classes | None], Listing], given: Path | Non
     Raises:
         UserError: it has classes, is a split other than training's, and there is neither.
     """
-    from alphaflow.data.listing.classes import Classes
     from alphaflow.data.listing.names import SPLITS
+    from alphaflow.data.listing.tables import Classes, has_classes
     from alphaflow.data.shards import DATASET
     from alphaflow.errors import UserError
 
     other = out.name.lower() in SPLITS and not out.name.lower().startswith("train")
     train = next((place for place in sorted(out.parent.glob("train*/")) if (place / DATASET).is_file()), None)
-    if given is None and other and train is not None:
+    if given is None and other and train is not None and has_classes(train):
         print(f"classes: those of {train}, with their indices")
         given = train
     listing = listed(None if given is None else Classes(given))

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from alphaflow.run import Run
 
 
-Target = Annotated[str, typer.Argument(help="A run's folder; or pictures or clips: a folder, a zip, an .npz, shards.")]
+Target = Annotated[
+    str, typer.Argument(help="A run's folder; or pictures or clips: a folder, a zip, tars, an .npz, shards.")
+]
 ReferenceOption = Annotated[
     str | None,
     typer.Option(

@@ -14,7 +14,7 @@ from .progress import shown
 
 def stats(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Pictures or clips: a folder, a zip, an .npz, shards; or digits.")
+        str, typer.Argument(metavar="SRC", help="Pictures or clips: a folder, a zip, tars, an .npz, shards; or digits.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .npz to write.")],
     *,

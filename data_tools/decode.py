@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alphaflow.data.clip_files import take
+from alphaflow.data.clip_files import of_the_machine, take
 from alphaflow.data.images import UNREADABLE, Crop, crop, decode
 from alphaflow.data.listing.entry import Entry
 from alphaflow.data.video import ClipError
@@ -112,8 +111,8 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
     except UnidentifiedImageError:
         return _rejected(index, entry, "not a picture")
     except (ClipError, *UNREADABLE) as error:
-        if isinstance(error, OSError) and error.errno in PASSING:
-            raise
+        if (fault := of_the_machine(error)) is not None:
+            raise fault from None
         return _rejected(index, entry, " ".join(str(error).split())[:200] or type(error).__name__)
     except MemoryError:
         return _rejected(index, entry, "too large for this machine's memory")
@@ -138,9 +137,6 @@ def _patience() -> Iterator[None]:
 def _rejected(index: int, entry: Entry, reason: str) -> Sample:
     return Sample(index, None, {"source": entry.name, "reason": reason})
 
-
-PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.ETIMEDOUT}
-"""Faults of the machine, not of the file: they end the job, which can be run again."""
 
 _worker = False
 """Whether this process decodes for another."""

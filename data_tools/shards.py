@@ -228,12 +228,15 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
     """
     if (out / DATASET).is_file():
         try:
-            before = dict(parsed((out / DATASET).read_text(encoding="utf-8"))["plan"])
+            record = dict(parsed((out / DATASET).read_text(encoding="utf-8")))
+            before = dict(record["plan"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
         others = _others(before, parsed(json.dumps(plan)))
         if others:
             raise UserError(f"{out} was begun with {'; '.join(others)}; give the same, or choose another folder")
+        if not record.get("finished") and record.get("class_names") != class_names:
+            _begun(out, plan, class_names)
         return
     taken = out.exists() and (not out.is_dir() or any(not place.name.startswith(".") for place in out.iterdir()))
     if taken and not (out / DATASET).is_file():  # another job may have begun it just now

@@ -348,7 +348,7 @@ def test_zips_and_tars(tmp_path: Path) -> None:
 
 
 def test_imagenets_own_tars_are_classes(tmp_path: Path) -> None:
-    """A folder of n01440764.tar …, as ILSVRC2012_img_train.tar unpacks to; a compressed one is a reject."""
+    """A folder of n01440764.tar …, as ILSVRC2012_img_train.tar unpacks to; a compressed one is refused."""
     source = pictures(tmp_path / "source")
     (tmp_path / "tars").mkdir()
     for name, folder in zip(("n01440764", "n01443537", "n01484850"), sorted(source.iterdir()), strict=True):
@@ -362,7 +362,8 @@ def test_imagenets_own_tars_are_classes(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").class_counts == [4, 4, 4]
     with tarfile.open(tmp_path / "tars" / "n01484850.tar", "w:gz") as tar:
         tar.add(next(source.rglob("*.png")), "a.png")
-    assert [reject.name for reject in list_files(tmp_path / "tars", "images").rejects] == ["n01484850.tar"]
+    with pytest.raises(af.UserError, match=r"n01484850\.tar holds nothing that can be read, and tars are the classes"):
+        list_files(tmp_path / "tars", "images")
 
 
 def test_shards_mix_classes(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from PIL import Image
 
 import alphaflow as af
 from alphaflow.data.listing import archives, classes
-from alphaflow.data.listing.classes import Classes
 from alphaflow.data.listing.listing import Listing, kind_of, list_files
+from alphaflow.data.listing.tables import Classes
 from alphaflow.evaluation.sources import open_source
 
 Members = Iterable[tuple[str, bytes]]
@@ -283,6 +283,90 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
 FIFTY = [pair for i in range(50) for pair in ((f"{i:03d}.cls", b"%d" % (i % 3)), (f"{i:03d}.png", picture(i)))]
 
 
+def test_no_class_of_tars_is_lost(tmp_path: Path) -> None:
+    """A tar that is empty, gone, packed, or holds nothing that can be read moves no index quietly."""
+    names = ["n00000001", "n00000002", "n00000003"]
+    for damage in ("empty", "gone", "packed", "damaged"):
+        place = class_tars(tmp_path / damage, names)
+        tar = place / "n00000002.tar"
+        if damage == "empty":
+            put(tar, [])
+        elif damage == "gone":
+            tar.unlink()
+            tar.symlink_to("nowhere.tar")
+        elif damage == "packed":
+            tar.rename(place / "n00000002.tar.gz")
+        else:
+            tar.write_bytes(b"x" * 3000)
+        if damage == "gone":
+            assert list_files(place, "images").rejects[0].name == "n00000002.tar"
+        else:
+            refused(place, r"n00000002\.tar holds nothing|1 files beside the tars are packed")
+    place = put(tmp_path / "folders", TWO)
+    (place / "ant").symlink_to("/nowhere/ant")
+    assert [reject.name for reject in list_files(place, "images").rejects] == ["ant"]
+
+
+def test_labels_that_are_for_others(tmp_path: Path) -> None:
+    """Members that belong to no picture, to few of them, to other keys; numbers and names; the mark of none."""
+    inside = [*TWO, ("meta.json", b'{"label": "x"}'), ("big.json", b" " * (2**20 + 1))]
+    assert list_files(put(tmp_path / "a.tar", inside), "images").class_names == ["cat", "dog"]
+    refused(put(tmp_path / "a.tar", [*TWO, ("dog/1.json", b'{"label": 3}')]), "only 1 of the 6 files")
+    fine = [*samples(str.encode), ("00000.fine.cls", b"7"), ("00001.coarse.cls", b"9")]
+    assert [entry.label for entry in list_files(put(tmp_path / "a.tar", fine), "images").entries] == [0, 1, 0, 1]
+    both = [*samples(str.encode), ("last.jpg", picture(1, "JPEG")), ("last.cls", b"word")]
+    refused(put(tmp_path / "a.tar", both), "some labels are numbers and some are names, '0' and 'word'")
+    none = [*samples(str.encode), ("last.jpg", picture(1, "JPEG")), ("last.cls", b"-1")]
+    found = list_files(put(tmp_path / "a.tar", none), "images")
+    assert found.class_names == ["0", "1"]
+    assert [reject.name for reject in found.rejects] == ["a.tar/last.jpg"]
+    for name in ("train-0", "val-0"):
+        put(tmp_path / "split" / f"{name}.tar", samples(str.encode))
+    refused(tmp_path / "split", "holds splits")
+    (tmp_path / "l.txt").write_text("0.png,x\n")
+    two = put(tmp_path / "two", [("train/0.png", picture(0)), ("val/0.png", picture(1))])
+    refused(two, "holds splits", labels=tmp_path / "l.txt")
+
+
+def test_labels_whose_order_is_in_doubt(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("1\n2\n3\n")
+    place = put(tmp_path / "a", [(f"{i}.png", picture(i)) for i in (1, 2, 10)])
+    refused(place, "in doubt: their names' numbers", labels=file)
+    place = put(tmp_path / "b", [(f"{i}.png", picture(i)) for i in (1, 3, 4)])
+    (place / "2.png").symlink_to("nowhere.png")
+    refused(place, "in doubt: 2.png can't be read", labels=file)
+    place = put(tmp_path / "c", [("a/1.png", picture(1)), ("b/1.png", picture(2))])
+    for text, reason in (
+        ("1.png,cat\n", "2 files are called 1.png"),
+        ("a/1.png,cat\na/1.png,dog\n", "both 'cat' and 'dog'"),
+        ('a/1.png,"cat\nb/1.png,dog\n', "a quote that begins on one line"),
+    ):
+        file.write_text(text)
+        refused(place, reason, labels=file)
+    file.write_bytes(b"a/1.png,cat\rb/1.png,dog\r")
+    assert list(labels(list_files(place, "images", labels=file)).values()) == ["cat", "dog"]
+
+
+def test_a_list_holds_for_one_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    place = put(tmp_path / "val", [("dog/0.png", picture(0))])
+    listed = Classes(tmp_path / "classes.txt")
+    assert [entry.label for entry in list_files(place, "images", classes=listed).entries] == [1]
+    refused(put(tmp_path / "flat", NUMBERED), "the class 'flat' of .* give the files' labels", classes=listed)
+
+
+@pytest.mark.parametrize("form", ["a.zip", "a.tar"])
+def test_an_archive_that_is_replaced_gives_no_other_picture(form: str, tmp_path: Path) -> None:
+    """Neither its label nor its name would be that picture's."""
+    place = put(tmp_path / form, TWO)
+    data = af.ImageFolder(place, memory=0)
+    put(place, [("ant/0.png", picture(50)), *TWO])
+    with pytest.raises(af.UserError, match=r"a\.(zip|tar).*was replaced since it was listed"):
+        data.fetch(np.arange(6))
+    assert len(af.ImageFolder(place)) == 7
+
+
 def test_damaged_tars_are_counted_by_what_is_lost(tmp_path: Path) -> None:
     """Up to the file's end, past what is damaged: the rest is read, what is lost is a reject of as many."""
     whole = put(tmp_path / "whole.tar", FIFTY)
@@ -371,6 +455,8 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     }  # fmt: skip
     assert len(found.entries) == 7
     assert found.passed["links to folders that are here already"] == 1
+    (place / "self").symlink_to("self")
+    assert "self" in [reject.name for reject in list_files(place, "images").rejects]
     (place / "ant").symlink_to(place / "dog", target_is_directory=True)
     refused(place, "the folder ant in")  # or its pictures would be there twice, or dog's be called ant's
     with tarfile.open(tmp_path / "links.tar", "w") as tar:
@@ -425,6 +511,7 @@ def test_a_file_that_a_decoder_never_ends_with(tmp_path: Path, monkeypatch: pyte
     found = list_files(put(tmp_path / "in", TWO), "images")
     (tmp_path / "endless.py").write_text(ENDLESS)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("alphaflow.data_tools.decode.PATIENCE", 300.0)  # importing it here changes that
     with Decoder(importlib.import_module("endless").Endless(8), workers=1, chunk=2) as decoder:
         done = list(decoder((i, entry, 0) for i, entry in enumerate(found.entries)))
     assert [sample.record["source"] for sample in done if sample.pixels is None] == ["cat/1.png"]

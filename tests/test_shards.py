@@ -519,6 +519,10 @@ def test_a_stream_that_ends_early_looks_whole(folder: Path, tmp_path: Path) -> N
     file.write_bytes(data[:end] + bytes(10240))
     with pytest.raises(af.UserError, match=r"train-000001\.tar can't be read: it ends after \d of 10 samples"):
         list(itertools.islice(af.RemoteShards([str(file)], folder / "dataset.json", batch_size=1), 11))
+    file.with_name("train-000002.tar").write_bytes(bytes(20480))  # not one sample
+    urls = [str(folder / "train-000000.tar"), str(file.with_name("train-000002.tar"))]
+    with pytest.raises(af.UserError, match="it ends after 0 of 10 samples"):
+        list(itertools.islice(af.RemoteShards(urls, folder / "dataset.json", batch_size=1), 11))
     skipping = af.RemoteShards([str(file)], folder / "dataset.json", batch_size=1, damaged="skip")
     list(itertools.islice(skipping, 11))
     assert len(skipping.skipped) == 1

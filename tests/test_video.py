@@ -475,7 +475,7 @@ def test_a_csv_in_kinetics_format(tmp_path: Path) -> None:
     source = list_csv(tmp_path / "kinetics.csv", folder, split="train")
     assert sorted((entry.label, entry.segment) for entry in source.entries) == [(0, None), (1, (1.0, 2.0))]
     assert {reject.name.split("_")[0]: reject.reason.split(":")[0] for reject in source.rejects} == {
-        "gone": "no such file in the clips' folder", "broken": "line 5", "backwards": "line 6", "whole-xy": "line 7",
+        "gone": "line 4", "broken": "line 5", "backwards": "line 6", "whole-xy": "line 7",
     }  # fmt: skip
     recipe = ClipRecipe(size=16, frames=8)
     encode(source, tmp_path / "out", af.Pixels(), recipe, Options(workers=0, max_rejects=1.0))
@@ -487,7 +487,7 @@ def test_a_csv_in_kinetics_format(tmp_path: Path) -> None:
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
     with pytest.raises(af.UserError, match="no column 'youtube_id'"):
         list_csv(tmp_path / "wrong.csv", folder)
-    with pytest.raises(af.UserError, match="--clips-folder"):
+    with pytest.raises(af.UserError, match="clips_folder"):
         list_csv(tmp_path / "kinetics.csv", None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import numpy as np
 
 from .images import UNREADABLE, decode
 from .listing.entry import Entry
-from .listing.names import is_hidden, number
+from .listing.folders import KNOWN
+from .listing.names import ending, is_hidden, number
 from .video import Clip, ClipError, read_clip, video_info
 
 
@@ -47,17 +49,29 @@ def take(entry: Entry, frames: int, fps: float | None = None, place: float = 0.5
     """
     try:
         return (_of_folder if entry.frames else _of_video)(entry, frames, fps, place, apart)
-    except (ClipError, OSError):
-        if entry.instead is None:
+    except (ClipError, OSError) as error:
+        if entry.instead is None or of_the_machine(error) is not None:
             raise
     return take(entry.instead, frames, fps, place, apart)
+
+
+PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.ETIMEDOUT}
+"""Faults of the machine, not of the file: they end the job, which can be run again."""
+
+
+def of_the_machine(error: BaseException) -> OSError | None:
+    """The fault of the machine behind an error, if it is one. Of FFmpeg's own, EIO says that a file is damaged."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if not isinstance(cause, OSError) or cause.errno not in PASSING:
+        return None
+    return None if cause.errno == errno.EIO and type(cause).__module__.startswith("av") else cause
 
 
 SAME = "the video is so short that the clip before has the same frames"
 
 
 def _of_video(entry: Entry, frames: int, fps: float | None, place: float, apart: float) -> Taken:
-    with opened(entry) as file:
+    with video_of(entry) as file:
         info = video_info(file)
         first, last = entry.segment or (0.0, info.duration)
         rate = fps or info.fps
@@ -83,7 +97,7 @@ def _same(clip: Clip, start: float, fps: float | None) -> bool:
 
 
 @contextmanager
-def opened(entry: Entry) -> Iterator[str | BinaryIO]:
+def video_of(entry: Entry) -> Iterator[str | BinaryIO]:
     """What a video is read from: its file's path; or, in an archive, its bytes as a file."""
     if entry.place is None and entry.member is None:
         yield entry.path
@@ -94,7 +108,7 @@ def opened(entry: Entry) -> Iterator[str | BinaryIO]:
 
 def _of_folder(entry: Entry, frames: int, fps: float | None, place: float, apart: float) -> Taken:
     listed = (file.name for file in Path(entry.path).iterdir())
-    names = sorted((name for name in listed if not is_hidden(name) and number(name) >= 0), key=number)
+    names = sorted((name for name in listed if ending(name) not in KNOWN and not is_hidden(name)), key=number)
     room = len(names) - frames
     if room < 0:
         raise ClipError(f"the folder has {len(names)} frames, fewer than {frames}")

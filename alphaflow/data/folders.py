@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..types import Batch, Cond
 from .base import IndexedDataset, Indices, to_unit
-from .clip_files import opened, take
+from .clip_files import take, video_of
 from .images import FORMATS, UNREADABLE, Mode, centre_crop, decode
 from .listing.entry import Entry
 from .listing.listing import list_files
@@ -97,7 +97,7 @@ class ImageFolder(IndexedDataset):
     def _decode(self, index: int) -> Tensor:
         """One image (c, h, w), 8-bit."""
         entry, first = self.listing.entries[index], self.listing.entries[0]
-        file = self.listing.path / entry.name
+        file = self.listing.place(entry.name)
         try:
             image = decode(entry.read(), self.mode)
             array = np.asarray(image if self.size is None else centre_crop(image, self.size))
@@ -175,7 +175,7 @@ class VideoFolder(IndexedDataset):
             return self.given_fps
         first = self.listing.entries[0]
         try:
-            with opened(first) as file:
+            with video_of(first) as file:
                 return video_info(file).fps
         except (ClipError, OSError):  # a folder of frames; or what reading says
             return None
@@ -205,7 +205,7 @@ class VideoFolder(IndexedDataset):
     def _clip(self, index: int, place: float) -> Tensor:
         """One clip (c, f, h, w), 8-bit, starting at this share of what room there is."""
         entry, first = self.listing.entries[index], self.listing.entries[0]
-        file = self.listing.path / entry.name
+        file = self.listing.place(entry.name)
         try:
             frames = take(entry, self.frames, self.given_fps, place).frames
         except (ClipError, OSError) as error:
@@ -236,9 +236,13 @@ def _cropped(frame: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     return square[:, :, None] if grey else square
 
 
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+"""Pillow's modes without colours."""
+
+
 def _common_mode(entries: Sequence[Entry]) -> Mode:
     """``"L"`` where every picture is grey, else ``"RGB"``; stops at the first that isn't."""
-    return "L" if all(_stored_mode(entry) in ("1", "L", "LA", "I", "I;16") for entry in entries) else "RGB"
+    return "L" if all(_stored_mode(entry) in GREY for entry in entries) else "RGB"
 
 
 def _stored_mode(entry: Entry) -> str:

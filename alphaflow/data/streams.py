@@ -6,8 +6,6 @@ import io
 import random
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -141,17 +139,24 @@ class RemoteShards(IterableDataset[Batch]):
         urls = self._expanded()
         order = random.Random(f"{self.seed}-{self.epoch}")
         order.shuffle(urls)
-        stream = webdataset.WebDataset(
-            urls, shardshuffle=False, nodesplitter=webdataset.split_by_node, empty_check=False, handler=self._broken
-        )
-        return iter(stream.compose(self._counted).shuffle(self.buffer, initial=self.buffer, rng=order))
+        return iter(webdataset.filters.shuffle(self.buffer, initial=self.buffer, rng=order)(self._samples(urls)))
 
-    def _counted(self, samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Samples, if each shard has as many as its description says: a stream that ends early may look whole."""
+    def _samples(self, urls: list[str]) -> Iterator[dict[str, Any]]:
+        """The samples of this reader; a shard that ends early may look whole, and has fewer than dataset.json says."""
+        import webdataset
+
         expected = {shard["file"]: shard["samples"] for shard in self.description.shards}
-        for url, of_shard in groupby(samples, key=itemgetter("__url__")):
+        for url in webdataset.split_by_worker(webdataset.split_by_node(iter(urls))):
+            stream = webdataset.WebDataset(
+                [url],
+                shardshuffle=False,
+                nodesplitter=None,
+                workersplitter=None,
+                empty_check=False,
+                handler=self._broken,
+            )
             count = 0
-            for sample in of_shard:
+            for sample in stream:
                 count += 1
                 yield sample
             stated = next(

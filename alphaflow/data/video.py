@@ -145,6 +145,7 @@ def _by_time(source: Iterator[Timed], frames: int, fps: float, start: float, end
     gap = 0.0
     for time, frame in source:
         if end is not None and time >= end:
+            gap = time - shown[0] if shown is not None else gap
             break
         while shown is not None and len(found) < frames and start + len(found) / fps < time - 1e-6:
             found.append(shown)

@@ -15,14 +15,12 @@ from ..files import check_apart, check_writable, foreign, parsed, remove, replac
 from ..plots import grid, save_picture
 from ..types import Labels
 from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
+from .listing.names import LITTER
 
 Form = Literal["png", "npz", "mp4", "gif"]
 
 RECORD = ".alphaflow.json"
 """What says, in a folder of samples, which files they are."""
-
-LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""What file managers leave."""
 
 SHEET, PLAYING = 16, 64
 """Clips in a contact sheet; and in the one in which all play at once."""
@@ -130,7 +128,9 @@ def _recorded(place: Path) -> tuple[set[str], set[str]]:
 def _files(folder: Path) -> Iterator[str]:
     """What is in a folder, at any depth, but for folders that hold something."""
     for path in folder.rglob("*"):
-        if path.name not in LITTER and (path.is_symlink() or not path.is_dir() or not any(path.iterdir())):
+        if path.name not in (".DS_Store", *LITTER) and (
+            path.is_symlink() or not path.is_dir() or not any(path.iterdir())
+        ):
             yield path.relative_to(folder).as_posix()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data.images import image_mode
+from ..data.listing.listing import tars_of
 from ..errors import UserError
 from ..metrics.catalogue import METRICS, check_metrics, default_metrics
 from ..metrics.kernels import SIZE
@@ -223,8 +224,9 @@ def _form(shape: tuple[int, ...] | None, options: Options) -> dict[str, Any]:
 
 
 def _check_there(target: Source | Path | str, reference: Any) -> None:
-    if not isinstance(target, Source) and str(target) not in BUILT_IN and not Path(target).exists():
-        raise UserError(f"{target} doesn't exist; give a run's folder, a folder or zip of images, or an .npz")
+    there = isinstance(target, Source) or str(target) in BUILT_IN or Path(target).exists() or tars_of(Path(target))
+    if not there:
+        raise UserError(f"{target} doesn't exist; give a run's folder, a folder, zip or tars of images, or an .npz")
     if reference is None:
         raise UserError(f"{target} is no run, so there is no training data to measure against; give --reference")
 

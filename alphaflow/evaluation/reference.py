@@ -13,6 +13,7 @@ import torch
 from ..data.images import Mode
 from ..data.kinds import Kind
 from ..data.listing.folders import scan
+from ..data.listing.listing import tars_of
 from ..data.shards import DATASET
 from ..errors import UserError
 from ..files import sha256
@@ -102,12 +103,16 @@ def fingerprint(path: Path | str) -> str:
     place = Path(path)
     if str(path) in BUILT_IN and not place.exists():
         return ""
+    tars = {} if place.exists() else tars_of(place)
     if (place / DATASET).is_file():
         place = place / DATASET
     if place.is_file():
         return sha256(place)
     found = hashlib.sha256()
-    files = {name: item.stat().st_size for name, item in scan(place, Counter()) if item is not None and item.is_file()}
+    files = {name: tar.stat().st_size for name, tar in tars.items()}
+    if not tars:
+        listed = scan(place, Counter())
+        files = {name: item.stat().st_size for name, item in listed if item is not None and item.is_file()}
     for name, size in sorted(files.items()):
         found.update(f"{name}\t{size}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()

@@ -15,13 +15,13 @@ from ...errors import UserError, said
 from ...files import parsed
 from .entry import Entry, Reject, stamp
 from .folders import Found
-from .names import ending, inside, is_hidden
+from .names import inside, is_hidden, key
 
 BLOCK = 512
 """Bytes of a tar's headers, and at whose multiples they begin."""
 
-MOST_MEMBERS = 20_000_000
-"""Files of an archive."""
+MOST_MEMBERS = 5_000_000
+"""Files of an archive: a worker opens a zip of so many within the time it has for a picture."""
 
 MOST_LABEL, MOST_JSON = 1000, 2**20
 """Bytes of a class's name, and of what lies beside a picture as .json."""
@@ -122,11 +122,11 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
                 name = _checked(member.name, member.folder, found, seen, f"{tar}/")
                 if name is None:
                     continue
-                if ending(name) in (".cls", ".json") and not member.special:
+                if name[len(key(name)) :].lower() in (".cls", ".json") and not member.special:
                     _label(stream, member, name, found)
                     continue
                 place = (member.offset, member.size)
-                mark = stamp(*place, member.time, facts.st_size, facts.st_mtime_ns)
+                mark = stamp(*place, facts.st_size, facts.st_mtime_ns)
                 entry = Entry(name, file, place=place, stamp=mark)
                 if found.wants(name, member.size, entry.open, member.special):
                     found.entries.append(entry)
@@ -139,12 +139,11 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
 
 
 class Member(NamedTuple):
-    """A tar's member: its name, where its bytes begin, how many they are, when it was changed, and what it is."""
+    """A tar's member: its name, where its bytes begin, how many they are, and what it is."""
 
     name: str
     offset: int
     size: int
-    time: int
     folder: bool = False
     special: str = ""
 
@@ -170,9 +169,7 @@ def _members(stream: RawIOBase, size: int, damage: Callable[[int, str], None]) -
                         break
                     plain = info.isreg() and info.sparse is None
                     special = "" if plain or info.isdir() else "no regular file: a link, a device, or one with holes"
-                    member = Member(
-                        info.name, info.offset_data, info.size * plain, int(info.mtime), info.isdir(), special
-                    )
+                    member = Member(info.name, info.offset_data, info.size * plain, info.isdir(), special)
                     begin, following = info.offset, archive.offset
                 if begin > end:
                     damage(begin - end, f"no file's header at byte {end:,}")
@@ -199,9 +196,7 @@ def _plain(header: bytes, at: int) -> Member | None:
     if len(header) < BLOCK or header[156] not in b"0\0" or header[124] & 0x80:
         return None
     try:
-        size, time, total = (
-            int(field.strip(b" \0"), 8) for field in (header[124:136], header[136:148], header[148:156])
-        )
+        size, total = (int(field.strip(b" \0"), 8) for field in (header[124:136], header[148:156]))
     except ValueError:
         return None
     name = header[:100].partition(b"\0")[0]
@@ -209,13 +204,13 @@ def _plain(header: bytes, at: int) -> Member | None:
         return None
     folder = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
     path = (folder + b"/" + name if folder else name).decode("utf-8", "surrogateescape")
-    return Member(path, at + BLOCK, size, time)
+    return Member(path, at + BLOCK, size)
 
 
 def _by_tarfile(archive: tarfile.TarFile, at: int) -> tarfile.TarInfo | None:
     """The next member of any kind from a place on, past what is none; None at the end."""
     archive.firstmember, archive.offset, archive.members = None, at, []  # type: ignore[attr-defined]
-    archive.fileobj.seek(at)  # type: ignore[union-attr]
+    archive.fileobj.seek(at)
     return archive.next()
 
 
@@ -257,12 +252,6 @@ def _checked(
     return prefix + clean
 
 
-def key(name: str) -> str:
-    """A sample's key by webdataset's rule: its folder, and its name up to the first dot."""
-    folder, slash, base = name.rpartition("/")
-    return f"{folder}{slash}{base.partition('.')[0]}"
-
-
 def _label(stream: RawIOBase, member: Member, name: str, found: Found) -> None:
     """Takes the label that a tar's .cls or .json holds."""
     is_json = name.lower().endswith(".json")
@@ -276,7 +265,7 @@ def _label(stream: RawIOBase, member: Member, name: str, found: Found) -> None:
         reason = "it isn't UTF-8" if isinstance(error, UnicodeDecodeError) else said(error)
         found.unlabelled[key(name)] = f"no label in {name}: {reason}"
         return
-    if label and not (is_json and key(name) in found.labels):
+    if label and label != "-1" and not (is_json and key(name) in found.labels):
         found.labels[key(name)] = label
 
 

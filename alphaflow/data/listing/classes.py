@@ -1,29 +1,25 @@
-"""Classes: by folders, tars, what lies beside a picture in a tar, or a file of labels; and a fixed list of them."""
+"""Classes: by folders, tars, what lies beside a picture in a tar, or a file of labels."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from ...errors import UserError, near, said
-from ...files import parsed
-from .archives import key
+from ...errors import UserError, near
 from .entry import Entry, Reject
-from .folders import Found
-from .names import splits_among
+from .folders import PACKED, Found
+from .names import key, number, splits_among
+from .tables import Classes, rows_of
 
 NO_CLASSES = "no .cls, no .json with a label, no folders in the tars, and the tars' names tell no classes"
 
-MOST_CLASSES, MOST_TEXT = 100_000, 2**28
-"""Classes of a place, and bytes of a file of labels or classes."""
+MOST_CLASSES = 100_000
+"""Classes of a place."""
 
 WNID = re.compile(r"n\d{8}")
 """A class of ImageNet: its tars are called so."""
@@ -46,42 +42,6 @@ class Labelled:
     note: str = ""
 
 
-class Classes:
-    """A fixed list of classes: which there are, and in what order.
-
-    Args:
-        path: a text file with a name a line, and other names of the class after tabs; or shards, or their dataset.json.
-
-    Raises:
-        UserError: it can't be read, or names a class twice.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        file = path / "dataset.json" if path.is_dir() else path
-        if file.suffix == ".json":
-            try:
-                lines = [[str(name)] for name in parsed(text_of(file))["class_names"]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{file} lists no classes; give a text file with a name a line, or shards") from error
-        else:
-            lines = [line.split("\t") for line in text_of(file).splitlines() if line.strip()]
-        self.names = [line[0].strip() for line in lines]
-        self.index = {name.strip(): i for i, line in enumerate(lines) for name in line}
-        if not self.names or len(self.index) < sum(map(len, lines)):
-            seen = Counter(name.strip() for line in lines for name in line).most_common(1)
-            raise UserError(f"{file} {f'names {seen[0][0]!r} twice' if seen else 'is empty'}; give each class one line")
-
-    def of(self, labels: Iterable[str]) -> dict[str, int | None]:
-        """Classes' indices, by their names or other names of them; or, if they are no names, by numbers from 0 on."""
-        found = {label: self.index.get(label) for label in labels}
-        if None in found.values() and all(label.isdecimal() and len(label) < 7 for label in found):
-            numbers = {label: int(label) for label in found}
-            if max(numbers.values()) < len(self.names):
-                return dict(numbers)
-        return found
-
-
 def labelled(path: Path, found: Found, tars: Sequence[str], classes: Classes | None, labels: Path | None) -> Labelled:
     """Gives entries their labels: of a file, else of what lies beside them, else of their tars or folders.
 
@@ -96,35 +56,47 @@ def labelled(path: Path, found: Found, tars: Sequence[str], classes: Classes | N
         UserError: it can't be told which class is which, or a class is not in the list.
     """
     entries = sorted(found.entries, key=lambda entry: entry.name)
+    names = [entry.name for entry in entries]
+    split = splits_among({*_tops(names), *(tar[: -len(".tar")] for tar in tars)})
+    if split:
+        raise UserError(f"{path} holds splits: {', '.join(split)}; give one of them")
     if labels is not None:
-        return _by_file(entries, labels, classes)
-    if found.labels or found.unlabelled:
+        return _by_file(entries, labels, classes, found.rejects)
+    beside = found.labels.keys() | found.unlabelled.keys()
+    those = [name for name in names if key(name) in beside] if beside else []
+    if those:
+        if 2 * len(those) <= len(names):
+            raise UserError(
+                f"only {len(those):,} of the {len(names):,} files in {path} have a label, {those[0]} for one"
+            )
         _check_keys(entries)
         given = [found.labels.get(key(entry.name)) for entry in entries]
         missing = "no label beside it (.cls, or label or cls in its .json)"
         return _by_label(entries, given, classes, missing, reasons=found.unlabelled)
-    names = [entry.name for entry in entries]
     places = _of_tars(path, names, tars) if tars else names
     class_names, indices = class_folders(places)
-    split = splits_among({*(name.partition("/")[0] for name in class_names), *(tar[: -len(".tar")] for tar in tars)})
-    if split:
-        raise UserError(f"{path} holds splits: {', '.join(split)}; give one of them")
     if len(class_names) > MOST_CLASSES:
         raise UserError(f"{path} has {len(class_names):,} folders with files, {class_names[0]}, …: are they classes?")
-    if not class_names:
+    if not class_names and classes is None:
         return Labelled(entries, [], note=f"unlabelled: {NO_CLASSES if tars else 'all lie in one folder'}")
     if classes is None:
         if not tars:
             _check_none_empty(path, places, found.folders)
-        return _numbered(entries, indices, class_names)
-    of = [classes.index.get(name) for name in class_names]
-    strange = next((name for name, index in zip(class_names, of, strict=True) if index is None), None)
-    if strange is not None:
-        hint = near(strange, classes.names)
-        raise UserError(
-            f"the class {strange!r} of {path} is not in {classes.path}; {hint or 'add it, or move it away'}"
-        )
-    return _numbered(entries, [of[index] for index in indices], classes.names)
+        elif places[0].endswith("/"):
+            _check_all_tars(path, found, tars)
+        return _numbered(entries, range(len(class_names)), indices, class_names)
+    if not class_names:  # all in one, which may be a class
+        class_names, indices = [places[0].rpartition("/")[0].rpartition("/")[2] or path.stem], [0] * len(entries)
+    return _numbered(entries, [_listed(path, name, classes) for name in class_names], indices, classes.names)
+
+
+def _listed(path: Path, name: str, classes: Classes) -> int:
+    """The index of a folder's or tar's class in the list."""
+    found = classes.index.get(name)
+    if found is None:
+        hint = near(name, classes.names) or "add it, move it away, or give the files' labels (labels)"
+        raise UserError(f"the class {name!r} of {path} is not in {classes.path}; {hint}")
+    return found
 
 
 def class_folders(names: list[str]) -> tuple[list[str], list[int]]:
@@ -155,8 +127,9 @@ def _shared(paths: Sequence[tuple[str, ...]]) -> int:
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
 
 
-def _numbered(entries: Sequence[Entry], indices: Sequence[int | None], class_names: list[str]) -> Labelled:
-    given = [entry._replace(label=index) for entry, index in zip(entries, indices, strict=True)]
+def _numbered(entries: Sequence[Entry], of: Sequence[int], indices: Sequence[int], class_names: list[str]) -> Labelled:
+    """Entries with the labels that ``of`` gives their folders' indices."""
+    given = [entry._replace(label=of[index]) for entry, index in zip(entries, indices, strict=True)]
     return Labelled(given, class_names)
 
 
@@ -177,7 +150,12 @@ def _by_label(
     elif all(label.isdecimal() for label in known):
         index = {label: int(label) if len(label) < 12 and int(label) < MOST_CLASSES else None for label in known}
         names = [str(i) for i in range(max((i for i in index.values() if i is not None), default=-1) + 1)]
-        wrong = f"is beyond {MOST_CLASSES:,} classes; give a list of them (--classes)"
+        wrong = f"is beyond {MOST_CLASSES:,} classes; give a list of them (classes)"
+    elif any(label.isdecimal() for label in known):
+        numbers, words = ([label for label in sorted(known) if label.isdecimal() is kind] for kind in (True, False))
+        raise UserError(
+            f"some labels are numbers and some are names, {numbers[0]!r} and {words[0]!r}; list the classes (classes)"
+        )
     else:
         names = sorted(known)
         index, wrong = {name: i for i, name in enumerate(names)}, ""
@@ -227,52 +205,45 @@ def _of_tars(path: Path, names: list[str], tars: Sequence[str]) -> list[str]:
 def _check_none_empty(path: Path, names: Sequence[str], folders: Sequence[str]) -> None:
     """Refuses a folder beside classes' that holds nothing of the kind: it would move the indices of those after it."""
     filled = {""}
-    depth = 0
+    parents = sorted({tuple(name.split("/")[:-1]) for name in names})
+    levels = {len(parent) - _shared([other[::-1] for other in parents]) for parent in parents}
     for name in names:
-        depth = max(depth, name.count("/"))
         while (name := name.rpartition("/")[0]) not in filled:
             filled.add(name)
     for folder in sorted(folders):
-        if folder not in filled and folder.rpartition("/")[0] in filled and folder.count("/") < depth:
+        if folder not in filled and folder.rpartition("/")[0] in filled and folder.count("/") + 1 in levels:
             raise UserError(
-                f"the folder {folder} in {path} holds nothing that can be read: is it a class? Fill or remove it, or "
-                "list the classes (--classes)"
+                f"the folder {folder} in {path} holds nothing that can be read, or is a link to one that is read "
+                "already: is it a class? Fill or remove it, or list the classes (classes)"
             )
 
 
-def text_of(file: Path) -> str:
-    """A text file that somebody made, in UTF-8 or as its first bytes say.
-
-    Raises:
-        UserError: it can't be read.
-    """
-    try:
-        if file.stat().st_size > MOST_TEXT or not file.is_file():
-            raise ValueError(f"no text file, or more than {MOST_TEXT:,} bytes")
-        data = file.read_bytes()
-        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}, line {line}, is not UTF-8; save the file in that encoding") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} can't be read ({said(error)})") from error
+def _tops(names: Sequence[str]) -> set[str]:
+    """The outermost folders in which files lie apart from each other; of files in tars, the tars'."""
+    parents = sorted({tuple(name.split("/")[:-1]) for name in names})
+    front = _shared(parents)
+    return {parent[front] for parent in parents if len(parent) > front}
 
 
-def rows_of(text: str) -> list[list[str]]:
-    """A table's rows; cells lie between tabs, commas, semicolons or spaces, whichever its first line has."""
-    first = text.partition("\n")[0]
-    delimiter = next((mark for mark in ("\t", ",", ";", " ") if mark in first.strip()), ",")
-    return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter)]
+def _check_all_tars(path: Path, found: Found, tars: Sequence[str]) -> None:
+    """Refuses tars, of those that are classes, in which nothing is that can be read, or that are packed."""
+    ends = {entry.name[: entry.name.lower().index(".tar/") + len(".tar")] for entry in found.entries}
+    empty = next((tar for tar in tars if tar not in ends), None)
+    packed = sum(found.passed[ending] for ending in PACKED)
+    if empty is not None or packed:
+        which = f"{empty} holds nothing that can be read" if empty else f"{packed} files beside the tars are packed"
+        raise UserError(
+            f"{path}: {which}, and tars are the classes; restore or unpack it, or list the classes (classes)"
+        )
 
 
-def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None) -> Labelled:
+def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None, rejects: Sequence[Reject]) -> Labelled:
     """Entries by a file: a name and a label a line; or labels in the order of the names, as ILSVRC's ground truth.
 
     Raises:
         UserError: it is neither.
     """
-    rows = [row for row in rows_of(text_of(file)) if any(row)]
+    rows = [row for row in rows_of(file) if any(row)]
     missing, note = f"no label in {file}", f"labels: {file}"
     if any(len(row) > 1 for row in rows):
         return _by_label(entries, _by_name(file, rows, entries), classes, missing, note)
@@ -281,6 +252,14 @@ def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None) -> L
         raise UserError(
             f"{file} has {len(given):,} labels for {len(entries):,} files; one a line in the order of their names is "
             "wanted, or a name and a label"
+        )
+    numbers = [number(entry.name) for entry in entries]
+    if rejects or (min(numbers) >= 0 and numbers != sorted(numbers)):
+        why = (
+            f"{rejects[0].name} can't be read" if rejects else "their names' numbers are not in the order of the names"
+        )
+        raise UserError(
+            f"{file} has labels in the order of the files, which is in doubt: {why}; write names and labels"
         )
     ids = all(label.isdecimal() for label in given)
     if ids and classes is not None and not classes.index.keys() >= set(given):
@@ -298,17 +277,19 @@ def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None) -> L
 
 def _by_name(file: Path, rows: Sequence[list[str]], entries: Sequence[Entry]) -> list[str | None]:
     head = rows[0][1].lower() if len(rows[0]) > 1 else ""
-    given = {row[0]: row[1] for row in rows if len(row) > 1}
-    if head == "predictionstring":  # Kaggle's ImageNet: a class and boxes
-        given = {name: label.partition(" ")[0] for name, label in given.items()}
-    found = [_known(given, entry.name) for entry in entries]
+    given: dict[str, str] = {}
+    for name, label, *_ in (row for row in rows if len(row) > 1):
+        label = label.partition(" ")[0] if head == "predictionstring" else label  # Kaggle's ImageNet: a class and boxes
+        if given.setdefault(name, label) != label:
+            raise UserError(f"{file} calls {name!r} both {given[name]!r} and {label!r}")
+    bases = Counter(entry.name.rpartition("/")[2] for entry in entries)
+    found: list[str | None] = []
+    for entry in entries:
+        base = entry.name.rpartition("/")[2]
+        name = next((name for name in (entry.name, base, base.rpartition(".")[0]) if name in given), "")
+        if name and name != entry.name and bases[base] > 1:
+            raise UserError(f"{file} labels {name!r}, and {bases[base]} files are called {base}; give their paths")
+        found.append(given.get(name) or None)
     if not any(found):
         raise UserError(f"{file} names none of the files; it has {next(iter(given), '')!r}, they {entries[0].name!r}")
     return found
-
-
-def _known(given: dict[str, Any], name: str) -> str | None:
-    """What is given for a file by its path, its name, or its name without the ending."""
-    base = name.rpartition("/")[2]
-    found = next((given[known] for known in (name, base, base.rpartition(".")[0]) if known in given), None)
-    return found or None

@@ -16,6 +16,9 @@ LARGEST = 300_000_000
 TOO_LARGE = f"more than {LARGEST:,} bytes, which no picture takes that can be decoded"
 
 
+REPLACED = "its archive was replaced since it was listed; begin again"
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """What is not read, and why.
@@ -62,20 +65,30 @@ class Entry(NamedTuple):
         return os.path.join(self.file, self.name)  # noqa: PTH118
 
     def open(self) -> BinaryIO:
-        """Its bytes, to be read at any place."""
+        """Its bytes, to be read at any place.
+
+        Raises:
+            ValueError: the archive isn't the one any more that was listed.
+        """
+        if self.member is None and self.place is None:
+            return open(self.path, "rb")  # noqa: PTH123
+        facts = os.stat(self.file)  # noqa: PTH116
         if self.member is not None:
-            facts = os.stat(self.file)  # noqa: PTH116
             archive = _zip(self.file, facts.st_size, facts.st_mtime_ns, os.getpid())
-            return cast(BinaryIO, archive.open(archive.infolist()[self.member]))
-        if self.place is not None:
-            return cast(BinaryIO, io.BufferedReader(_Window(self.file, *self.place)))
-        return open(self.path, "rb")  # noqa: PTH123
+            info = next(iter(archive.infolist()[self.member : self.member + 1]), None)
+            if info is None or stamp(info.CRC, info.file_size) != self.stamp:
+                raise ValueError(REPLACED)
+            return cast(BinaryIO, archive.open(info))
+        assert self.place is not None
+        if stamp(*self.place, facts.st_size, facts.st_mtime_ns) != self.stamp:
+            raise ValueError(REPLACED)
+        return cast(BinaryIO, io.BufferedReader(_Window(self.file, *self.place)))
 
     def read(self) -> bytes:
         """Its bytes, if they are not too many for a picture.
 
         Raises:
-            ValueError: they are.
+            ValueError: they are, or as `open`.
             EOFError: the tar ends before.
         """
         with self.open() as stream:

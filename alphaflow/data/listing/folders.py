@@ -71,7 +71,7 @@ class Found:
             special: what it is if it is no regular file.
         """
         kind = ending(name)
-        wanted = kind in ENDINGS[self.kind]
+        wanted = kind in ENDINGS[self.kind] or (bool(special) and kind not in KNOWN - {".tar"})
         if not wanted and not special and self.kind == "images" and opened and kind not in KNOWN:
             try:
                 with opened() as stream:
@@ -86,9 +86,10 @@ class Found:
             return False
         return wanted
 
-    def said(self) -> str:
-        """What was passed over, with counts; empty if nothing was."""
-        return ", ".join(f"{count:,} {name}" for name, count in self.passed.most_common())
+
+def counted(passed: Counter[str]) -> str:
+    """What was passed over, in words; empty if nothing was."""
+    return ", ".join(f"{count:,} {name}" for name, count in passed.most_common())
 
 
 def scan(root: Path, passed: Counter[str]) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
@@ -103,7 +104,7 @@ def scan(root: Path, passed: Counter[str]) -> Iterator[tuple[str, os.DirEntry[st
     Raises:
         UserError: a folder can't be read: its files would be missing without a word.
     """
-    seen: set[str] = set()
+    seen = {os.path.realpath(folder) for folder in Path(os.path.realpath(root)).parents}
     waiting, linked = [(str(root), "")], list[tuple[str, str]]()
     while waiting or linked:
         folder, prefix = waiting.pop() if waiting else linked.pop()
@@ -123,7 +124,7 @@ def scan(root: Path, passed: Counter[str]) -> Iterator[tuple[str, os.DirEntry[st
             name = prefix + item.name
             if is_hidden(item.name):
                 passed["hidden"] += 1
-            elif item.is_dir():
+            elif _is_folder(item):
                 yield name, None
                 (linked if item.is_symlink() else waiting).append((item.path, f"{name}/"))
             else:
@@ -137,45 +138,47 @@ def in_folder(root: Path, found: Found) -> None:
         if item is None:
             found.folders.append(name)
             continue
-        special = "" if item.is_file() else _special(item)
+        special = _special(item)
         facts = None if special else item.stat()
         size = 0 if facts is None else facts.st_size
+        entry = Entry(name, place, stamp=0 if facts is None else stamp(size, facts.st_mtime_ns))
         if ending(name) == ".tar" and not special:
             found.archives.append(name)
-        elif found.wants(name, size, _Opens(item.path), special) and facts is not None:
-            found.entries.append(Entry(name, place, stamp=stamp(size, facts.st_mtime_ns)))
+        elif found.wants(name, size, entry.open, special):
+            found.entries.append(entry)
 
 
-@dataclass(frozen=True)
-class _Opens:
-    path: str
-
-    def __call__(self) -> BinaryIO:
-        return open(self.path, "rb")  # noqa: PTH123
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _special(item: os.DirEntry[str]) -> str:
-    """What a file is that is no regular one: reading it might never end."""
+    """What a file is if it is no regular one, whose reading might never end; else empty."""
     try:
+        if item.is_file():
+            return ""
         mode = item.stat().st_mode
     except OSError as error:
         return f"a link to nothing ({error.strerror})"
     return "a pipe, no regular file" if stat.S_ISFIFO(mode) else "a device or a socket, no regular file"
 
 
-FRAMES = "; if folders hold a clip's frames each, 0001.jpg and so on, say how many a second they are (fps)"
+HINT = "; if folders hold a clip's frames each, 0001.jpg and so on, say how many a second they are (fps)"
 
 
 def nothing(path: Path, found: Found) -> UserError:
     """The error for a place without files of a kind; says what it holds instead."""
     kind = found.kind
     other = OTHER[kind]
-    if not ENDINGS[other].isdisjoint(found.passed):
+    if not found.rejects and not ENDINGS[other].isdisjoint(found.passed):
         return UserError(
             f"{path} holds {other}, and {kind} are wanted; give a folder of {kind}, or use a recipe for {other} and "
-            f"`alphaflow encode {ENCODING[other]}`{FRAMES if kind == 'clips' else ''}"
+            f"`alphaflow encode {ENCODING[other]}`{HINT if kind == 'clips' else ''}"
         )
-    held = f"; it holds {found.said()}" if found.passed else ""
+    held = f"; it holds {counted(found.passed)}" if found.passed else ""
     if found.rejects:
         first = found.rejects[0]
         held = f": none that can be read, the first is {first.name} ({first.reason})"

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
-from .classes import Classes, text_of
 from .entry import Entry, Reject
 from .listing import Listing, find, told
+from .tables import Classes, text_of
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 """That a CSV must have; label and split it may have."""
@@ -28,7 +28,7 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
     first can't be read, the next is. Where no row has a label, there are no classes.
 
     Args:
-        path: of the CSV, UTF-8.
+        path: of the CSV, UTF-8 or UTF-16.
         folder: where the clips lie.
         split: whose rows are taken; None for all, of a file that has but one.
         classes: a fixed list of them.
@@ -37,49 +37,43 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
         UserError: a file or column is missing, the file has no such split or several, or no clip is there.
     """
     if folder is None or not folder.is_dir():
-        raise UserError("a CSV lists clips by name: give the folder that they lie in with --clips-folder")
-    rows, rejects = _rows(path)
-    rows = _of_split(path, rows, split)
-    found, _ = find(folder, "clips")
-    files: dict[str, list[Entry]] = {}
-    for entry in sorted(found.entries, key=lambda entry: entry.name):
-        files.setdefault(entry.name.rpartition("/")[2].rpartition(".")[0], []).append(entry)
+        raise UserError("a CSV lists clips by name: give the folder that they lie in (clips_folder)")
+    rows, rejects = _rows(path, split)
+    found, _ = find(folder, "clips", together=True)
+    files = _by_stem(found.entries)
     known = sorted({row["label"] for _, row in rows if row["label"]})
     names = known if classes is None else classes.names
     index = {name: i if classes is None else classes.index.get(name) for i, name in enumerate(known)}
     entries: list[Entry] = []
     seen: set[tuple[str, str]] = set()
     for number, row in rows:
-        name, line = "_".join(row[column] for column in COLUMNS), f"line {number}"
-        clip = (name, row["label"])
+        name, label = "_".join(row[column] for column in COLUMNS), index.get(row["label"])
         segment = _segment(row)
         candidates = [] if segment is None else _candidates(files, row["youtube_id"], segment)
-        label = index.get(row["label"])
-        if clip in seen:
-            reason = f"{line}: the same clip and label as a line before"
+        reason = ""
+        if (name, row["label"]) in seen:
+            reason = "the same clip and label as a line before"
         elif segment is None:
-            reason = f"{line}: times are no numbers, or time_end is not after time_start"
-        elif known and not row["label"]:
-            reason = f"{line}: no label"
+            reason = "times are no numbers, or time_end is not after time_start"
         elif known and label is None:
-            reason = f"{line}: its label {row['label']!r} is not in the list of classes"
+            reason = f"its label {row['label']!r} is not in the list of classes" if row["label"] else "no label"
         elif not candidates:
             reason = "no such file in the clips' folder"
         else:
             entries.append(_chain([entry._replace(label=label) for entry in candidates]))
-            reason = ""
-        seen.add(clip)
+        seen.add((name, row["label"]))
         if reason:
-            rejects.append(Reject(name, reason))
+            rejects.append(Reject(name, f"line {number}: {reason}"))
     if not entries:
         raise UserError(f"none of the {len(rows):,} clips that {path} lists lies in {folder}")
+    rejects += found.rejects  # damaged tars
     note = "" if known else "unlabelled: no line has a label"
     entries.sort(key=lambda entry: (entry.name, entry.segment or (0.0, 0.0)))
     return told(Listing(path, "clips", entries, names if known else [], rejects, Counter(), note))
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, Row]], list[Reject]]:
-    """The rows with their lines' numbers, and those that are too short."""
+def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, Row]], list[Reject]]:
+    """A split's rows with their lines' numbers, and rows that are too short."""
     reader = csv.reader(io.StringIO(text_of(path)))
     try:
         table = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
@@ -96,19 +90,27 @@ def _rows(path: Path) -> tuple[list[tuple[int, Row]], list[Reject]]:
             rows.append((number, row))
         elif any(cells):
             rejects.append(Reject(",".join(cells), f"line {number}: too short, or without {', '.join(COLUMNS)}"))
-    return rows, rejects
+    return _of_split(path, rows, split), rejects
 
 
 def _of_split(path: Path, rows: list[tuple[int, Row]], split: str | None) -> list[tuple[int, Row]]:
     splits = sorted({row["split"] for _, row in rows if row["split"]})
     if split is None and len(splits) > 1:
-        raise UserError(f"{path} holds the splits {', '.join(splits)}; say which with --split")
+        raise UserError(f"{path} holds the splits {', '.join(splits)}; say which (split)")
     if split is not None and splits and split not in splits:
         raise UserError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
     chosen = [(number, row) for number, row in rows if split is None or row["split"] in ("", split)]
     if not chosen:
         raise UserError(f"{path} has no rows")
     return chosen
+
+
+def _by_stem(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Files by their names without folder and ending."""
+    files: dict[str, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        files.setdefault(entry.name.rpartition("/")[2].rpartition(".")[0], []).append(entry)
+    return files
 
 
 def _segment(row: Row) -> tuple[float, float] | None:

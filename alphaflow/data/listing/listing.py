@@ -17,10 +17,11 @@ from pathlib import Path
 from ...errors import UserError, printable
 from ..kinds import ENDINGS, OTHER, WORDS, Kind
 from . import archives
-from .classes import Classes, labelled
+from .classes import labelled
 from .entry import Entry, Reject, stamp
-from .folders import Found, in_folder, nothing, scan
+from .folders import KNOWN, Found, counted, in_folder, nothing, scan
 from .names import ending, number
+from .tables import Classes
 
 LOG = logging.getLogger("alphaflow.data")
 """Is told what each place holds, at level INFO; the command line prints it."""
@@ -67,7 +68,7 @@ class Listing:
             shown = ", ".join(empty[:SHOWN]) + ", …" * (len(empty) > SHOWN)
             parts.append(f"{len(empty):,} of the classes empty: {shown}")
         if self.passed:
-            parts.append("passed over: " + ", ".join(f"{n:,} {what}" for what, n in self.passed.most_common()))
+            parts.append(f"passed over: {counted(self.passed)}")
         lines = [f"{self.path}: {'; '.join(parts)}"]
         lines += [f"can't be read: {reject.name}: {reject.reason}" for reject in self.rejects[:SHOWN]]
         if len(self.rejects) > SHOWN:
@@ -93,8 +94,13 @@ class Listing:
             UserError: something is.
         """
         for reject in self.rejects[:1]:
-            raise UserError(f"can't read {self.path / reject.name}: {reject.reason}; repair or remove it")
+            raise UserError(f"can't read {self.place(reject.name)}: {reject.reason}; repair or remove it")
         return self
+
+    def place(self, name: str) -> Path:
+        """Where a file lies: its path, or that of its archive with the name inside."""
+        inside = self.path.is_dir() or (self.path.is_file() and ending(self.path.name) != ".tar")
+        return (self.path if inside else self.path.parent) / name
 
 
 def list_files(
@@ -124,21 +130,31 @@ def list_files(
     if found.entries:
         done = labelled(path, found, tars, classes, labels)
         found.entries, found.rejects = done.entries, [*found.rejects, *done.rejects]
+        if not found.entries:
+            first = done.rejects[0]
+            raise UserError(
+                f"no file of {path} has a label that can be taken; the first is {first.name}: {first.reason}"
+            )
     if not found.entries:
         raise nothing(path, found)
     return told(Listing(path, kind, found.entries, done.class_names, found.rejects, found.passed, done.note))
 
 
-def find(path: Path, kind: Kind) -> tuple[Found, list[str]]:
+def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, list[str]]:
     """What a place holds of a kind, not yet labelled, and the tars that it is in.
+
+    Args:
+        path: of the place.
+        kind: what is wanted.
+        together: read tars and files beside them as one.
 
     Raises:
         UserError: there is no such place, it can't be opened, or holds tars and files beside them.
     """
-    found, tars = Found(kind), _tars(path)
+    found, tars = Found(kind), tars_of(path)
     if not tars and path.is_dir():
         in_folder(path, found)
-        if found.archives and found.entries:
+        if found.archives and found.entries and not together:
             raise UserError(
                 f"{path} holds tars ({found.archives[0]} …) and {WORDS[kind][1]} beside them "
                 f"({found.entries[0].name} …): the same ones twice, or two data sets? Leave only one of both"
@@ -170,14 +186,15 @@ def kind_of(path: Path) -> Kind:
     if all(only.values()):
         raise UserError(
             f"{path} holds {only['images']:,} pictures and {only['clips']:,} clips; measure a folder with one kind, or "
-            "say that clips are meant (--frames)"
+            "say that clips are meant (frames)"
         )
-    return "clips" if only["clips"] or (not only["images"] and endings[".gif"]) else "images"
+    unknown = endings.keys() - KNOWN - ENDINGS["images"]
+    return "clips" if only["clips"] or (not only["images"] and endings[".gif"] and not unknown) else "images"
 
 
 def _names(path: Path) -> Iterator[str]:
     """Names of files in a place that is there and can be read; what is wrong with it is said when it is listed."""
-    tars = list(_tars(path).values())
+    tars = list(tars_of(path).values())
     if not tars and path.is_dir():
         for name, item in scan(path, Counter()):
             if item is not None and ending(name) != ".tar":
@@ -193,12 +210,12 @@ def _names(path: Path) -> Iterator[str]:
                 yield from packed.namelist()
 
 
-def _tars(path: Path) -> dict[str, Path]:
-    """The tars that a path names itself, by what they are called."""
+def tars_of(path: Path) -> dict[str, Path]:
+    """The tars that a path names itself, a tar's or a pattern with ``*``, by what they are called."""
     if path.is_file():
         return {path.name: path} if ending(path.name) == ".tar" else {}
     found = sorted(path.parent.glob(path.name)) if "*" in path.name and not path.exists() else []
-    return {tar.name: tar for tar in found if tar.is_file()}
+    return {tar.name: tar for tar in found if tar.is_file() and ending(tar.name) == ".tar"}
 
 
 def _folders_of_frames(path: Path, found: Found) -> None:
@@ -209,8 +226,6 @@ def _folders_of_frames(path: Path, found: Found) -> None:
     for entry in pictures.entries:
         folders.setdefault(entry.name.rpartition("/")[0], []).append(entry)
     whole = {name for name, frames in folders.items() if name and _gap(frames) is None}
-    if 2 * len(whole) <= len(folders):
-        return
     found.passed = pictures.passed
     for name, frames in sorted(folders.items()):
         if name in whole:

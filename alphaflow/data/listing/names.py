@@ -45,6 +45,12 @@ def inside(name: str, backslashes: bool = False) -> str:
     return "/".join(part for part in parts if part not in ("", "."))
 
 
+def key(name: str) -> str:
+    """A sample's key by webdataset's rule: its folder, and its name up to the first dot."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
 def splits_among(names: Iterable[str]) -> list[str]:
     """The splits among names of folders, or of tars without .tar, with or without numbers; fewer than two are none."""
     found = {name: re.sub(r"[-_.\d]*$", "", name).lower() for name in names}
