@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,53 +76,74 @@ def encode(
         UserError: other settings than the folder was begun with, files that aren't those that shards were made of, or
             too many rejects. What is done stays.
     """
-    entries = listing.entries
-    total = len(entries) * recipe.variants
-    count = -(-total // options.samples_per_shard)
+    layout = _Layout(listing.entries, recipe.variants, options.samples_per_shard)
     plan = plan_of(autoencoder, recipe, options)
     shards.begin(out, plan, listing.class_names)
     lock = hold(out, f"encoded-{options.shard}-of-{options.shards}")  # one process a job
     try:
-        mine = {n: _samples(n, total, options) for n in range(options.shard, count, options.shards)}
-
-        def made_of(n: int) -> Sequence[Entry]:
-            each, span = recipe.variants, _samples(n, total, options)
-            return entries[span.start // each : -(-span.stop // each)]
-
-        current = _current(out, plan, made_of, entries, listing, options)
-        done = {n: part for n, part in current.items() if n in mine}
+        mine = range(options.shard, layout.count, options.shards)
+        done = {n: part for n, part in _current(out, plan, layout, listing, options).items() if n in mine}
         todo = [n for n in mine if n not in done]
         shards.sweep(out, options.prefix, set(todo))
-        progress = Progress(sum(map(len, mine.values())), done=sum(len(mine[n]) for n in done))
+        progress = Progress(sum(len(layout.samples(n)) for n in mine), sum(len(layout.samples(n)) for n in done))
         rejects = _Rejects(out, options.max_rejects, listing, list(done.values()), progress)
-
-        def task(index: int) -> Task:
-            entry, variant = divmod(index, recipe.variants)
-            return index, entries[entry], variant
-
         with Decoder(recipe, options.workers) as decoder:
-            stream = decoder(task(index) for n in todo for index in mine[n])
+            stream = decoder(layout.task(index) for n in todo for index in layout.samples(n))
             for n in todo:
-                with shards.writing(out, options.prefix, n, made_of(n)) as writer:
-                    encoder = _Encoder(autoencoder, task, writer, options.batch_size, progress, watch, rejects)
-                    for _ in mine[n]:
+                with shards.writing(out, options.prefix, n, layout.made_of(n)) as writer:
+                    encoder = _Encoder(autoencoder, layout.task, writer, options.batch_size, progress, watch, rejects)
+                    for _ in layout.samples(n):
                         encoder.add(_timed(stream, progress))
                     encoder.flush()
-        parts = [part for n, part in shards.finished_parts(out).items() if n < count]  # in order
-        if len(parts) == count and all(part.made_of == shards.digest(made_of(part.number)) for part in parts):
+        parts = [part for n, part in shards.finished_parts(out).items() if n < layout.count]  # in order
+        if len(parts) == layout.count and not _stale(parts, layout):
             shards.finish(out, plan, about(out, parts, listing, autoencoder, options), parts, listing.rejects)
         return progress
     finally:
         lock.release()
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Which samples and files each shard has.
+
+    Attributes:
+        entries: in order.
+        variants: samples of each.
+        each: samples of a shard.
+    """
+
+    entries: Sequence[Entry]
+    variants: int
+    each: int
+
+    @property
+    def count(self) -> int:
+        """Of shards."""
+        return -(-len(self.entries) * self.variants // self.each)
+
+    def samples(self, n: int) -> range:
+        """The samples of a shard; none of one that there isn't."""
+        return range(n * self.each, min((n + 1) * self.each, len(self.entries) * self.variants))
+
+    def made_of(self, n: int) -> Sequence[Entry]:
+        """The files of a shard."""
+        samples = self.samples(n)
+        return self.entries[samples.start // self.variants : -(-samples.stop // self.variants)]
+
+    def task(self, index: int) -> Task:
+        """What is to be decoded for a sample."""
+        entry, variant = divmod(index, self.variants)
+        return index, self.entries[entry], variant
+
+
+def _stale(parts: Iterable[shards.Part], layout: _Layout) -> list[shards.Part]:
+    """Shards that are made of other files than they would be now."""
+    return [part for part in parts if part.made_of != shards.digest(layout.made_of(part.number))]
+
+
 def _current(
-    out: Path,
-    plan: dict[str, Any],
-    made_of: Callable[[int], Sequence[Entry]],
-    entries: Sequence[Entry],
-    listing: Listing,
-    options: Options,
+    out: Path, plan: dict[str, Any], layout: _Layout, listing: Listing, options: Options
 ) -> dict[int, shards.Part]:
     """The finished shards, made of the files as they are now; those of this job that aren't are removed.
 
@@ -130,18 +151,18 @@ def _current(
         UserError: some aren't, and they are not to be made again.
     """
     finished = shards.finished_parts(out)
-    stale = {n: part for n, part in finished.items() if part.made_of != shards.digest(made_of(n))}
+    stale = _stale(finished.values(), layout)
     if stale and not options.changed:
         whole = parsed((out / DATASET).read_text(encoding="utf-8"))["finished"]
-        differ = shards.changes(out, list(finished.values()), entries, whole)
+        differ = shards.changes(out, list(finished.values()), layout.entries, whole)
         raise UserError(
             f"{len(stale)} of the shards in {out} were made of other files than there are now: {differ}; make those "
             "shards again with --changed, restore the files, or choose another folder"
         )
     if stale:
-        mine = [part for n, part in stale.items() if n % options.shards == options.shard]
+        mine = [part for part in stale if part.number % options.shards == options.shard]
         shards.drop(out, plan, listing.class_names, mine)
-    return {n: part for n, part in finished.items() if n not in stale}
+    return {n: finished[n] for n in finished.keys() - {part.number for part in stale}}
 
 
 def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:
@@ -242,8 +263,3 @@ def encode_pixels(autoencoder: Autoencoder, pixels: Tensor) -> np.ndarray[Any, n
         encoded = autoencoder.encode(to_unit(channels_first))
     array: np.ndarray[Any, np.dtype[np.float16]] = encoded.to(torch.float16).cpu().numpy()
     return array
-
-
-def _samples(number: int, total: int, options: Options) -> range:
-    start = number * options.samples_per_shard
-    return range(start, min(start + options.samples_per_shard, total))

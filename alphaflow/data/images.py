@@ -37,9 +37,6 @@ FORMATS = tuple(
 )
 """The formats that this Pillow reads, as `Image.open` takes them; those without a magic number are tried last."""
 
-ENDINGS = {ending for ending, name in Image.registered_extensions().items() if name in NAMES}
-"""The endings of their files, in lower case, with the dot."""
-
 BY_MAGIC = {
     "AVIF", "BLP", "DCX", "DDS", "FLI", "FTEX", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "PNG", "PSD", "QOI", "TIFF",
     "WEBP", "XPM", "XVTHUMB",
