@@ -76,6 +76,10 @@ def encode(
         UserError: other settings than the folder was begun with, files that aren't those that shards were made of, or
             too many rejects. What is done stays.
     """
+    if listing.path.is_dir() and out.resolve().is_relative_to(listing.path.resolve()):
+        raise UserError(
+            f"{out} lies in {listing.path}, and would be read as a part of it next time; choose another place"
+        )
     layout = _Layout(listing.entries, recipe.variants, options.samples_per_shard)
     plan = plan_of(autoencoder, recipe, options)
     shards.begin(out, plan, listing.class_names)
@@ -153,7 +157,7 @@ def _current(
     finished = shards.finished_parts(out)
     stale = _stale(finished.values(), layout)
     if stale and not options.changed:
-        whole = parsed((out / DATASET).read_text(encoding="utf-8"))["finished"]
+        whole = parsed((out / DATASET).read_text(encoding="utf-8")).get("finished", False)
         differ = shards.changes(out, list(finished.values()), layout.entries, whole)
         raise UserError(
             f"{len(stale)} of the shards in {out} were made of other files than there are now: {differ}; make those "

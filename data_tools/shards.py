@@ -155,9 +155,12 @@ def finished_parts(out: Path) -> dict[int, Part]:
             record.pop("sources", None)  # large, and needed by `changes` only
             record["rejects"] = [Reject(**reject) for reject in record["rejects"]]
             part = Part(**record)
+            lists = (part.offsets, part.labels, part.fps)
+            if type(part.number) is not int or not all(isinstance(found, list) for found in lists):
+                raise TypeError(f"{file} is no shard's record")
             if (out / part.file).stat().st_size == part.bytes:
                 found[part.number] = part
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue  # not there, or not whole: the shard is made again
     return found
 
@@ -182,7 +185,7 @@ def changes(out: Path, parts: Sequence[Part], entries: Sequence[Entry], whole: b
     now = {_of(source): source for source in sources_of(entries)}
     before: dict[tuple[str, str], list[Any]] = {}
     for part in parts:
-        sources = parsed(_part_file(out, part.number).read_text(encoding="utf-8"))["sources"]
+        sources = parsed(_part_file(out, part.number).read_text(encoding="utf-8")).get("sources", [])
         before |= {_of(source): source for source in sources}
     both = before.keys() & now.keys()
     found = {
@@ -209,7 +212,7 @@ def sweep(out: Path, prefix: str, numbers: set[int]) -> None:
     """
     for leftover in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
         match = re.match(rf"\.(?:{re.escape(prefix)}-)?(\d{{6}})\.", leftover.name)
-        common = leftover.name.startswith((f".{INDEX}.", f".{DATASET}.", f".{REJECTS}."))
+        common = leftover.name.startswith((f".{INDEX}.", f".{DATASET}.", f".{REJECTS}.", "..encoded-"))
         try:
             old = common and time.time() - leftover.stat().st_mtime > 3600
         except OSError:  # another job has just renamed it into place
@@ -299,8 +302,12 @@ def finish(
 def list_rejects(out: Path, rejects: list[Reject]) -> None:
     """Writes rejects.jsonl: a name and a reason a line."""
     with replacing(out / REJECTS) as beside:
-        lines = (json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects)
-        beside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        lines = (json.dumps(asdict(reject), ensure_ascii=not _is_utf8(reject.name)) + "\n" for reject in rejects)
+        beside.write_text("".join(lines), encoding="utf-8")
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _part_file(out: Path, number: int) -> Path:

@@ -86,12 +86,12 @@ def test_folders_of_frames(tmp_path: Path) -> None:
     """In the order of their numbers, from the middle; the rate must be said; a gap is a reject."""
     for name in ("run", "jump"):
         for i in range(2):
-            frames_of(tmp_path / name / f"video {i}", list(range(1, 13)), start=i)  # 10 comes before 2 by letters
-    frames_of(tmp_path / "run" / "gap", [1, 2, 4, 5])
-    (tmp_path / "run" / "video 0" / "frame1.json").write_text("{}")
+            frames_of(tmp_path / "in" / name / f"video {i}", list(range(1, 13)), start=i)
+    frames_of(tmp_path / "in" / "run" / "gap", [1, 2, 4, 5])
+    (tmp_path / "in" / "run" / "video 0" / "frame1.json").write_text("{}")
     with pytest.raises(af.UserError, match=r"holds images, and clips are wanted; .*say how many a second"):
-        list_files(tmp_path, "clips")
-    found = list_files(tmp_path, "clips", frames=True)
+        list_files(tmp_path / "in", "clips")
+    found = list_files(tmp_path / "in", "clips", frames=True)
     assert [entry.name for entry in found.entries] == [f"{n}/video {i}" for n in ("jump", "run") for i in range(2)]
     assert found.class_names == ["jump", "run"]
     assert [(reject.name, reject.reason) for reject in found.rejects] == [

@@ -32,7 +32,7 @@ def test_two_hundred_photographs(real_data: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "out").problems == []
     shards = af.LatentShards(tmp_path / "out", batch_size=50)
     for index in (0, 63, 64, 199):
-        expected = np.asarray(centre_crop(decode(Path(source.entries[index].file).read_bytes()), 64))
+        expected = np.asarray(centre_crop(decode(source.entries[index].read()), 64))
         found = ((shards.fetch(np.array([index])).x[0] + 1) * 127.5).round().to(torch.uint8)
         assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
 

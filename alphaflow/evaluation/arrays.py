@@ -97,6 +97,8 @@ def reading(path: Path) -> zipfile.ZipFile:
     Raises:
         UserError: it can't be.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file")
     try:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import stat
-import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from io import RawIOBase
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from ...errors import UserError, said
 from ...files import parsed
 from .entry import Entry, Reject, stamp
 from .folders import Found
 from .names import inside, is_hidden, key
-
-BLOCK = 512
-"""Bytes of a tar's headers, and at whose multiples they begin."""
+from .tars import Member, members
 
 MOST_MEMBERS = 5_000_000
 """Files of an archive: a worker opens a zip of so many within the time it has for a picture."""
@@ -45,9 +42,11 @@ def in_zip(path: Path, found: Found) -> None:
     with archive:
         seen: set[str] = set()
         for place, info in enumerate(archive.infolist()):
-            folder = info.orig_filename.endswith(("/", "\\"))
+            folder = info.orig_filename.endswith(("/", "\\")) and not info.file_size
             name = _checked(info.orig_filename, folder, found, seen, backslashes=True)
             if name is None:
+                if is_hidden(info.orig_filename) and not folder and (reason := _misnamed(archive, info)):
+                    found.rejects.append(Reject(info.orig_filename, reason))
                 continue
             special = "a link, which a zip's files can't be" if stat.S_ISLNK(info.external_attr >> 16) else ""
             if found.wants(name, info.file_size, partial(_member, archive, info), special):
@@ -75,6 +74,17 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     return cast(BinaryIO, archive.open(info))
 
 
+def _misnamed(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+    """Why a member's own header is not the one that the zip's list has; empty if it is."""
+    try:
+        archive.open(info).close()
+    except RuntimeError:  # a password is wanted
+        return ""
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        return said(error)
+    return ""
+
+
 def _really_called_so(archive: zipfile.ZipFile, found: Found) -> Iterator[Entry]:
     """Entries but for those at the head of a folder whose own header calls them otherwise.
 
@@ -85,12 +95,9 @@ def _really_called_so(archive: zipfile.ZipFile, found: Found) -> Iterator[Entry]
     for entry in found.entries:
         folder = entry.name.rpartition("/")[0]
         if folder not in checked and entry.member is not None:
-            try:
-                archive.open(infos[entry.member]).close()
-            except RuntimeError:  # a password is wanted
-                pass
-            except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-                found.rejects.append(Reject(entry.name, said(error)))
+            if reason := _misnamed(archive, infos[entry.member]):
+                found.rejects.append(Reject(entry.name, reason))
+                found.folders.discard(folder)
                 continue
             checked.add(folder)
         yield entry
@@ -115,8 +122,8 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
     damaged: list[tuple[int, str]] = []
     try:
         with path.open("rb", buffering=0) as stream:
-            for member in _members(stream, facts.st_size, lambda size, why: damaged.append((size, why))):
-                whole += _padded(member.size) + BLOCK
+            for member in members(stream, facts.st_size, lambda size, why: damaged.append((size, why))):
+                whole += member.span
                 if len(seen) > MOST_MEMBERS:
                     raise UserError(f"{path} holds more than {MOST_MEMBERS:,} files, the most that are listed")
                 name = _checked(member.name, member.folder, found, seen, f"{tar}/")
@@ -135,99 +142,7 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
     count = len(found.entries) - before
     for size, why in damaged:
         lost = max(round(size * count / whole), 1) if whole else 1
-        found.rejects.append(Reject(tar, f"it is damaged: {why}; at least {lost} lost, by its size", lost))
-
-
-class Member(NamedTuple):
-    """A tar's member: its name, where its bytes begin, how many they are, and what it is."""
-
-    name: str
-    offset: int
-    size: int
-    folder: bool = False
-    special: str = ""
-
-
-def _members(stream: RawIOBase, size: int, damage: Callable[[int, str], None]) -> Iterator[Member]:
-    """A tar's members up to the file's end, past what is damaged.
-
-    Args:
-        stream: the tar.
-        size: in bytes.
-        damage: is told how many bytes are no members that can be read, and where.
-    """
-    end = 0  # of the last member that is known
-    try:
-        with tarfile.TarFile(fileobj=cast(IO[bytes], stream), ignore_zeros=True) as archive:
-            while end < size:
-                stream.seek(end)
-                member = _plain(stream.read(BLOCK) or b"", end)
-                begin, following = end, 0 if member is None else member.offset + _padded(member.size)
-                if member is None:
-                    info = _by_tarfile(archive, end)
-                    if info is None:
-                        break
-                    plain = info.isreg() and info.sparse is None
-                    special = "" if plain or info.isdir() else "no regular file: a link, a device, or one with holes"
-                    member = Member(info.name, info.offset_data, info.size * plain, info.isdir(), special)
-                    begin, following = info.offset, archive.offset
-                if begin > end:
-                    damage(begin - end, f"no file's header at byte {end:,}")
-                end = following
-                if member.offset + member.size > size:
-                    damage(end - size, f"it ends in the middle of {member.name}")
-                    return
-                yield member
-    except tarfile.TarError as error:
-        if not end:
-            damage(size, said(error))
-            return
-    if end < size and _holds_something(stream, end, size):
-        damage(size - end, f"no file's header at byte {end:,}")
-    elif end >= size:
-        damage(0, "it ends without a tar's mark of its end")
-
-
-def _plain(header: bytes, at: int) -> Member | None:
-    """A regular file by its header, as POSIX and GNU write nearly all; None where `tarfile` must look.
-
-    That takes 46 µs a member, most of the time of listing a large data set, and this 5.
-    """
-    if len(header) < BLOCK or header[156] not in b"0\0" or header[124] & 0x80:
-        return None
-    try:
-        size, total = (int(field.strip(b" \0"), 8) for field in (header[124:136], header[148:156]))
-    except ValueError:
-        return None
-    name = header[:100].partition(b"\0")[0]
-    if sum(header) - sum(header[148:156]) + 8 * ord(" ") != total or name.endswith(b"/"):
-        return None
-    folder = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    path = (folder + b"/" + name if folder else name).decode("utf-8", "surrogateescape")
-    return Member(path, at + BLOCK, size)
-
-
-def _by_tarfile(archive: tarfile.TarFile, at: int) -> tarfile.TarInfo | None:
-    """The next member of any kind from a place on, past what is none; None at the end."""
-    archive.firstmember, archive.offset, archive.members = None, at, []  # type: ignore[attr-defined]
-    archive.fileobj.seek(at)
-    return archive.next()
-
-
-def _padded(size: int) -> int:
-    """Bytes that so many take in a tar."""
-    return (size + BLOCK - 1) // BLOCK * BLOCK
-
-
-def _holds_something(stream: RawIOBase, start: int, stop: int) -> bool:
-    """Whether there are bytes other than zero."""
-    stream.seek(start)
-    while start < stop:
-        data = stream.read(min(stop - start, 2**20)) or b""
-        if not data or data.strip(b"\0"):
-            return bool(data)
-        start += len(data)
-    return False
+        found.rejects.append(Reject(tar, f"it is damaged: {why}; about {lost} lost, by its size", lost))
 
 
 def _checked(
@@ -242,8 +157,8 @@ def _checked(
     if not clean or is_hidden(clean):
         found.passed["hidden"] += bool(clean)
         return None
+    found.folders.add(clean if folder else clean.rpartition("/")[0])
     if folder:
-        found.folders.append(prefix + clean)
         return None
     if clean in seen:
         found.rejects.append(Reject(prefix + clean, TWICE))

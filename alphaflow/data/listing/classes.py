@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -42,13 +42,15 @@ class Labelled:
     note: str = ""
 
 
-def labelled(path: Path, found: Found, tars: Sequence[str], classes: Classes | None, labels: Path | None) -> Labelled:
+def labelled(
+    path: Path, found: Found, tars: Mapping[str, str], classes: Classes | None, labels: Path | None
+) -> Labelled:
     """Gives entries their labels: of a file, else of what lies beside them, else of their tars or folders.
 
     Args:
         path: of the place.
         found: what it holds; its entries are sorted by name.
-        tars: the tars' names; empty where there are none.
+        tars: the tars' names by their paths; empty where there are none.
         classes: that there are; None for those that are found.
         labels: a file of labels.
 
@@ -57,7 +59,7 @@ def labelled(path: Path, found: Found, tars: Sequence[str], classes: Classes | N
     """
     entries = sorted(found.entries, key=lambda entry: entry.name)
     names = [entry.name for entry in entries]
-    split = splits_among({*_tops(names), *(tar[: -len(".tar")] for tar in tars)})
+    split = splits_among({*_tops(names), *(tar[: -len(".tar")] for tar in tars.values())})
     if split:
         raise UserError(f"{path} holds splits: {', '.join(split)}; give one of them")
     if labels is not None:
@@ -73,17 +75,17 @@ def labelled(path: Path, found: Found, tars: Sequence[str], classes: Classes | N
         given = [found.labels.get(key(entry.name)) for entry in entries]
         missing = "no label beside it (.cls, or label or cls in its .json)"
         return _by_label(entries, given, classes, missing, reasons=found.unlabelled)
-    places = _of_tars(path, names, tars) if tars else names
+    places = _of_tars(path, entries, tars) if tars else names
     class_names, indices = class_folders(places)
     if len(class_names) > MOST_CLASSES:
         raise UserError(f"{path} has {len(class_names):,} folders with files, {class_names[0]}, …: are they classes?")
     if not class_names and classes is None:
         return Labelled(entries, [], note=f"unlabelled: {NO_CLASSES if tars else 'all lie in one folder'}")
     if classes is None:
-        if not tars:
-            _check_none_empty(path, places, found.folders)
-        elif places[0].endswith("/"):
+        if tars and places[0].endswith("/"):
             _check_all_tars(path, found, tars)
+        else:
+            _check_none_empty(path, places, found.folders)
         return _numbered(entries, range(len(class_names)), indices, class_names)
     if not class_names:  # all in one, which may be a class
         class_names, indices = [places[0].rpartition("/")[0].rpartition("/")[2] or path.stem], [0] * len(entries)
@@ -140,9 +142,10 @@ def _by_label(
     missing: str,
     note: str = "",
     reasons: Mapping[str, str] = MappingProxyType({}),
+    also: Sequence[str] = (),
 ) -> Labelled:
     """Entries by what each is said to be; numbers are classes' indices, unless a list names them otherwise."""
-    known = {label for label in given if label is not None}
+    known = {label for label in given if label is not None} | {label for label in also if classes is None}
     rejects: list[Reject] = []
     if classes is not None:
         names, index = classes.names, classes.of(known)
@@ -183,26 +186,26 @@ def _check_keys(entries: Sequence[Entry]) -> None:
             )
 
 
-def _of_tars(path: Path, names: list[str], tars: Sequence[str]) -> list[str]:
+def _of_tars(path: Path, entries: Sequence[Entry], tars: Mapping[str, str]) -> list[str]:
     """Files' places, by which class folders can be told: those in the tars, or the tars themselves as folders."""
-    stems = [tar[: -len(".tar")] for tar in tars]
+    names = list(tars.values())
+    stems = [name[: -len(".tar")] for name in names]
     imagenet = [bool(WNID.fullmatch(stem.rpartition("/")[2])) for stem in stems]
     if any(imagenet) and not all(imagenet):
-        odd = next(tar for tar, right in zip(tars, imagenet, strict=True) if not right)
+        odd = names[imagenet.index(False)]
         raise UserError(
-            f"{path / odd} isn't called as the others are, by its class, {tars[imagenet.index(True)]}; rename it"
+            f"{path / odd} isn't called as the others are, by its class, {names[imagenet.index(True)]}; rename it"
         )
-    ends = [name.lower().index(".tar/") for name in names]
-    inner = [name[end + len(".tar/") :] for name, end in zip(names, ends, strict=True)]
+    inner = [entry.name[len(tars[entry.file]) + 1 :] for entry in entries]
     if not all(imagenet) and len({name.rpartition("/")[0] for name in inner}) > 1:
         return inner
     words = {re.sub(r"[\d_.-]+", "", stem) for stem in stems}
     if all(imagenet) or len(words) == len(stems):  # not shards, whose names differ by their numbers
-        return [f"{name[:end]}/" for name, end in zip(names, ends, strict=True)]
-    return [""] * len(names)
+        return [f"{tars[entry.file][: -len('.tar')]}/" for entry in entries]
+    return [""] * len(entries)
 
 
-def _check_none_empty(path: Path, names: Sequence[str], folders: Sequence[str]) -> None:
+def _check_none_empty(path: Path, names: Sequence[str], folders: Iterable[str]) -> None:
     """Refuses a folder beside classes' that holds nothing of the kind: it would move the indices of those after it."""
     filled = {""}
     parents = sorted({tuple(name.split("/")[:-1]) for name in names})
@@ -225,10 +228,10 @@ def _tops(names: Sequence[str]) -> set[str]:
     return {parent[front] for parent in parents if len(parent) > front}
 
 
-def _check_all_tars(path: Path, found: Found, tars: Sequence[str]) -> None:
+def _check_all_tars(path: Path, found: Found, tars: Mapping[str, str]) -> None:
     """Refuses tars, of those that are classes, in which nothing is that can be read, or that are packed."""
-    ends = {entry.name[: entry.name.lower().index(".tar/") + len(".tar")] for entry in found.entries}
-    empty = next((tar for tar in tars if tar not in ends), None)
+    filled = {entry.file for entry in found.entries}
+    empty = next((name for file, name in tars.items() if file not in filled), None)
     packed = sum(found.passed[ending] for ending in PACKED)
     if empty is not None or packed:
         which = f"{empty} holds nothing that can be read" if empty else f"{packed} files beside the tars are packed"
@@ -246,7 +249,9 @@ def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None, reje
     rows = [row for row in rows_of(file) if any(row)]
     missing, note = f"no label in {file}", f"labels: {file}"
     if any(len(row) > 1 for row in rows):
-        return _by_label(entries, _by_name(file, rows, entries), classes, missing, note)
+        of, others = _by_name(file, rows, entries)
+        note += f", {len(others):,} of its lines for no file here" * bool(others)
+        return _by_label(entries, of, classes, missing, note, also=others)
     given = [row[0] for row in rows]
     if len(given) != len(entries):
         raise UserError(
@@ -268,14 +273,17 @@ def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None, reje
             f"name and a tab in {classes.path}"
         )
     if ids and classes is None and "0" not in given:  # ILSVRC counts from 1
-        last = max(map(int, given))
-        if last <= MOST_CLASSES:
+        last = int(max(given, key=lambda label: (len(label), label))[:7])
+        if last > MOST_CLASSES:
+            raise UserError(f"{file} has the label {last} …, and more than {MOST_CLASSES:,} classes can't be")
+        if last:
             numbered = [entry._replace(label=int(label) - 1) for entry, label in zip(entries, given, strict=True)]
             return Labelled(numbered, [str(i + 1) for i in range(last)], note=note)
     return _by_label(entries, given, classes, missing, note)
 
 
-def _by_name(file: Path, rows: Sequence[list[str]], entries: Sequence[Entry]) -> list[str | None]:
+def _by_name(file: Path, rows: Sequence[list[str]], entries: Sequence[Entry]) -> tuple[list[str | None], list[str]]:
+    """Entries' labels by a table of names and labels; and the labels of names that no entry has, but a heading."""
     head = rows[0][1].lower() if len(rows[0]) > 1 else ""
     given: dict[str, str] = {}
     for name, label, *_ in (row for row in rows if len(row) > 1):
@@ -284,12 +292,16 @@ def _by_name(file: Path, rows: Sequence[list[str]], entries: Sequence[Entry]) ->
             raise UserError(f"{file} calls {name!r} both {given[name]!r} and {label!r}")
     bases = Counter(entry.name.rpartition("/")[2] for entry in entries)
     found: list[str | None] = []
+    used = set[str]()
     for entry in entries:
         base = entry.name.rpartition("/")[2]
         name = next((name for name in (entry.name, base, base.rpartition(".")[0]) if name in given), "")
         if name and name != entry.name and bases[base] > 1:
             raise UserError(f"{file} labels {name!r}, and {bases[base]} files are called {base}; give their paths")
         found.append(given.get(name) or None)
+        used.add(name)
     if not any(found):
         raise UserError(f"{file} names none of the files; it has {next(iter(given), '')!r}, they {entries[0].name!r}")
-    return found
+    others = [label for name, label in given.items() if name not in used]
+    heading = next(iter(given)) not in used
+    return found, others[heading:]

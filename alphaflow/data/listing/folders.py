@@ -46,7 +46,7 @@ class Found:
         entries: not yet labelled.
         rejects: what is wanted and can't be read.
         passed: files that are passed over, by their ending or another reason.
-        folders: all folders, as paths inside the place.
+        folders: all folders, as paths inside the place, or inside the tar.
         archives: tars, as paths inside the place.
         labels: what lies beside a tar's pictures as their class, by key.
         unlabelled: why what lies beside them is no label, by key.
@@ -56,7 +56,7 @@ class Found:
     entries: list[Entry] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
-    folders: list[str] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
     archives: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     unlabelled: dict[str, str] = field(default_factory=dict)
@@ -104,11 +104,11 @@ def scan(root: Path, passed: Counter[str]) -> Iterator[tuple[str, os.DirEntry[st
     Raises:
         UserError: a folder can't be read: its files would be missing without a word.
     """
-    seen = {os.path.realpath(folder) for folder in Path(os.path.realpath(root)).parents}
+    seen = {_identity(str(folder)) for folder in Path(os.path.realpath(root)).parents}
     waiting, linked = [(str(root), "")], list[tuple[str, str]]()
     while waiting or linked:
         folder, prefix = waiting.pop() if waiting else linked.pop()
-        real = os.path.realpath(folder)
+        real = _identity(folder)
         if real in seen:
             passed["links to folders that are here already"] += 1
             continue
@@ -136,7 +136,7 @@ def in_folder(root: Path, found: Found) -> None:
     place = str(root)
     for name, item in scan(root, found.passed):
         if item is None:
-            found.folders.append(name)
+            found.folders.add(name)
             continue
         special = _special(item)
         facts = None if special else item.stat()
@@ -146,6 +146,15 @@ def in_folder(root: Path, found: Found) -> None:
             found.archives.append(name)
         elif found.wants(name, size, entry.open, special):
             found.entries.append(entry)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """What tells a folder from others, by whatever path it is reached; a UserError if it can't be reached."""
+    try:
+        facts = os.stat(folder)  # noqa: PTH116
+    except OSError as error:
+        raise UserError(f"can't read the folder {folder}: {error.strerror}") from error
+    return facts.st_dev, facts.st_ino
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:

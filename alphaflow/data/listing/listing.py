@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from .entry import Entry, Reject, stamp
 from .folders import KNOWN, Found, counted, in_folder, nothing, scan
 from .names import ending, number
 from .tables import Classes
+from .tars import members
 
 LOG = logging.getLogger("alphaflow.data")
 """Is told what each place holds, at level INFO; the command line prints it."""
@@ -140,8 +140,8 @@ def list_files(
     return told(Listing(path, kind, found.entries, done.class_names, found.rejects, found.passed, done.note))
 
 
-def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, list[str]]:
-    """What a place holds of a kind, not yet labelled, and the tars that it is in.
+def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, dict[str, str]]:
+    """What a place holds of a kind, not yet labelled, and the tars that it is in: their names by their paths.
 
     Args:
         path: of the place.
@@ -166,7 +166,7 @@ def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, list
         raise UserError(f"{path} doesn't exist; give a folder, a zip, or tars of {WORDS[kind][1]}")
     for name, tar in tars.items():
         archives.in_tar(tar, found, name)
-    return found, list(tars)
+    return found, {str(tar): name for name, tar in tars.items()}
 
 
 def told(listing: Listing) -> Listing:
@@ -199,12 +199,13 @@ def _names(path: Path) -> Iterator[str]:
         for name, item in scan(path, Counter()):
             if item is not None and ending(name) != ".tar":
                 yield name
-            elif item is not None:
+            elif item is not None and (path / name).is_file():
                 tars.append(path / name)
-    with suppress(OSError, ValueError, zipfile.BadZipFile, tarfile.TarError):
+    with suppress(OSError, ValueError, zipfile.BadZipFile):
         if tars:
-            with tarfile.open(min(tars), "r:") as archive:
-                yield from (member.name for member in itertools.islice(archive, 1000))
+            with min(tars).open("rb", buffering=0) as stream:
+                found = members(stream, min(tars).stat().st_size, lambda size, why: None)
+                yield from (member.name for member in itertools.islice(found, 1000))
         elif path.is_file():
             with zipfile.ZipFile(path) as packed:
                 yield from packed.namelist()

@@ -41,7 +41,7 @@ class Classes:
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file} lists no classes; give a text file with a name a line, or shards") from error
         else:
-            lines = [line.split("\t") for line in text_of(file).splitlines() if line.strip()]
+            lines = [line.split("\t") for line in lines_of(file)]
         self.names = [line[0].strip() for line in lines]
         self.index = {name.strip(): i for i, line in enumerate(lines) for name in line}
         if not self.names or len(self.index) < sum(map(len, lines)):
@@ -77,19 +77,27 @@ def text_of(file: Path) -> str:
         raise UserError(f"{file} can't be read ({said(error)})") from error
 
 
+def lines_of(file: Path) -> list[str]:
+    """A text file's lines that hold something, whichever system ended them."""
+    return [line for line in text_of(file).replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
+
+
 def rows_of(file: Path) -> list[list[str]]:
-    """A table's rows; cells lie between tabs, commas, semicolons or spaces, whichever its first line has.
+    """A table's rows; cells lie between tabs, commas, semicolons or spaces, whichever most lines have.
 
     Raises:
         UserError: it can't be read, or a quote that begins is not ended on its line.
     """
-    lines = text_of(file).splitlines()
-    delimiter = next((mark for mark in ("\t", ",", ";", " ") if lines and mark in lines[0].strip()), ",")
+    lines = lines_of(file)
+    with_mark = {mark: sum(mark in line.strip(" ") for line in lines) for mark in ("\t", ",", ";", " ")}
+    delimiter = next((mark for mark, count in with_mark.items() if 2 * count > len(lines)), ",")
     reader = csv.reader(lines, delimiter=delimiter)
     try:
         rows = [[cell.strip() for cell in row] for row in reader]
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: {error}; repair that line") from error
+    if delimiter == " " and any(len(row) > 2 for row in rows):
+        raise UserError(f"{file} has names or labels with spaces, and spaces between them; put tabs there")
     if len(rows) < len(lines):
         raise UserError(f"{file} has a quote that begins on one line and ends on another; repair it")
     return rows
