@@ -246,7 +246,7 @@ def print_table(found: dict[str, list[Found]], title: str) -> None:
     """Each step's figures, a line each; its rounds beside one another."""
     table = Table("step", "", "round by round", title=title)
     for name, rounds in found.items():
-        for at, key in enumerate(key for key in dict.fromkeys(itertools.chain(*rounds)) if key != "from"):
+        for at, key in enumerate(dict.fromkeys(itertools.chain(*rounds))):
             values = (row[key] for row in rounds if key in row)
             table.add_row("" if at else name, key, "  ".join(f"{v:,.{0 if v >= 100 else 2}f}" for v in values))
     Console(width=100).print(table)
@@ -263,10 +263,8 @@ def main() -> None:
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage is not None:
-        import alphaflow
-
         stage, source, out, count = json.loads(arguments.stage)
-        print(json.dumps(STAGES[stage](Path(source), Path(out), count) | {"from": alphaflow.__file__}))
+        print(json.dumps(STAGES[stage](Path(source), Path(out), count)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench((arguments.folder or Path(temporary)).resolve(), arguments.count)

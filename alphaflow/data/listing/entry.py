@@ -91,10 +91,10 @@ class Entry(NamedTuple):
             ValueError: they are, or as `open`.
             EOFError: the tar ends before.
         """
-        with self.open() as stream:
-            data = stream.read(LARGEST + 1)
-        if len(data) > LARGEST:
+        if self.member is None and self.place is None and os.stat(self.path).st_size > LARGEST:  # noqa: PTH116
             raise ValueError(TOO_LARGE)
+        with self.open() as stream:
+            data = stream.read()  # of an archive no more than was listed
         if self.place and len(data) < self.place[1]:
             raise EOFError("the tar is cut short here")
         return data
