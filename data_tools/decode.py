@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alphaflow.data.clip_files import of_the_machine, take
+from alphaflow.data.clip_files import SameClipError, of_the_machine, take
 from alphaflow.data.images import UNREADABLE, Crop, crop, decode
 from alphaflow.data.listing.entry import Entry
 from alphaflow.data.video import ClipError
@@ -89,7 +89,7 @@ class Sample:
     Attributes:
         index: its place among all samples.
         pixels: (h, w, 3) or (f, h, w, 3), 8-bit; None if it was rejected.
-        record: what is kept of it, or ``{"source": …, "reason": …}``.
+        record: what is kept of it, or ``{"source": …, "reason": …, "lost": …}``.
     """
 
     index: int
@@ -106,6 +106,8 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
     try:
         with _patience():
             pixels, record = recipe(entry, variant)
+    except SameClipError as error:
+        return _rejected(index, entry, str(error), lost=0)
     except Image.DecompressionBombError:
         return _rejected(index, entry, "too large to decode safely")
     except UnidentifiedImageError:
@@ -134,8 +136,8 @@ def _patience() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
-def _rejected(index: int, entry: Entry, reason: str) -> Sample:
-    return Sample(index, None, {"source": entry.name, "reason": reason})
+def _rejected(index: int, entry: Entry, reason: str, lost: int = 1) -> Sample:
+    return Sample(index, None, {"source": entry.name, "reason": reason, "lost": lost})
 
 
 _worker = False

@@ -230,7 +230,7 @@ class _Encoder:
 
     def add(self, sample: Sample) -> None:
         if sample.pixels is None:
-            self._reject(sample, sample.record["reason"])
+            self._reject(sample, sample.record["reason"], sample.record["lost"])
             return
         self.waiting.append(sample)
         if len(self.waiting) == self.batch_size:
@@ -254,8 +254,8 @@ class _Encoder:
         self.waiting = []
         self.watch(self.progress)
 
-    def _reject(self, sample: Sample, reason: str) -> None:
-        reject = Reject(str(sample.record["source"]), reason)
+    def _reject(self, sample: Sample, reason: str, lost: int = 1) -> None:
+        reject = Reject(str(sample.record["source"]), reason, lost)
         self.writer.reject(reject)
         self.rejects.add(reject)
 

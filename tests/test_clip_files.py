@@ -127,6 +127,15 @@ def test_no_clip_of_a_video_is_written_twice(fps: float | None, count: int, tmp_
             assert [round(10 * time) for time in times] == list(expected[variant])
 
 
+def test_copies_are_left_out_and_are_no_loss(tmp_path: Path) -> None:
+    video(tmp_path / "in" / "a.mp4", 10)
+    listing = list_files(tmp_path / "in", "clips")
+    progress = encode(listing, tmp_path / "out", af.Pixels(), ClipRecipe(16, 10, variants=4), Options(workers=0))
+    assert progress.encoded == 1
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["rejects"] == 0
+    assert (tmp_path / "out" / "rejects.jsonl").read_text().count("the same frames") == 3
+
+
 def stale(_: Any) -> Any:
     raise ClipError("not readable") from OSError(errno.ESTALE, "Stale file handle")
 

@@ -44,13 +44,13 @@ def take(entry: Entry, frames: int, fps: float | None = None, place: float = 0.5
         apart: how much room lies between it and the clip before it of the same video; 0 where there is none.
 
     Raises:
-        ClipError: no file of it can be read, it is too short, or so short that the clip before is the same.
+        ClipError: no file of it can be read, it is too short, or (`SameClipError`) the clip before is the same.
         OSError: a file can't be opened.
     """
     try:
         return (_of_folder if entry.frames else _of_video)(entry, frames, fps, place, apart)
     except (ClipError, OSError) as error:
-        if entry.instead is None or of_the_machine(error) is not None:
+        if entry.instead is None or isinstance(error, SameClipError) or of_the_machine(error) is not None:
             raise
     return take(entry.instead, frames, fps, place, apart)
 
@@ -67,7 +67,8 @@ def of_the_machine(error: BaseException) -> OSError | None:
     return None if cause.errno == errno.EIO and type(cause).__module__.startswith("av") else cause
 
 
-SAME = "the video is so short that the clip before has the same frames"
+class SameClipError(ClipError):
+    """A clip has the frames of the one before it: there is no more to be had of the video."""
 
 
 def _of_video(entry: Entry, frames: int, fps: float | None, place: float, apart: float) -> Taken:
@@ -85,7 +86,7 @@ def _of_video(entry: Entry, frames: int, fps: float | None, place: float, apart:
                 raise
             clip = read_clip(file, frames, fps=fps, start=first, end=end)
     if apart and _same(clip, before, fps):
-        raise ClipError(SAME)
+        raise SameClipError("the video is so short that the clip before has the same frames")
     return Taken(clip.frames, clip.times, rate)
 
 
@@ -114,7 +115,7 @@ def _of_folder(entry: Entry, frames: int, fps: float | None, place: float, apart
         raise ClipError(f"the folder has {len(names)} frames, fewer than {frames}")
     start = int(place * room)
     if apart and start == int((place - apart) * room):
-        raise ClipError(SAME)
+        raise SameClipError("the video is so short that the clip before has the same frames")
     chosen = names[start : start + frames]
     try:
         pictures = [np.asarray(decode(entry._replace(name=f"{entry.name}/{name}").read())) for name in chosen]

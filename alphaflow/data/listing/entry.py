@@ -26,7 +26,8 @@ class Reject:
     Attributes:
         name: of the file, as people know it.
         reason: in words.
-        lost: pictures or clips that are missing by it, as far as is known: of an archive that is damaged more than one.
+        lost: pictures or clips that are missing by it, as far as is known: by a damaged archive more than one, by a
+            clip that would be another's copy none.
     """
 
     name: str
