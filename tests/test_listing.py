@@ -453,9 +453,10 @@ def test_damage_before_a_member_costs_that_one(form: int, tmp_path: Path) -> Non
         assert {entry.name[len("a.tar/") :]: entry.place for entry in whole.entries} == {
             member.name: (member.offset_data, member.size) for member in tar
         }
-    for offset in (at[50] + 148, at[50] + 1024 + 148, *([at[50] + 513] if form == tarfile.GNU_FORMAT else [])):
+    name = data.index(b"LLL", at[50] + 512) + 5  # in the long name
+    for offset, bit in ((at[50] + 148, 2), (at[50] + 1024 + 148, 2), (name, 2), (name, 128)):
         damaged = data.copy()
-        damaged[offset] ^= 2
+        damaged[offset] ^= bit
         place.write_bytes(damaged)
         found = list_files(place, "images")
         assert found.class_names == whole.class_names

@@ -136,8 +136,21 @@ def _take(stream: RawIOBase, offset: int, header: _Header, before: dict[bytes, b
 
 
 def _contradict(header: _Header, before: dict[bytes, bytes]) -> bool:
-    """Whether GNU's long name doesn't begin as the header's: it has no check sum of its own."""
-    return b"L" in before and not before[b"L"].startswith(header.name)
+    """Whether a long name is damaged, which has no check sum: it and the header's begin alike but for a letter or two.
+
+    GNU's begin quite alike. In pax programs shorten the header's in several ways, and replace what is not ASCII; the
+    long one is UTF-8, or says that it isn't.
+    """
+    long = before.get(b"path", header.name)
+    if b"L" in before:
+        return not long.startswith(header.name)
+    if b"path" in before and b"hdrcharset" not in before:
+        try:
+            long.decode()
+        except UnicodeDecodeError:
+            return True
+    plain = next((at for at, letter in enumerate(long) if letter > 127), len(long))
+    return header.cut and 0 < sum(a != b for a, b in zip(header.name, long[:plain], strict=False)) < 3
 
 
 def _next_header(stream: RawIOBase, at: int, size: int) -> int:
