@@ -120,6 +120,7 @@ class _Layout:
     entries: Sequence[Entry]
     variants: int
     each: int
+    _digests: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def count(self) -> int:
@@ -135,6 +136,12 @@ class _Layout:
         samples = self.samples(n)
         return self.entries[samples.start // self.variants : -(-samples.stop // self.variants)]
 
+    def digest(self, n: int) -> str:
+        """Of the files of a shard, computed once."""
+        if n not in self._digests:
+            self._digests[n] = shards.digest(self.made_of(n))
+        return self._digests[n]
+
     def task(self, index: int) -> Task:
         """What is to be decoded for a sample."""
         entry, variant = divmod(index, self.variants)
@@ -143,7 +150,7 @@ class _Layout:
 
 def _stale(parts: Iterable[shards.Part], layout: _Layout) -> list[shards.Part]:
     """Shards that are made of other files than they would be now."""
-    return [part for part in parts if part.made_of != shards.digest(layout.made_of(part.number))]
+    return [part for part in parts if part.made_of != layout.digest(part.number)]
 
 
 def _current(

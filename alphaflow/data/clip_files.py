@@ -15,7 +15,7 @@ from .images import UNREADABLE, decode
 from .listing.entry import Entry
 from .listing.folders import KNOWN
 from .listing.names import ending, is_hidden, number
-from .video import Clip, ClipError, read_clip, video_info
+from .video import Clip, ClipError, check_one_size, read_clip, video_info
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ def of_the_machine(error: BaseException) -> OSError | None:
 class SameClipError(ClipError):
     """A clip has the frames of the one before it: there is no more to be had of the video."""
 
+    def __init__(self) -> None:
+        super().__init__("the video is so short that the clip before has the same frames")
+
 
 def _of_video(entry: Entry, frames: int, fps: float | None, place: float, apart: float) -> Taken:
     with video_of(entry) as file:
@@ -86,7 +89,7 @@ def _of_video(entry: Entry, frames: int, fps: float | None, place: float, apart:
                 raise
             clip = read_clip(file, frames, fps=fps, start=first, end=end)
     if apart and _same(clip, before, fps):
-        raise SameClipError("the video is so short that the clip before has the same frames")
+        raise SameClipError
     return Taken(clip.frames, clip.times, rate)
 
 
@@ -100,7 +103,7 @@ def _same(clip: Clip, start: float, fps: float | None) -> bool:
 @contextmanager
 def video_of(entry: Entry) -> Iterator[str | BinaryIO]:
     """What a video is read from: its file's path; or, in an archive, its bytes as a file."""
-    if entry.place is None and entry.member is None:
+    if not entry.in_archive:
         yield entry.path
         return
     with entry.open() as stream:
@@ -115,13 +118,11 @@ def _of_folder(entry: Entry, frames: int, fps: float | None, place: float, apart
         raise ClipError(f"the folder has {len(names)} frames, fewer than {frames}")
     start = int(place * room)
     if apart and start == int((place - apart) * room):
-        raise SameClipError("the video is so short that the clip before has the same frames")
+        raise SameClipError
     chosen = names[start : start + frames]
     try:
         pictures = [np.asarray(decode(entry._replace(name=f"{entry.name}/{name}").read())) for name in chosen]
     except UNREADABLE as error:
         raise ClipError(f"a frame can't be read: {error}") from error
-    sizes = list(dict.fromkeys(f"{picture.shape[1]} × {picture.shape[0]}" for picture in pictures))
-    if len(sizes) > 1:
-        raise ClipError(f"its frames change their size, from {sizes[0]} to {sizes[1]}")
+    check_one_size(pictures)
     return Taken(np.stack(pictures), (start + np.arange(frames)) / (fps or 1.0), fps)

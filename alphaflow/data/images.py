@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 Mode = Literal["RGB", "L"]
 Crop = Literal["adm", "centre", "resize"]
@@ -103,7 +104,7 @@ def decode(data: bytes, mode: Mode = "RGB") -> Image.Image:
             raise Image.DecompressionBombError(str(warning)) from warning
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
-        upright = _upper_half(upright, getattr(image, "tag_v2", {}))
+        upright = _upper_half(upright, _tags(image))
     if upright.mode == "La":
         upright = upright.convert("LA")
     if upright.has_transparency_data:
@@ -114,11 +115,16 @@ def decode(data: bytes, mode: Mode = "RGB") -> Image.Image:
     return upright if upright.mode == mode else upright.convert(mode)
 
 
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """A TIFF's tags by their numbers; none of other formats."""
+    return image.tag_v2 if isinstance(image, TiffImageFile) else {}
+
+
 def _mend(image: Image.Image) -> None:
     """Before decoding: refuses what Pillow would show wrongly, and scales a PNG's clear grey as its pixels are."""
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # those are scaled to 16 bits
         raise ValueError("its values are numbers, and which one is white isn't known; store 8 or 16 bits instead")
-    tags = getattr(image, "tag_v2", {})
+    tags = _tags(image)
     if tags.get(254) == 1:
         raise ValueError("its first picture is a small copy of another, as in a camera's raw file; develop that")
     if tags.get(322, 0) * tags.get(323, 0) > (Image.MAX_IMAGE_PIXELS or math.inf):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -109,9 +109,7 @@ def read_clip(
         return [(time, _shown(frame, aspect)) for time, frame in picked], passed
 
     shown, passed = timed(file, start, pick)
-    sizes = list(dict.fromkeys(f"{frame.shape[1]} × {frame.shape[0]}" for _, frame in shown))
-    if len(sizes) > 1:
-        raise ClipError(f"its frames change their size, from {sizes[0]} to {sizes[1]}")
+    check_one_size([frame for _, frame in shown])
     if len(shown) < frames:
         rate = f" at {fps:g} frames a second" if fps else ""
         raise ClipError(f"the clip has {len(shown)} frames{rate} from {start:g} s on, fewer than {frames}")
@@ -124,6 +122,13 @@ def _noted(source: Iterator[Timed], passed: list[float]) -> Iterator[Timed]:
     for time, frame in source:
         passed.append(time)
         yield time, frame
+
+
+def check_one_size(frames: Sequence[Pixels]) -> None:
+    """Raises a ClipError where frames (h, w, 3) differ in size."""
+    sizes = list(dict.fromkeys(f"{frame.shape[1]} × {frame.shape[0]}" for frame in frames))
+    if len(sizes) > 1:
+        raise ClipError(f"its frames change their size, from {sizes[0]} to {sizes[1]}")
 
 
 def _in_turn(source: Iterator[Timed], frames: int, start: float, end: float | None) -> list[Timed]:

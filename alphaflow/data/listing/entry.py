@@ -61,6 +61,11 @@ class Entry(NamedTuple):
     instead: Entry | None = None
 
     @property
+    def in_archive(self) -> bool:
+        """Whether it lies in a zip or a tar."""
+        return self.member is not None or self.place is not None
+
+    @property
     def path(self) -> str:
         """Of the file, where it is one of its own."""
         return os.path.join(self.file, self.name)  # noqa: PTH118
@@ -71,7 +76,7 @@ class Entry(NamedTuple):
         Raises:
             ValueError: the archive isn't the one any more that was listed.
         """
-        if self.member is None and self.place is None:
+        if not self.in_archive:
             return open(self.path, "rb")  # noqa: PTH123
         facts = os.stat(self.file)  # noqa: PTH116
         if self.member is not None:
@@ -92,7 +97,7 @@ class Entry(NamedTuple):
             ValueError: they are, or as `open`.
             EOFError: the tar ends before.
         """
-        if self.member is None and self.place is None and os.stat(self.path).st_size > LARGEST:  # noqa: PTH116
+        if not self.in_archive and os.stat(self.path).st_size > LARGEST:  # noqa: PTH116
             raise ValueError(TOO_LARGE)
         with self.open() as stream:
             data = stream.read()  # of an archive no more than was listed

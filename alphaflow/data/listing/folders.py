@@ -17,23 +17,11 @@ from .entry import LARGEST, TOO_LARGE, Entry, Reject, stamp
 from .names import ending, is_hidden
 
 PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".7z"}
+"""Endings of archives that are not looked into where they lie among files."""
 
 KNOWN = {
-    ".txt",
-    ".csv",
-    ".tsv",
-    ".json",
-    ".xml",
-    ".cls",
-    ".md",
-    ".html",
-    ".yaml",
-    ".npy",
-    ".npz",
-    ".tar",
-    *PACKED,
-    *CLIPS,
-}
+    ".txt", ".csv", ".tsv", ".json", ".xml", ".cls", ".md", ".html", ".yaml", ".npy", ".npz", ".tar", *PACKED, *CLIPS,
+}  # fmt: skip
 """Endings of files that are not looked into: they are no pictures."""
 
 
@@ -61,7 +49,7 @@ class Found:
     labels: dict[str, str] = field(default_factory=dict)
     unlabelled: dict[str, str] = field(default_factory=dict)
 
-    def wants(self, name: str, size: int, opened: Callable[[], BinaryIO] | None, special: str = "") -> bool:
+    def wants(self, name: str, size: int, opened: Callable[[], BinaryIO], special: str = "") -> bool:
         """Whether a file is one of the kind that can be read; else it is counted, or rejected.
 
         Args:
@@ -72,7 +60,7 @@ class Found:
         """
         kind = ending(name)
         wanted = kind in ENDINGS[self.kind] or (bool(special) and kind not in KNOWN - {".tar"})
-        if not wanted and not special and self.kind == "images" and opened and kind not in KNOWN:
+        if not wanted and not special and self.kind == "images" and kind not in KNOWN:
             try:
                 with opened() as stream:
                     wanted = is_picture(stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 from ...errors import UserError
 from .entry import Entry, Reject
 from .listing import Listing, find, told
-from .tables import Classes, text_of
+from .tables import Classes, cells_of, text_of
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 """That a CSV must have; label and split it may have."""
@@ -74,11 +73,7 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
 
 def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, Row]], list[Reject]]:
     """A split's rows with their lines' numbers, and rows that are too short."""
-    reader = csv.reader(io.StringIO(text_of(path)))
-    try:
-        table = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; repair that line") from error
+    table = cells_of(path, io.StringIO(text_of(path)))
     head = [name.lower() for name in table[0][1]] if table else []
     missing = [name for name in COLUMNS if name not in head]
     if missing:

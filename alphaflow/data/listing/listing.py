@@ -93,7 +93,8 @@ class Listing:
         Raises:
             UserError: something is.
         """
-        for reject in self.rejects[:1]:
+        if self.rejects:
+            reject = self.rejects[0]
             raise UserError(f"can't read {self.place(reject.name)}: {reject.reason}; repair or remove it")
         return self
 

@@ -82,6 +82,19 @@ def lines_of(file: Path) -> list[str]:
     return [line for line in text_of(file).replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
 
 
+def cells_of(file: Path, lines: Iterable[str], delimiter: str = ",") -> list[tuple[int, list[str]]]:
+    """A table's rows, each with the number of the line that it ends on, its cells without the spaces around them.
+
+    Raises:
+        UserError: a row can't be read.
+    """
+    reader = csv.reader(lines, delimiter=delimiter)
+    try:
+        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{file}, line {reader.line_num}: {error}; repair that line") from error
+
+
 def rows_of(file: Path) -> list[list[str]]:
     """A table's rows; cells lie between tabs, commas, semicolons or spaces, whichever most lines have.
 
@@ -91,11 +104,7 @@ def rows_of(file: Path) -> list[list[str]]:
     lines = lines_of(file)
     with_mark = {mark: sum(mark in line.strip(" ") for line in lines) for mark in ("\t", ",", ";", " ")}
     delimiter = next((mark for mark, count in with_mark.items() if 2 * count > len(lines)), ",")
-    reader = csv.reader(lines, delimiter=delimiter)
-    try:
-        rows = [[cell.strip() for cell in row] for row in reader]
-    except csv.Error as error:
-        raise UserError(f"{file}, line {reader.line_num}: {error}; repair that line") from error
+    rows = [cells for _, cells in cells_of(file, lines, delimiter)]
     if delimiter == " " and any(len(row) > 2 for row in rows):
         raise UserError(f"{file} has names or labels with spaces, and spaces between them; put tabs there")
     if len(rows) < len(lines):
