@@ -110,18 +110,24 @@ def class_folders(names: list[str]) -> tuple[list[str], list[int]]:
     Raises:
         UserError: some files lie in class folders and others above them.
     """
-    parents = [tuple(name.split("/")[:-1]) for name in names]
-    distinct = sorted(set(parents))
+    distinct = _folders(names)
     if len(distinct) <= 1:
         return [], []
     front = _shared(distinct)
-    stray = next((name for name, parent in zip(names, parents, strict=True) if len(parent) == front), None)
-    if stray is not None:
+    above = "/".join(distinct[0][:front])
+    if any(len(parent) == front for parent in distinct):
+        stray = next(name for name in names if name.rpartition("/")[0] == above)
         raise UserError(f"{stray} lies above the class folders; move it into one, or remove it")
     inner = [parent[front:] for parent in distinct]
     back = min(_shared([parent[::-1] for parent in inner]), min(map(len, inner)) - 1)
-    index = {parent: i for i, parent in enumerate(distinct)}
-    return ["/".join(parent[: len(parent) - back]) for parent in inner], [index[parent] for parent in parents]
+    index = {"/".join(parent): i for i, parent in enumerate(distinct)}
+    indices = [index[name.rpartition("/")[0]] for name in names]
+    return ["/".join(parent[: len(parent) - back]) for parent in inner], indices
+
+
+def _folders(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The folders that files lie in, each once, in order, as the names on the way to it."""
+    return sorted(tuple(folder.split("/")) if folder else () for folder in {name.rpartition("/")[0] for name in names})
 
 
 def _shared(paths: Sequence[tuple[str, ...]]) -> int:
@@ -207,12 +213,10 @@ def _of_tars(path: Path, entries: Sequence[Entry], tars: Mapping[str, str]) -> l
 
 def _check_none_empty(path: Path, names: Sequence[str], folders: Iterable[str]) -> None:
     """Refuses a folder beside classes' that holds nothing of the kind: it would move the indices of those after it."""
-    filled = {""}
-    parents = sorted({tuple(name.split("/")[:-1]) for name in names})
-    levels = {len(parent) - _shared([other[::-1] for other in parents]) for parent in parents}
-    for name in names:
-        while (name := name.rpartition("/")[0]) not in filled:
-            filled.add(name)
+    parents = _folders(names)
+    back = _shared([parent[::-1] for parent in parents])
+    levels = {len(parent) - back for parent in parents}
+    filled = {"/".join(parent[:end]) for parent in parents for end in range(len(parent) + 1)}
     for folder in sorted(folders):
         if folder not in filled and folder.rpartition("/")[0] in filled and folder.count("/") + 1 in levels:
             raise UserError(
@@ -223,7 +227,7 @@ def _check_none_empty(path: Path, names: Sequence[str], folders: Iterable[str]) 
 
 def _tops(names: Sequence[str]) -> set[str]:
     """The outermost folders in which files lie apart from each other; of files in tars, the tars'."""
-    parents = sorted({tuple(name.split("/")[:-1]) for name in names})
+    parents = _folders(names)
     front = _shared(parents)
     return {parent[front] for parent in parents if len(parent) > front}
 
