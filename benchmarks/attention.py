@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    pin()
+    pin(device)
     gpu = device.type == "cuda"
     dtype = torch.bfloat16 if gpu else torch.float32
     cases = [(64, 12, 256, 64), (64, 16, 256, 72), (8, 12, 1024, 64), (2, 16, 4096, 72)]

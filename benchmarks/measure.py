@@ -20,10 +20,10 @@ from alphaflow.training.run_folder import versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def pin() -> None:
-    """One thread on one core: the last of those that this process may use."""
+def pin(device: torch.device) -> None:
+    """One thread; on a CPU also one core, the last of those that this process may use (compilers want them all)."""
     torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):
+    if device.type == "cpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 

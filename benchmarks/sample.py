@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    pin()
+    pin(device)
     torch.manual_seed(0)
     model: af.DiT = getattr(af.DiT, arguments.size)((4, 32, 32), patch=2, classes=1000)
     model.to(device).requires_grad_(False)

@@ -4,8 +4,8 @@
     python benchmarks/step.py --device cuda --size B --precision bf16 --compile --batch 128
 
 A step is loss, backward pass and AdamW. On a CPU: one pinned thread, process time. All in one run, interleaved; medians
-and the middle half. Memory: how much more a step holds at most than before it, a fresh process each. The yardsticks are
-in benchmarks/plain.py. Writes benchmarks/results/step.json (step-SIZE.json on a GPU).
+and the middle half. Memory: how much more a step holds at most than before it; on a CPU a fresh process each. The
+yardsticks are in benchmarks/plain.py. Writes benchmarks/results/step.json (step-SIZE.json on a GPU).
 """
 
 from __future__ import annotations
@@ -77,11 +77,25 @@ def network(arguments: argparse.Namespace, device: torch.device) -> af.DiT:
     return model.to(device)
 
 
-def step(name: str, arguments: argparse.Namespace, batch: int) -> Callable[[], object]:
-    """A training step by its name, ready to run again and again."""
+def made(name: str, arguments: argparse.Namespace) -> tuple[Any, torch.optim.Optimizer]:
+    """The network of a step, and its optimiser."""
     device = torch.device(arguments.device)
     model: Any = network(arguments, device)
-    x, labels = torch.randn(batch, *model.shape, device=device), torch.arange(batch, device=device) % CLASSES
+    if name in PLAIN:
+        model = PlainDiT(model, PLAIN[name][1]).to(device)
+    if arguments.compile:
+        model.compile()
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+
+def step(
+    name: str, arguments: argparse.Namespace, using: tuple[Any, torch.optim.Optimizer] | None = None
+) -> Callable[[], object]:
+    """A training step by its name, ready to run again and again; ``using`` a shared network, or its own."""
+    device, batch = torch.device(arguments.device), arguments.batch
+    model, optimizer = using or made(name, arguments)
+    x = torch.randn(batch, 4, arguments.pixels, arguments.pixels, device=device)
+    labels = torch.arange(batch, device=device) % CLASSES
     generator = torch.Generator(device).manual_seed(0)
     work: Callable[[], Tensor]
     if name in OURS:
@@ -91,15 +105,11 @@ def step(name: str, arguments: argparse.Namespace, batch: int) -> Callable[[], o
             return objective(model, x, af.Cond(labels=labels), 0, generator).total
 
     else:
-        loss, eager = PLAIN[name]
-        model = PlainDiT(model, eager).to(device)
+        loss, _ = PLAIN[name]
 
         def work() -> Tensor:
             return loss(model, x, labels)
 
-    if arguments.compile:
-        model.compile()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     half = arguments.precision == "bf16"
 
     def run() -> None:
@@ -115,7 +125,7 @@ def step(name: str, arguments: argparse.Namespace, batch: int) -> Callable[[], o
 def memory(arguments: argparse.Namespace) -> None:
     """Prints the bytes that a step needs beside weights and optimiser state. In a process of its own."""
     device = torch.device(arguments.device)
-    run = step(arguments.peak, arguments, arguments.batch)
+    run = step(arguments.peak, arguments)
     run()  # the optimiser's state, and what libraries allocate once
     print(json.dumps(peak_bytes(run, device)))
 
@@ -158,7 +168,7 @@ def show(
     console.print(table)
     against = Table("", "÷", "ratio", "of the fastest", "goal")
     for one, other, goal in AGAINST:
-        if one in found:
+        if one in found and other in found:
             share = ratios(found, one, other)
             fastest = min(found[one]) / min(found[other])
             against.add_row(one, other, spread(share), f"{fastest:.2f}", goal)
@@ -185,19 +195,24 @@ def main() -> None:
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    pin()
+    pin(device)
     if arguments.peak:
         memory(arguments)
         return
     names = list(OURS) if arguments.only_ours else [*OURS, *PLAIN]
-    memories = peaks(names)
-    works = {name: step(name, arguments, arguments.batch) for name in names}
+    gpu, peak = device.type == "cuda", peak_flops(device, arguments.precision)
     utilisation: dict[str, float] = {}
-    peak = peak_flops(device, arguments.precision)
-    if peak is not None:
-        eager = argparse.Namespace(**{**vars(arguments), "compile": False})
-        operations = {name: counted(step(name, eager, arguments.batch)) for name in OURS}
+    shared = None
+    if gpu:  # which holds one network and optimiser of our own, not one a step
+        shared = made("", argparse.Namespace(**{**vars(arguments), "compile": False}))
+        operations = {name: counted(step(name, arguments, shared)) for name in OURS}
+        if arguments.compile:
+            shared[0].compile()
+    memories = {} if gpu else peaks(names)
+    works = {name: step(name, arguments, shared if name in OURS else None) for name in names}
     found = interleaved(works, device, arguments.rounds, warm=3 if arguments.compile else 1)
+    if gpu:
+        memories = {name: peak_bytes(work, device) for name, work in works.items()}
     if peak is not None:
         utilisation = {name: operations[name] / sorted(found[name])[len(found[name]) // 2] / peak for name in OURS}
     rows = show(found, memories, utilisation)

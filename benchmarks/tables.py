@@ -79,7 +79,8 @@ def tangents(found: Found) -> str:
 
 def samples(found: Found) -> str:
     """A row a number of evaluations."""
-    rows = [[nfe, f"{statistics.median(rate):.3g}"] for nfe, rate in found["rates"].items()]
+    medians = {nfe: statistics.median(rate) for nfe, rate in found["rates"].items()}
+    rows = [[nfe, f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"] for nfe, rate in medians.items()]
     settings = found["settings"]
     text = markdown(["NFE", "images/s"], rows)
     return text + f"\n\nDiT-{settings['size']}/2, batch {settings['batch']}, {settings['precision']}." + origin(found)

@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    pin()
+    pin(device)
     if arguments.peak:
         run = step(arguments.peak, arguments.tokens, arguments)
         run()  # the optimiser's state, and what libraries allocate once
@@ -100,10 +100,13 @@ def main() -> None:
     table = Table("tokens", "step", "seconds", "steps/s", "÷ flow matching", "memory, MiB", "÷ its", "goal")
     rows: list[dict[str, Any]] = []
     for tokens in SHAPES:
-        memories = {name: peak(name, tokens) for name in STEPS}
         works = {name: step(name, tokens, arguments) for name in STEPS}
         rounds = max(arguments.rounds, 2) * (4 if tokens < 4352 else 1)
         found = interleaved(works, device, rounds, warm=3 if arguments.compile else 1)
+        memories = {
+            name: peak_bytes(work, device) if device.type == "cuda" else peak(name, tokens)
+            for name, work in works.items()
+        }
         for name in STEPS:
             seconds, share = median(found[name]), ratios(found, name, "flow matching")
             more = memories[name] / memories["flow matching"]

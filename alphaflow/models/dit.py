@@ -139,7 +139,7 @@ class DiT(nn.Module):
             ValueError: a condition that this network doesn't take, or samples that its patches don't divide.
         """
         cond = Cond() if cond is None else cond
-        strange = sorted(cond.tensors.keys() - self.conditions)
+        strange = [name for name in sorted(cond.tensors) if name not in self.conditions]
         if strange:
             raise ValueError(f"this DiT takes {' and '.join(self.conditions)}, not {strange[0]!r}")
         if along is None:
