@@ -7,7 +7,7 @@ from pathlib import Path as _Path
 
 import lazy_loader as _lazy
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 

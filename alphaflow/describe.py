@@ -1,21 +1,17 @@
-"""Objects as JSON and back: what run.json keeps, so that a run's network is rebuilt without running its recipe.
+"""Objects as the shortest call that builds them again, and as JSON and back.
 
-Only alphaflow's own public classes are described, from plain values, and each place takes its own kind of them back:
-nothing in run.json or dataset.json can run code.
+What run.json and dataset.json keep: only alphaflow's own classes are described, from plain values, and each place takes
+its own kind of them back: nothing in those files can run code.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import UserError
-
-NETWORKS, AUTOENCODERS = frozenset({"DiT"}), frozenset({"Pixels", "DiffusersVAE", "Normalised"})
-SAMPLERS = frozenset({"ODE", "Consistency", "CFG"})
-"""What may stand in the place of a network, an autoencoder, a sampler."""
-
 
 MOST = 10**6
 """More than any width, depth or number of classes."""
@@ -43,17 +39,17 @@ def describe(value: Any) -> Any:
     else:
         arguments = getattr(value, "config", None)
     name = type(value).__name__
-    if not isinstance(arguments, dict) or _public(name) is not type(value):
+    if not isinstance(arguments, dict) or _is_ours(type(value)) is False:
         raise NotDescribableError(f"{type(value).__module__}.{name} is not one of alphaflow's classes")
     return {"type": name, **{key: describe(item) for key, item in arguments.items()}}
 
 
-def rebuild(described: Any, kinds: frozenset[str]) -> Any:
+def rebuild(described: Any, kinds: Mapping[str, Any]) -> Any:
     """The object that `describe` described.
 
     Args:
         described: as it was read.
-        kinds: names of the classes that may be built.
+        kinds: the classes that may be built, by name.
 
     Raises:
         UserError: it is none of them, or has arguments that its class doesn't take.
@@ -65,12 +61,12 @@ def rebuild(described: Any, kinds: frozenset[str]) -> Any:
         raise UserError(f"run.json names {name!r:.100}, not one of {', '.join(sorted(kinds))}; upgrade alphaflow")
     arguments = {key: _value(item, kinds) for key, item in described.items() if key != "type"}
     try:
-        return _public(name)(**arguments)
+        return kinds[name](**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"run.json describes a {name} that can't be built: {str(error)[:300]}") from error
 
 
-def _value(described: Any, kinds: frozenset[str]) -> Any:
+def _value(described: Any, kinds: Mapping[str, Any]) -> Any:
     """An argument: plain, a tuple, or one more object."""
     if isinstance(described, list):
         return tuple(_value(item, kinds) for item in described)
@@ -81,7 +77,24 @@ def _value(described: Any, kinds: frozenset[str]) -> Any:
     return described
 
 
-def _public(name: str) -> Any:
-    import alphaflow
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
 
-    return getattr(alphaflow, name) if name in dir(alphaflow) else None
+
+class Compact:
+    """Base of dataclasses (declared with ``repr=False``) that print only what differs from the defaults.
+
+    Attributes:
+        brief: fields whose long tuples of numbers print as their first and last.
+    """
+
+    brief: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        given = []
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.init and (field.default is dataclasses.MISSING or value != field.default):
+                long = field.name in self.brief and isinstance(value, tuple) and len(value) > 32
+                given.append(f"{field.name}=" + (f"({value[0]!r}, …, {value[-1]!r})" if long else repr(value)))
+        return f"{type(self).__name__}({', '.join(given)})"

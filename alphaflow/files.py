@@ -19,6 +19,10 @@ from filelock import FileLock, Timeout
 
 from .errors import UserError
 
+LITTER = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "Thumbs.db",
+          "ehthumbs.db", "desktop.ini")  # fmt: skip
+"""What systems and file managers leave; whatever begins with a dot is hidden anyway."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

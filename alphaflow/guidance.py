@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from .describe import Compact
 from .errors import UserError, is_number
-from .printing import Compact
 from .types import Cond, Model, PerSample, Sample, Time, Upcast, inside
 
 Interval = tuple[float, float]
@@ -235,3 +235,16 @@ class Guided:
         conditional, free = u.chunk(2)
         guided: Sample = free + self.scale * (conditional - free)
         return guided
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Guidance to sample with: a scale, and the interval of times it is for."""
+
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise UserError(f"a guidance scale is a positive number, 1 for none, got {self.scale}")
+        check_interval(self.interval)

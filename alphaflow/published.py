@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 from .guidance import Guidance
 from .objectives.alpha_flow import AlphaFlow, MeanFlow
-from .objectives.base import Objective
 from .objectives.flow_matching import FlowMatching
+from .objectives.objective import Objective
 from .samplers import ODE, Consistency, Sampler
 from .schedules import Sigmoid, WarmUp
 
 Method = Literal["fm", "meanflow", "alphaflow"]
+
 Size = Literal["b2", "l2", "xl2"]
+
 Row = tuple[Objective, dict[int, Sampler]]
 
 

@@ -13,12 +13,12 @@ from .schedules import value_at
 if TYPE_CHECKING:
     import torch
 
-    from .autoencoders.base import Autoencoder
-    from .data.base import Dataset
-    from .objectives.base import Objective
+    from .autoencoders.autoencoder import Autoencoder
+    from .averages import Average
+    from .data.dataset import Dataset
+    from .objectives.objective import Objective
     from .samplers import Sampler
     from .schedules import Scheduled
-    from .training.ema import Average
 
 
 @dataclass(frozen=True, kw_only=True)

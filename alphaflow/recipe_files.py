@@ -7,7 +7,6 @@ command line's options. This module doesn't import torch: help pages stay quick.
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
 import inspect
 import sys
@@ -17,13 +16,10 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import UserError, is_whole, near, place_in_users_code, said
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from .training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -148,40 +144,6 @@ def load_recipe(
     except Exception as error:
         raise UserError(f"the recipe {name} can't be loaded{_where(error)}: {_missing(error)}") from error
     return RecipeFile(name, _function(module, function, str(file)), text, None if folder is None else Path(folder))
-
-
-def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
-    """Runs a run's recipe.py with its arguments: its dataset, objective, and all else.
-
-    Args:
-        folder: of the run.
-        trust: run it whatever it holds; if not, only if it is one of the built-in recipes, to the letter.
-
-    Raises:
-        UserError: the run was composed in Python, its recipe isn't trusted, or can't be run.
-    """
-    origin = folder.origin()
-    if not origin.text:
-        raise UserError(f"{folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
-    known = origin.function == "recipe" and origin.text in map(builtin_source, builtin_recipes())
-    if not (known or trust):
-        raise UserError(
-            f"{folder.recipe} would be run, and no built-in recipe is like it: read it, then say --trust (in Python "
-            "trust=True); `evaluate` can do without it, given --reference"
-        )
-    beside = None if known else origin.folder
-    found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside)
-    hints = {parameter.name: parameter.type for parameter in found.parameters}
-    return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
-
-
-def _typed(value: Any, hint: Any) -> Any:
-    """A JSON value as the recipe's parameter takes it: paths are kept as text."""
-    return Path(value) if isinstance(value, str) and hint is not None and _takes_path(hint) else value
-
-
-def _takes_path(hint: Any) -> bool:
-    return hint is Path or Path in getattr(hint, "__args__", ())
 
 
 def _builtin_folder() -> Path:

@@ -12,10 +12,10 @@ from typing import Literal, Protocol
 
 import torch
 
+from .describe import Compact
 from .errors import is_whole
 from .flow import interpolate, jump
 from .guidance import CFG
-from .printing import Compact
 from .times import check_grid, grid
 from .types import Cond, Model, Sample, Time, Upcast
 
@@ -164,3 +164,7 @@ def _heun_step(u: _Velocity, z: Sample, t: float, r: float) -> Sample:
 
 def _stepper(solver: str) -> Callable[[_Velocity, Sample, float, float], Sample]:
     return {"jump": _jump_step, "euler": _euler_step, "heun": _heun_step}[solver]
+
+
+SAMPLERS = {"ODE": ODE, "Consistency": Consistency, "CFG": CFG}
+"""What run.json may name as one, or as a part of one."""

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from .printing import Compact
+from .describe import Compact
 
 
 @runtime_checkable

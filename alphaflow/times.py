@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
-from .printing import Compact
+from .describe import Compact
 from .types import Time
 
 Device = torch.device | str | None

@@ -15,10 +15,13 @@ from torch import Tensor
 
 Sample: TypeAlias = Float[Tensor, "b ..."]
 """Data, noise, or a velocity: (b, …)."""
+
 Time: TypeAlias = Float[Tensor, " b"]
 """A time in [0, 1] for each sample, 0 = data and 1 = noise: (b,)."""
+
 PerSample: TypeAlias = Float[Tensor, " b"]
 """One number for each sample: (b,)."""
+
 Labels: TypeAlias = Int[Tensor, " b"]
 """A class index for each sample, or `NO_CLASS`: (b,)."""
 

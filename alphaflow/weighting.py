@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from .printing import Compact
+from .describe import Compact
 from .types import PerSample
 
 

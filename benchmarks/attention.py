@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alphaflow.derivatives import _load_rules
 from alphaflow.tangents import Dual, attention
-from alphaflow.training.costs import peak_flops
+from alphaflow.training.flops import peak_flops
 
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12}
 """Bytes a second, from NVIDIA's data sheets (SXM parts)."""

@@ -36,8 +36,9 @@ from PIL import __version__ as pillow
 from rich.console import Console
 from rich.table import Table
 
-from alphaflow.data.images import FORMATS, UNREADABLE, decode
-from alphaflow.data.video import ClipError, read_clip
+from alphaflow.data.decoding.containers import ClipError
+from alphaflow.data.decoding.images import FORMATS, UNREADABLE, decode
+from alphaflow.data.decoding.video import read_clip
 
 Array = np.ndarray[Any, Any]
 OUTCOMES = ("right", "rejected", "changed", "wrong", "fault")

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode, encode_pixels
+from alphaflow.data_tools.plan import Options
 from rich.console import Console
 from rich.table import Table
 

@@ -24,7 +24,7 @@ from measure import ratios, spread, write
 from PIL import Image
 
 from alphaflow.metrics.frechet import Moments, frechet_distance
-from alphaflow.metrics.kernels import kernel_distance
+from alphaflow.metrics.kid import kernel_distance
 
 
 def pictures(folder: Path, count: int, seed: int) -> Path:

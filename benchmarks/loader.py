@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from alphaflow.data_tools.shards import begin, finish, finished_parts, writing
+from alphaflow.data_tools.shard_writer import begin, finish, finished_parts, writing
 from rich.console import Console
 from rich.table import Table
 

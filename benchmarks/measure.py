@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from alphaflow.training.run_folder import versions
+from alphaflow.version import versions
 
 RESULTS = Path(__file__).parent / "results"
 

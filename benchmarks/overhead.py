@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import alphaflow as af
-from alphaflow.training.run_folder import versions
+from alphaflow.version import versions
 
 PHASES = {"flow matching (α = 1)": 1.0, "two-point (α = 0.5)": 0.5, "MeanFlow (α = 0)": 0.0}
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 import alphaflow as af
-from alphaflow.training.costs import counted, peak_flops
+from alphaflow.training.flops import counted, peak_flops
 
 CLASSES = 1000
 GUIDED = af.Guidance(omega=1.0, kappa=0.5)

@@ -48,7 +48,7 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
 from alphaflow.files import sha256
-from alphaflow.training.checkpoint import MANIFEST, seal
+from alphaflow.runs.checkpoint import MANIFEST, seal
 
 Failure = dict[str, Any]
 SMALL = "train digits --steps 60 --width 32 --depth 1 --batch-size 32"

@@ -11,7 +11,7 @@ import typer
 from .options import Debug, Device, RunPath, Trust, integers
 
 if TYPE_CHECKING:
-    from alphaflow.diagnose import Diagnosis
+    from alphaflow.diagnosis.diagnose import Diagnosis
 
 
 class Plot(StrEnum):
@@ -40,8 +40,8 @@ def diagnose(
 
     Writes diagnosis.json and a plot. What `train --probe-every` measured is shown beside it.
     """
-    from alphaflow.diagnose import check_free, picture
-    from alphaflow.diagnose import diagnose as measure
+    from alphaflow.diagnosis.diagnose import check_free, picture
+    from alphaflow.diagnosis.diagnose import diagnose as measure
     from alphaflow.files import check_writable, write_json
 
     place = run if out is None else out
@@ -61,7 +61,7 @@ def _print(found: Diagnosis) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alphaflow.diagnose import THRESHOLD
+    from alphaflow.diagnosis.diagnose import THRESHOLD
 
     what = f"gradients of L_TFM, L_TC and L_FM′, {found.batches} batches of {found.batch_size}"
     table = Table(title=what, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

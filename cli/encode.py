@@ -16,9 +16,9 @@ from .errors import INTERRUPTED, fail
 from .options import Debug, Device
 
 if TYPE_CHECKING:
-    from alphaflow.data_tools.about import Options
     from alphaflow.data_tools.decode import Recipe
     from alphaflow.data_tools.encode import Progress
+    from alphaflow.data_tools.plan import Options
 
     from alphaflow.data.listing.listing import Listing
     from alphaflow.data.listing.tables import Classes
@@ -35,19 +35,26 @@ class Crop(StrEnum):
 
 
 Out = Annotated[Path, typer.Argument(help="The folder of shards, new or to be gone on with.")]
+
 AutoencoderName = Annotated[
     str,
     typer.Option(
         help="pixels; grey (one channel); a diffusers autoencoder on the Hub or in a folder; or module:name, yours."
     ),
 ]
+
 Subfolder = Annotated[str | None, typer.Option(help="The autoencoder's folder inside a pipeline, for example vae.")]
+
 Tiling = Annotated[bool, typer.Option("--tiling", help="Encode in overlapping tiles: large pictures, long clips.")]
+
 Size = Annotated[int, typer.Option(help="Pixels along each side.", min=1)]
+
 CropName = Annotated[
     Crop, typer.Option(help="adm: box-halve, bicubic, centre square; centre: centre square, Lanczos; resize: squash.")
 ]
+
 Prefix = Annotated[str, typer.Option(help="The shards' first name: train-000000.tar.")]
+
 ClassList = Annotated[
     Path | None,
     typer.Option(
@@ -56,30 +63,41 @@ ClassList = Annotated[
         show_default="as found; for OUT/../val those of OUT/../train",
     ),
 ]
+
 Changed = Annotated[
     bool, typer.Option("--changed", help="Make the shards again that replaced, added or removed files touch.")
 ]
+
 ShardOf = Annotated[
     str | None, typer.Option("--shard", help="I/N: this job makes every N-th shard from I on. torchrun sets it too.")
 ]
+
 PerShard = Annotated[int, typer.Option(help="Samples a shard.", min=1)]
+
 BatchSize = Annotated[int, typer.Option(help="Of the autoencoder.", min=1)]
+
 Workers = Annotated[
     int | None, typer.Option(help="Decoding processes; 0 decodes here.", min=0, show_default="processors − 1")
 ]
+
 MaxRejects = Annotated[float, typer.Option(help="The share of files that may be unreadable.", min=0, max=1)]
+
 ClipsPlace = Annotated[
     Path,
     typer.Argument(
         help="CLASS/NAME.mp4 in a folder, a zip or tars; frames CLASS/VIDEO/0001.jpg in a folder; or Kinetics' CSV."
     ),
 ]
+
 Split = Annotated[str | None, typer.Option(help="Of a CSV with several: whose rows to take.", show_default="all")]
+
 Fps = Annotated[
     float | None,
     typer.Option(help="Frames a second, by time stamps; of folders of frames their rate.", show_default="as stored"),
 ]
+
 Measured = Literal["channel", "element"]
+
 Measure = Annotated[
     Measured | None,
     typer.Option(
@@ -87,6 +105,7 @@ Measure = Annotated[
         show_default="the autoencoder's own",
     ),
 ]
+
 MeasureOn = Annotated[
     int | None, typer.Option(help="Samples to measure on, from all shards.", min=2, show_default="2048")
 ]
@@ -124,6 +143,7 @@ def images(
     """Encode pictures. Run it again after any interruption: it goes on where it stopped."""
     from alphaflow.data_tools.decode import ImageRecipe
 
+    from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.data.listing.listing import list_files
 
     recipe = ImageRecipe(size, crop.value, 2 if mirror else 1)
@@ -163,6 +183,7 @@ def videos(
     """Encode clips. Run it again after any interruption: it goes on where it stopped."""
     from alphaflow.data_tools.decode import ClipRecipe
 
+    from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.errors import UserError, is_number
 
     if fps is not None and not (is_number(fps) and fps > 0):
@@ -196,7 +217,7 @@ def _with_classes(listed: Callable[[Classes | None], Listing], given: Path | Non
     """
     from alphaflow.data.listing.names import SPLITS
     from alphaflow.data.listing.tables import Classes, has_classes
-    from alphaflow.data.shards import DATASET
+    from alphaflow.data.shard_description import DATASET
     from alphaflow.errors import UserError
 
     other = out.name.lower() in SPLITS and not out.name.lower().startswith("train")
@@ -224,7 +245,7 @@ def _options(
     measure: Measured | None,
     measure_on: int | None,
 ) -> Options:
-    from alphaflow.data_tools.about import Options
+    from alphaflow.data_tools.plan import Options
 
     from alphaflow.errors import UserError
 
@@ -248,49 +269,11 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
-def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str) -> Any:
-    """The autoencoder of this name."""
-    import importlib
-
-    from alphaflow.autoencoders.diffusers_vae import DiffusersVAE
-    from alphaflow.autoencoders.pixels import Pixels
-    from alphaflow.errors import UserError
-    from alphaflow.training.device import find_device
-
-    if name in ("pixels", "grey"):
-        return Pixels(3 if name == "pixels" else 1)
-    module, colon, attribute = name.partition(":")
-    if colon and "/" not in name:
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"the autoencoder {name} can't be imported: {error}") from error
-        made = found() if isinstance(found, type) else found
-        if not callable(getattr(made, "encode", None)) or not callable(getattr(made, "decode", None)):
-            raise UserError(f"the autoencoder {name} needs the methods encode and decode")
-        return made
-    local = os.environ.get("LOCAL_RANK")
-    place = f"cuda:{local}" if device == "auto" and local is not None and _has_cuda() else device
-    if place != "auto":
-        find_device(place)
-    name = str(Path(name).resolve()) if Path(name).is_dir() else name  # the shards name it, wherever they are read
-    vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=place)
-    _ = vae.vae  # what is wrong with it is said before anything is begun
-    return vae
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _encode(listing: Listing, out: Path, autoencoder: Any, recipe: Recipe, options: Options) -> None:
     from alphaflow.data_tools.encode import encode
-    from alphaflow.data_tools.shards import REJECTS
+    from alphaflow.data_tools.shard_writer import REJECTS
 
-    from alphaflow.data.shards import DATASET
+    from alphaflow.data.shard_description import DATASET
 
     count = options.workers
     beside = f"{count} process{'es' * (count > 1)} beside this one" if count else "this process"

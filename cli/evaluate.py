@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     import torch
 
     from alphaflow.evaluation.result import Result
-    from alphaflow.run import Run
-
+    from alphaflow.runs.run import Run
 
 Target = Annotated[
     str, typer.Argument(help="A run's folder; or pictures or clips: a folder, a zip, tars, an .npz, shards.")
 ]
+
 ReferenceOption = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +46,7 @@ ReferenceOption = Annotated[
         show_default="the run's training data",
     ),
 ]
+
 Metrics = Annotated[
     str | None,
     typer.Option(
@@ -54,8 +55,11 @@ Metrics = Annotated[
         show_default="fid,is; fvd; pixel metrics under 32 pixels",
     ),
 ]
+
 Nfes = Annotated[str, typer.Option(help="Numbers of network evaluations, for example 1,2,4.")]
+
 Seeds = Annotated[str, typer.Option(help="Of the noise; several, 0,1,2, for means and deviations.")]
+
 Count = Annotated[
     int | None,
     typer.Option(
@@ -64,10 +68,15 @@ Count = Annotated[
         show_default="50000; of clips 2048; for pixel metrics 2000",
     ),
 ]
+
 KidSubsetSize = Annotated[int, typer.Option(help="Samples in each of KID's 100 subsets.", min=2)]
+
 Json = Annotated[Path | None, typer.Option(help="Write figures and protocol to this file.")]
+
 Csv = Annotated[Path | None, typer.Option(help="Append a row for each set to this file.")]
+
 Save = Annotated[Path | None, typer.Option(help="Write all samples to this folder: PNG, clips as MP4.")]
+
 Pictures = Annotated[
     Path | None, typer.Option(help="Write grids, nearest real pictures, and the worst classes to this folder.")
 ]
@@ -100,8 +109,8 @@ def evaluate(
 ) -> None:
     """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
     from alphaflow.evaluation.evaluate import evaluate as measure
-    from alphaflow.training.device import find_device
-    from alphaflow.training.distributed import join, leave
+    from alphaflow.parallel.device import find_device
+    from alphaflow.parallel.world import join, leave
 
     _check_places(json, csv, save, pictures)
     is_run = (Path(target) / "run.json").is_file()
@@ -139,7 +148,7 @@ def _check_places(json: Path | None, csv: Path | None, save: Path | None, pictur
     """Refuses, before anything is measured, places where figures (JSON, CSV) and pictures can't be written."""
     from alphaflow.evaluation.result import check_json
     from alphaflow.files import check_writable, foreign
-    from alphaflow.plots import is_ours
+    from alphaflow.media.grids import is_ours
 
     for place, folder in ((json, False), (csv, False), (save, True), (pictures, True)):
         if place is not None:
@@ -152,7 +161,7 @@ def _check_places(json: Path | None, csv: Path | None, save: Path | None, pictur
 
 
 def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run:
-    from alphaflow.run import Run
+    from alphaflow.runs.run import Run
 
     return Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
 
@@ -180,7 +189,7 @@ def _print(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alphaflow.metrics.catalogue import VALUES
+    from alphaflow.evaluation.catalogue import VALUES
 
     reference = result.protocol["reference"]
     of = f"{reference['count']:,} images: " if reference["count"] else ""

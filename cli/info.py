@@ -24,8 +24,8 @@ def info(
     import torch
 
     from alphaflow.derivatives import derivative_of
+    from alphaflow.parallel.device import find_device
     from alphaflow.recipe_files import find_recipe
-    from alphaflow.training.device import find_device
 
     torch.manual_seed(0)
     found = find_recipe(recipe)
@@ -42,7 +42,7 @@ def _costs(recipe: Recipe, device: Any, measure: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alphaflow.training.costs import activation_bytes, phases, seconds_a_step
+    from alphaflow.costs import activation_bytes, phases, seconds_a_step
 
     batch = _batch_size(recipe)
     table = Table(

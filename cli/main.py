@@ -120,7 +120,7 @@ def _check(arguments: list[str]) -> None:
 
 def _version(show: bool) -> None:
     if show:
-        from alphaflow import __version__
+        from alphaflow.version import __version__
 
         print(f"alphaflow {__version__}")
         raise typer.Exit

@@ -10,25 +10,36 @@ import typer
 from alphaflow.errors import UserError
 
 if TYPE_CHECKING:
-    from alphaflow.run import Guide
+    from alphaflow.guidance import Guide
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as `alphaflow train` made it.")]
+
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.")]
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
 Seed = Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)]
+
 Trust = Annotated[
     bool, typer.Option("--trust", help="The run's recipe.py may be run: you have read it, or it is your own.")
 ]
+
 Checkpoint = Annotated[int | None, typer.Option(help="Of which step.", show_default="the last")]
+
 Raw = Annotated[bool, typer.Option("--raw", help="The raw weights, not their average.")]
+
 FileSize = Annotated[
     int | None, typer.Option("--size", help="Crop and scale files to this size.", min=1, show_default="as they are")
 ]
+
 FileFrames = Annotated[
     int | None, typer.Option("--frames", help="Of clip files.", min=1, show_default="as a run makes, or 16")
 ]
+
 AtOnce = Annotated[int, typer.Option("--batch-size", help="Samples made or read at once.", min=1)]
+
 AT_ONCE = 128
+
 WeightsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,10 +49,12 @@ WeightsOption = Annotated[
         show_default="downloaded to torch's cache",
     ),
 ]
+
 Guidance = Annotated[
     float | None,
     typer.Option(help="The guidance scale: an input of networks trained so, else two evaluations a step."),
 ]
+
 GuidanceInterval = Annotated[str, typer.Option(help="The times that guidance is for, t_min,t_max, both included.")]
 
 
@@ -67,7 +80,7 @@ def metric_names(text: str | None) -> tuple[str, ...] | None:
 
 def weights(given: list[str] | None) -> dict[str, str]:
     """--weights by extractor; the file under "" where none is named."""
-    from alphaflow.metrics.features import EXTRACTORS
+    from alphaflow.features.extractors import EXTRACTORS
 
     split = [text.partition("=") for text in given or []]
     strange = next((name for name, equals, _ in split if equals and name.isidentifier() and name not in EXTRACTORS), "")
@@ -85,7 +98,7 @@ def guide(scale: float | None, interval: str) -> Guide | None:
     Raises:
         UserError: they are none.
     """
-    from alphaflow.run import Guide
+    from alphaflow.guidance import Guide
 
     if scale is None:
         if interval != "0,1":

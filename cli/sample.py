@@ -13,7 +13,7 @@ from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alphaflow.run import Run
+    from alphaflow.runs.run import Run
 
 
 class Format(StrEnum):
@@ -28,14 +28,18 @@ class Format(StrEnum):
 Balanced = Annotated[
     bool, typer.Option("--balanced/--random", help="Every class equally often, or classes drawn at random.")
 ]
+
 Out = Annotated[
     Path | None, typer.Option(help="The folder to write.", show_default="RUN/samples/nfe-N[-guidance-G]-seed-S")
 ]
+
 Written = Annotated[
     Format | None,
     typer.Option(help="Files in class folders, or one .npz (arr_0, arr_1).", show_default="png; of clips mp4"),
 ]
+
 Fps = Annotated[float | None, typer.Option(help="Frames a second of clips.", show_default="the training data's, or 8")]
+
 AtOnce = Annotated[int | None, typer.Option(help="Samples at a time.", min=1, show_default="256; of clips 16")]
 
 
@@ -63,9 +67,9 @@ def sample(
     debug: Debug = False,
 ) -> None:
     """Sample from a run. Writes the samples and, beside the folder, a picture of the first; clips playing together."""
-    from alphaflow.data.clips import FPS
-    from alphaflow.data.written import check_form, write_samples
-    from alphaflow.run import Run
+    from alphaflow.media.clips import FPS
+    from alphaflow.media.sample_files import check_form, write_samples
+    from alphaflow.runs.run import Run
 
     guided = guide(guidance, guidance_interval)
     opened = Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
@@ -95,8 +99,8 @@ def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int)
     """The labels to sample (count,); None for a run without classes."""
     import torch
 
-    from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
     from alphaflow.errors import UserError
+    from alphaflow.runs.labels import balanced_labels, chosen_labels, random_labels
 
     if chosen is not None:
         if not balanced:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .encode import Subfolder, Tiling, open_autoencoder
+from .encode import Subfolder, Tiling
 from .options import Debug, Device
 
 
@@ -22,7 +22,7 @@ def verify(
     from rich.progress import Progress
     from rich.table import Table
 
-    from alphaflow.data.shards import Description
+    from alphaflow.data.shard_description import Description
     from alphaflow.errors import printable
 
     def shown(name: str) -> str:
@@ -68,13 +68,14 @@ def preview(
     debug: Debug = False,
 ) -> None:
     """Look at random samples, decoded: a grid as PNG (clips: frames as columns), or clips as MP4."""
-    from alphaflow.data_tools.verify import preview as decode
-    from alphaflow.data_tools.writing import check_preview, write_preview
+    from alphaflow.data_tools.preview import preview as decode
 
-    from alphaflow.data.clips import FPS
-    from alphaflow.data.shards import Description
+    from alphaflow.autoencoders.opening import open_autoencoder
+    from alphaflow.data.shard_description import Description
     from alphaflow.errors import printable
-    from alphaflow.training.device import find_device
+    from alphaflow.media.clips import FPS
+    from alphaflow.media.previews import check_preview, write_preview
+    from alphaflow.parallel.device import find_device
 
     file = shards / "preview.png" if out is None else out
     check_preview(file, new=out is not None)

@@ -31,10 +31,10 @@ def stats(
     debug: Debug = False,
 ) -> None:
     """Write statistics of real pictures or clips, for `evaluate --reference OUT`. Under torchrun, work is shared."""
-    from alphaflow.data_tools.statistics import make_statistics
+    from alphaflow.data_tools.make_statistics import make_statistics
 
-    from alphaflow.training.device import find_device
-    from alphaflow.training.distributed import join, leave
+    from alphaflow.parallel.device import find_device
+    from alphaflow.parallel.world import join, leave
 
     found = find_device(device)
     world = join(found)

@@ -26,12 +26,13 @@ from .train_options import (
     SampleEvery,
     Seed,
     machine,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from alphaflow.recipe import Recipe
     from alphaflow.recipe_files import RecipeFile
-    from alphaflow.training.run_folder import Origin, RunFolder
+    from alphaflow.runs.folder import RunFolder
+    from alphaflow.runs.record import Origin
     from alphaflow.training.trainer import Trainer
 
 
@@ -56,7 +57,7 @@ def train(
     Under torchrun, `torchrun --nproc-per-node 8 -m alphaflow train RECIPE`, the processes share each batch.
     SIGINT, SIGTERM, SIGUSR1 or SIGHUP: it finishes the step, saves, and ends with status 130, 143, 138 or 129.
     """
-    from alphaflow.diagnostics.probe import Probe
+    from alphaflow.diagnosis.probe import Probe
     from alphaflow.recipe_files import find_recipe
 
     given = {name: parameters.pop(name) for name in inspect.signature(machine).parameters}
@@ -77,10 +78,11 @@ def _train(
     found: RecipeFile, out: Path, resume: bool, seed: int, parameters: dict[str, Any], rest: dict[str, Any]
 ) -> None:
     """Makes the Trainer, new or continuing, and trains."""
-    from alphaflow.training.device import find_device
-    from alphaflow.training.distributed import join, leave
-    from alphaflow.training.logging import progress
-    from alphaflow.training.run_folder import Origin, RunFolder
+    from alphaflow.parallel.device import find_device
+    from alphaflow.parallel.world import join, leave
+    from alphaflow.runs.folder import RunFolder
+    from alphaflow.runs.record import Origin
+    from alphaflow.training.display import progress
     from alphaflow.training.trainer import Trainer
 
     folder = RunFolder(out)
@@ -115,7 +117,7 @@ def _seeded(found: RecipeFile, seed: int, parameters: dict[str, Any]) -> Recipe:
 
 def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
     """Two steps of which nothing stays."""
-    from alphaflow.training.logging import progress
+    from alphaflow.training.display import progress
     from alphaflow.training.trainer import Trainer
 
     trainer = Trainer(recipe, seed=seed, display=progress(), **rest)

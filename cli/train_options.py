@@ -27,13 +27,16 @@ class ParallelName(StrEnum):
 
 
 RecipeName = Annotated[str, typer.Argument(help="A built-in recipe's name, a recipe file, or module:function.")]
+
 Out = Annotated[
     Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE", rich_help_panel=TRAINING)
 ]
+
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out; start it if there is none.", rich_help_panel=TRAINING),
 ]
+
 From = Annotated[
     Path | None,
     typer.Option(
@@ -42,25 +45,31 @@ From = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+
 Seed = Annotated[
     int, typer.Option(help="Of weights, data order, times and noise.", min=0, max=2**63 - 1, rich_help_panel=TRAINING)
 ]
+
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.", rich_help_panel=TRAINING)
 ]
+
 CheckpointEvery = Annotated[
     int | None,
     typer.Option(
         help="Steps between checkpoints.", show_default="a tenth of all steps", min=1, rich_help_panel=TRAINING
     ),
 ]
+
 SampleEvery = Annotated[
     int | None,
     typer.Option(
         help="Steps between sample pictures.", show_default="a tenth of all steps", min=1, rich_help_panel=TRAINING
     ),
 ]
+
 LogEvery = Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.", min=1, rich_help_panel=TRAINING)]
+
 ProbeEvery = Annotated[
     int | None,
     typer.Option(
@@ -70,9 +79,11 @@ ProbeEvery = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Two steps of which nothing stays, and stop.", rich_help_panel=TRAINING)
 ]
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=TRAINING)]
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from alphaflow.data.clip_files import SameClipError, of_the_machine, take
-from alphaflow.data.images import UNREADABLE, Crop, crop, decode
+from alphaflow.data.decoding.containers import ClipError
+from alphaflow.data.decoding.images import UNREADABLE, Crop, crop, decode
 from alphaflow.data.listing.entry import Entry
-from alphaflow.data.video import ClipError
 from alphaflow.errors import said
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]

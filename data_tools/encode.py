@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphaflow.autoencoders.base import Autoencoder
-from alphaflow.data.base import to_unit
+from alphaflow.autoencoders.autoencoder import Autoencoder
 from alphaflow.data.listing.entry import Entry, Reject
 from alphaflow.data.listing.listing import Listing
-from alphaflow.data.shards import DATASET
+from alphaflow.data.shard_description import DATASET
 from alphaflow.errors import UserError
 from alphaflow.files import hold, parsed
+from alphaflow.pixel_values import to_unit
 
-from . import shards
-from .about import Options, about, plan_of
+from . import shard_writer
+from .dataset_record import about
 from .decode import Decoder, Recipe, Sample, Task
+from .plan import Options, plan_of
 
 
 @dataclass
@@ -82,26 +83,26 @@ def encode(
         )
     layout = _Layout(listing.entries, recipe.variants, options.samples_per_shard)
     plan = plan_of(autoencoder, recipe, options)
-    shards.begin(out, plan, listing.class_names)
+    shard_writer.begin(out, plan, listing.class_names)
     lock = hold(out, f"encoded-{options.shard}-of-{options.shards}")  # one process a job
     try:
         mine = range(options.shard, layout.count, options.shards)
         done = {n: part for n, part in _current(out, plan, layout, listing, options).items() if n in mine}
         todo = [n for n in mine if n not in done]
-        shards.sweep(out, options.prefix, set(todo))
+        shard_writer.sweep(out, options.prefix, set(todo))
         progress = Progress(sum(len(layout.samples(n)) for n in mine), sum(len(layout.samples(n)) for n in done))
         rejects = _Rejects(out, options.max_rejects, listing, list(done.values()), progress)
         with Decoder(recipe, options.workers) as decoder:
             stream = decoder(layout.task(index) for n in todo for index in layout.samples(n))
             for n in todo:
-                with shards.writing(out, options.prefix, n, layout.made_of(n)) as writer:
+                with shard_writer.writing(out, options.prefix, n, layout.made_of(n)) as writer:
                     encoder = _Encoder(autoencoder, layout.task, writer, options.batch_size, progress, watch, rejects)
                     for _ in layout.samples(n):
                         encoder.add(_timed(stream, progress))
                     encoder.flush()
-        parts = [part for n, part in shards.finished_parts(out).items() if n < layout.count]  # in order
+        parts = [part for n, part in shard_writer.finished_parts(out).items() if n < layout.count]  # in order
         if len(parts) == layout.count and not _stale(parts, layout):
-            shards.finish(out, plan, about(out, parts, listing, autoencoder, options), parts, listing.rejects)
+            shard_writer.finish(out, plan, about(out, parts, listing, autoencoder, options), parts, listing.rejects)
         return progress
     finally:
         lock.release()
@@ -139,7 +140,7 @@ class _Layout:
     def digest(self, n: int) -> str:
         """Of the files of a shard, computed once."""
         if n not in self._digests:
-            self._digests[n] = shards.digest(self.made_of(n))
+            self._digests[n] = shard_writer.digest(self.made_of(n))
         return self._digests[n]
 
     def task(self, index: int) -> Task:
@@ -148,31 +149,31 @@ class _Layout:
         return index, self.entries[entry], variant
 
 
-def _stale(parts: Iterable[shards.Part], layout: _Layout) -> list[shards.Part]:
+def _stale(parts: Iterable[shard_writer.Part], layout: _Layout) -> list[shard_writer.Part]:
     """Shards that are made of other files than they would be now."""
     return [part for part in parts if part.made_of != layout.digest(part.number)]
 
 
 def _current(
     out: Path, plan: dict[str, Any], layout: _Layout, listing: Listing, options: Options
-) -> dict[int, shards.Part]:
+) -> dict[int, shard_writer.Part]:
     """The finished shards, made of the files as they are now; those of this job that aren't are removed.
 
     Raises:
         UserError: some aren't, and they are not to be made again.
     """
-    finished = shards.finished_parts(out)
+    finished = shard_writer.finished_parts(out)
     stale = _stale(finished.values(), layout)
     if stale and not options.changed:
         whole = parsed((out / DATASET).read_text(encoding="utf-8")).get("finished", False)
-        differ = shards.changes(out, list(finished.values()), layout.entries, whole)
+        differ = shard_writer.changes(out, list(finished.values()), layout.entries, whole)
         raise UserError(
             f"{len(stale)} of the shards in {out} were made of other files than there are now: {differ}; make those "
             "shards again with --changed, restore the files, or choose another folder"
         )
     if stale:
         mine = [part for part in stale if part.number % options.shards == options.shard]
-        shards.drop(out, plan, listing.class_names, mine)
+        shard_writer.drop(out, plan, listing.class_names, mine)
     return {n: finished[n] for n in finished.keys() - {part.number for part in stale}}
 
 
@@ -189,7 +190,9 @@ class _Rejects:
     What was rejected when files were listed is judged against all of them, the rest against this job's samples.
     """
 
-    def __init__(self, out: Path, share: float, listing: Listing, done: list[shards.Part], progress: Progress) -> None:
+    def __init__(
+        self, out: Path, share: float, listing: Listing, done: list[shard_writer.Part], progress: Progress
+    ) -> None:
         self.out, self.progress, self.listed = out, progress, listing.rejects
         self.found: list[Reject] = []
         self._check(listing.rejects, share * (len(listing.entries) + listing.lost))
@@ -208,12 +211,12 @@ class _Rejects:
         lost = sum(reject.lost for reject in rejects)
         if lost <= allowed:
             return
-        shards.list_rejects(self.out, [*self.listed, *self.found])
+        shard_writer.list_rejects(self.out, [*self.listed, *self.found])
         last = rejects[-1]
         raise UserError(
             f"{lost} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: "
-            f"{last.name} ({last.reason}). All are listed in {self.out / shards.REJECTS}, and what is done stays; "
-            "repair them, or allow more"
+            f"{last.name} ({last.reason}). All are listed in {self.out / shard_writer.REJECTS}, and what is done "
+            "stays; repair them, or allow more"
         )
 
 
@@ -224,7 +227,7 @@ class _Encoder:
         self,
         autoencoder: Autoencoder,
         task: Callable[[int], Task],
-        writer: shards.ShardWriter,
+        writer: shard_writer.ShardWriter,
         batch_size: int,
         progress: Progress,
         watch: Watcher,

@@ -15,17 +15,17 @@ import torch
 from filelock import FileLock
 
 from alphaflow.autoencoders.pixels import Pixels
-from alphaflow.data.base import to_bytes
-from alphaflow.data.clips import write_mp4
 from alphaflow.data.digits import Digits
 from alphaflow.data.listing.listing import list_files
-from alphaflow.data.shards import Description
+from alphaflow.data.shard_description import Description
 from alphaflow.errors import UserError
 from alphaflow.files import replacing, sweep
+from alphaflow.media.clips import write_mp4
+from alphaflow.pixel_values import to_bytes
 
-from .about import Options
 from .decode import ClipRecipe
 from .encode import encode
+from .plan import Options
 
 FRAMES, SIZE, FPS = 8, 12, 8.0
 """Of a clip: its frames, the side of the square that the digit moves in, frames a second."""

@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from alphaflow.data.base import to_bytes
-from alphaflow.data.reading import read_array
-from alphaflow.data.shards import INDEX, INDEX_DTYPE, Description, LatentShards
+from alphaflow.data.arrays import read_array
+from alphaflow.data.shard_description import INDEX, INDEX_DTYPE, Description
 from alphaflow.errors import UserError
 from alphaflow.files import parsed
-from alphaflow.training.device import autoencoder_on
 
 
 @dataclass
@@ -131,34 +127,3 @@ def _verify_array(content: bytes, description: Description) -> str:
     if description.posterior and (array[array.shape[0] // 2 :] < 0).any():
         return "negative standard deviations"
     return ""
-
-
-def preview(
-    folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = None, device: torch.device | None = None
-) -> tuple[Tensor, list[str]]:
-    """Random samples, decoded: 8-bit pixels (n, 3, h, w) or (n, 3, f, h, w), and their classes' names.
-
-    Args:
-        folder: of shards.
-        count: how many.
-        seed: of the choice and of drawn latents.
-        autoencoder: to decode with; None for the one that the shards name.
-        device: where that one runs; None for its own choice.
-
-    Raises:
-        UserError: no shards, or an autoencoder that is the user's own was not given.
-    """
-    shards = LatentShards(folder, batch_size=1, seed=seed, draw=True)
-    decoder = shards.autoencoder if autoencoder is None else shards.description.measured(autoencoder)
-    if decoder is None:
-        raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
-    if device is not None:
-        decoder = autoencoder_on(decoder, device)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])
-    batch = shards.fetch(chosen, np.random.default_rng(seed))
-    with torch.inference_mode():
-        x = batch.x if device is None else batch.x.to(device)
-        pixels = [to_bytes(decoder.decode(latent)).cpu() for latent in torch.split(x, 8)]
-    labels = batch.cond.labels
-    names = [] if labels is None else [shards.class_names[int(label)] for label in labels]
-    return torch.cat(pixels), names

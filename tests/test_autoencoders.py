@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import alphaflow as af
-from alphaflow.data.base import IndexedDataset, Indices
-from alphaflow.describe import AUTOENCODERS, describe, rebuild
+from alphaflow.autoencoders.opening import AUTOENCODERS
+from alphaflow.data.dataset import IndexedDataset, Indices
+from alphaflow.describe import describe, rebuild
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ClipRecipe, decode_one
 from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.plan import Options
 from PIL import Image
 
 import alphaflow as af
 from alphaflow.data.clip_files import take
-from alphaflow.data.clips import write_mp4
+from alphaflow.data.decoding.containers import ClipError
 from alphaflow.data.listing.entry import Entry
 from alphaflow.data.listing.kinetics import list_csv
 from alphaflow.data.listing.listing import list_files
-from alphaflow.data.video import ClipError
+from alphaflow.media.clips import write_mp4
 
 FPS = 10
 

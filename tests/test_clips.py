@@ -16,8 +16,8 @@ from torch import Tensor
 
 import alphaflow as af
 from alphaflow.autoencoders.chunks import decode_in_chunks
-from alphaflow.data.clips import contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
-from alphaflow.data.written import check_form, write_samples
+from alphaflow.media.clips import contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
+from alphaflow.media.sample_files import check_form, write_samples
 
 
 def clip(frames: int = 9, height: int = 24, width: int = 32, channels: int = 3) -> Tensor:

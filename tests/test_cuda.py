@@ -43,7 +43,7 @@ def network(**options: Any) -> af.DiT:
 @pytest.mark.parametrize("tokens", [1, 80, 257])
 def test_the_attention_tangents_kernel(d: int, tokens: int) -> None:
     """Against float64; a kernel that isn't used warns, which is an error here."""
-    from alphaflow.tangents.attention import chunked_tangent
+    from alphaflow.tangents.chunked import chunked_tangent
     from alphaflow.tangents.triton_attention import tangent_on_gpu
 
     q, k, v, dq, dk, dv = (random(2, tokens, 3, d, seed=seed).transpose(1, 2).cuda() for seed in range(6))

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.data.base import to_bytes, to_unit
-from alphaflow.data.images import centre_crop, decode
-from alphaflow.data.labels import balanced_labels, chosen_labels, random_labels
+from alphaflow.data.decoding.images import centre_crop, decode
 from alphaflow.data.listing.classes import class_folders
-from alphaflow.data.written import folder_names, write_samples
-from alphaflow.evaluation.sources import Source, open_source
+from alphaflow.evaluation.sample_set import Source
+from alphaflow.evaluation.sample_sets import open_source
+from alphaflow.media.sample_files import folder_names, write_samples
+from alphaflow.pixel_values import to_bytes, to_unit
+from alphaflow.runs.labels import balanced_labels, chosen_labels, random_labels
 
 
 def test_digits_are_the_real_ones() -> None:

@@ -23,17 +23,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 import alphaflow as af
 from alphaflow.autoencoders.chunks import decode_in_chunks
-from alphaflow.diagnostics.decomposition import decompose
-from alphaflow.evaluation.sources import training_data
-from alphaflow.metrics.gather import Gatherer, Needs
+from alphaflow.costs import activation_bytes, phases, seconds_a_step
+from alphaflow.diagnosis.decomposition import decompose
+from alphaflow.evaluation.gatherer import Gatherer
+from alphaflow.evaluation.sample_sets import training_data
+from alphaflow.evaluation.statistics import Needs
+from alphaflow.features.builtin import CLIPS_ONLY, FEATURES, UNPUBLISHED
 from alphaflow.metrics.neighbours import nearest
-from alphaflow.metrics.unpublished import CLIPS_ONLY, FEATURES, UNPUBLISHED
-from alphaflow.training import checkpoint, state
-from alphaflow.training.costs import activation_bytes, forward_flops, phases, seconds_a_step
-from alphaflow.training.distributed import World
+from alphaflow.parallel.pieces import weights
+from alphaflow.parallel.world import World
+from alphaflow.training import state
 from alphaflow.training.engine import Engine, Setup
 from alphaflow.training.feed import Feed
-from alphaflow.training.pictures import sample_picture
+from alphaflow.training.flops import forward_flops
+from alphaflow.training.sample_pictures import sample_picture
 
 aten: Any = torch.ops.aten
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda:0", "meta"))
@@ -438,7 +441,7 @@ def test_averages() -> None:
         for _ in range(2):
             average.update()
         check(average.model, CUDA)
-        check(checkpoint.weights(average.model), CPU)
+        check(weights(average.model), CPU)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 import alphaflow as af
-from alphaflow.diagnose import diagnose
-from alphaflow.diagnostics.decomposition import TimeBins, decompose
-from alphaflow.diagnostics.gradients import layer_group
+from alphaflow.diagnosis.decomposition import TimeBins, decompose
+from alphaflow.diagnosis.diagnose import diagnose
+from alphaflow.diagnosis.gradients import layer_group
 
 SHAPE = (2, 3)
 

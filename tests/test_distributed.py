@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
-from alphaflow.training.distributed import World, shared_out
+from alphaflow.parallel.world import World
+from alphaflow.training.feed import shared_out
 
 Torchrun = Callable[..., Any]
 WORKERS = Path(__file__).parent / "workers"

@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.verify import preview, verify
+from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.preview import preview
+from alphaflow.data_tools.verify import verify
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.data.images import centre_crop, decode
+from alphaflow.data.decoding.images import centre_crop, decode
 from alphaflow.data.listing.entry import Entry, Reject
 from alphaflow.data.listing.listing import Listing, list_files
 
@@ -456,7 +457,7 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No broken shard under its final name; it goes on once there is space."""
     import errno
 
-    from alphaflow.data_tools import shards
+    from alphaflow.data_tools import shard_writer as shards
 
     source = pictures(tmp_path / "source")
     original = shards._Hashing.write

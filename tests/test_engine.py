@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
-from alphaflow.training.costs import activation_bytes, counted, phases
-from alphaflow.training.device import fp32_products
-from alphaflow.training.distributed import World
+from alphaflow.averages import combination, overlap
+from alphaflow.costs import activation_bytes, phases
+from alphaflow.parallel.device import fp32_products
+from alphaflow.parallel.world import World
 from alphaflow.training.ema import EMA
 from alphaflow.training.engine import Engine
-from alphaflow.training.post_hoc import combination, overlap
+from alphaflow.training.flops import counted
 
 
 def recipe(**options: Any) -> af.Recipe:

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.statistics import make_statistics
+from alphaflow.data_tools.make_statistics import make_statistics
 from PIL import Image
 from torch import Tensor
 
 import alphaflow as af
-from alphaflow.evaluation.arrays import Arrays
-from alphaflow.evaluation.sources import open_source
-from alphaflow.evaluation.statistics import FORMAT, holds_statistics, is_ours, read_statistics
-from alphaflow.metrics.features import open_extractor
-from alphaflow.metrics.gather import Gatherer, needs_of
+from alphaflow.evaluation.gatherer import Gatherer
+from alphaflow.evaluation.npz_pictures import Arrays
+from alphaflow.evaluation.sample_sets import open_source
+from alphaflow.evaluation.statistics import needs_of
+from alphaflow.evaluation.statistics_file import FORMAT, holds_statistics, is_ours, read_statistics
+from alphaflow.features.extractors import open_extractor
 
 CPU = torch.device("cpu")
 Own = Callable[[Path], str]
@@ -38,7 +39,7 @@ def pixels_of(count: int, seed: int) -> Tensor:
 
 def test_every_form_gives_the_same_figures(tmp_path: Path, cli: Cli, rows: Rows) -> None:
     """PNG files, a zip, arrays (compressed or not), shards, statistics; any batch size."""
-    from alphaflow.data.written import write_samples
+    from alphaflow.media.sample_files import write_samples
 
     pixels, labels = pixels_of(40, 0), torch.arange(40) % 4
     write_samples(tmp_path / "png", lambda: pixels, labels, list("abcd"))

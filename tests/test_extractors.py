@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import alphaflow as af
-from alphaflow.metrics.features import EXTRACTORS, LOGITS, open_extractor
-from alphaflow.metrics.unpublished import FEATURES
-from alphaflow.metrics.vit import DINOv2, VideoMAE
+from alphaflow.features.builtin import FEATURES
+from alphaflow.features.extractors import EXTRACTORS, LOGITS, open_extractor
+from alphaflow.features.vit import DINOv2, VideoMAE
 
 CPU = torch.device("cpu")
 Own = Callable[[Path], str]

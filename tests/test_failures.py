@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
+from alphaflow.training.display import Display
 from alphaflow.training.guard import Watch
-from alphaflow.training.logging import Display
 from alphaflow.training.stopping import Stop
 
 PATH = str(Path(af.__file__).resolve().parent.parent)
@@ -445,7 +445,7 @@ def test_state_that_is_no_plain_value_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_killed_replacement_is_put_back(tmp_path: Path) -> None:
-    from alphaflow.training.run_folder import RunFolder
+    from alphaflow.runs.folder import RunFolder
 
     place = tmp_path / "checkpoints" / ".step-00000008.4194305-0123abcd.old.tmp"
     place.mkdir(parents=True)
@@ -488,6 +488,9 @@ def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp
 
         def __init__(self) -> None:
             self.values = iter([0.9, 0.1, 0.95, 0.5])
+
+        def higher(self, name: str) -> bool:
+            return "recall" in name
 
         def __call__(self, recipe: af.Recipe, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
             return {value: next(self.values)}

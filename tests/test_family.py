@@ -523,5 +523,5 @@ def test_printing_shows_how_to_build_it_again() -> None:
     for objective, _, _ in FAMILY.values():
         assert eval(repr(objective), {name: getattr(af, name) for name in dir(af)}) == objective
         guided = replace(objective, guidance=af.GuidanceInputs(), times=af.TimePairs(af.Beta(2, 1), pairing="zero"))
-        assert rebuild(describe(guided), frozenset(dir(af))) == guided
+        assert rebuild(describe(guided), {name: getattr(af, name) for name in dir(af)}) == guided
     assert repr(af.Shortcut(times=af.Dyadic(64))) == "Shortcut(times=Dyadic(steps=64))"

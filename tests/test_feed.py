@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import alphaflow as af
-from alphaflow.training.distributed import World, shared_out
-from alphaflow.training.feed import Feed
+from alphaflow.parallel.world import World
+from alphaflow.training.feed import Feed, shared_out
 
 CPU = torch.device("cpu")
 

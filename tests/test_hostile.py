@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import alphaflow as af
-from alphaflow.training.checkpoint import seal
+from alphaflow.runs.checkpoint import seal
 
 Here = Callable[..., Any]
 

@@ -1,86 +1,137 @@
-"""Imports go one way, recipes see only the public package, and files stay small."""
+"""The house: floors, no circle of imports, who may import whom, and small files with names of their own."""
 
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
+TOPS = ("cli", "data_tools", "recipes")
 
-# DESIGN: types ← flow … ← guidance, data … ← objectives, samplers ← training ← recipe ← cli, data_tools.
-LAYERS = [
-    {"errors", "printing", "files"},
-    {"types"},
-    {"flow", "times", "schedules", "derivatives", "tangents", "weighting", "autoencoders", "plots", "describe"},
-    {"guidance", "data", "models", "metrics"},
-    {"objectives", "samplers"},
-    {"training", "diagnostics"},
-    {"recipe", "recipe_files", "published"},
-    {"run", "evaluation", "diagnose"},
-    {"cli", "data_tools"},
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TOP = {"alphaflow": ROOT / "alphaflow", "cli": ROOT / "cli", "data_tools": ROOT / "data_tools"}
+# Lowest first: a room imports only rooms of lower floors. A single file is a room.
+FLOORS = [
+    {"errors", "types", "version"},
+    {"data.decoding", "derivatives", "describe", "files", "flow", "metrics", "parallel", "pixel_values", "tangents"},
+    {"autoencoders", "averages", "data.listing", "features", "guidance", "media", "models", "schedules", "times", "weighting"},
+    {"data", "objectives", "samplers"},
+    {"published", "recipe"},
+    {"recipe_files"},
+    {"runs"},
+    {"diagnosis", "evaluation", "training"},
+    {"costs", "data_tools"},
+    {"alphaflow", "cli"},
+    {"__main__", "recipes"},
+]  # fmt: skip
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def sources() -> list[tuple[str, Path]]:
-    """(part, file) of every module: the part is its top-level module or folder in the package."""
-    found = []
-    for top, folder in TOP.items():
+def modules() -> dict[str, Path]:
+    """Every module by its name without ``alphaflow.``; the package itself is ``alphaflow``."""
+    found = {}
+    for folder in (ROOT / "alphaflow", *(ROOT / top for top in TOPS)):
         for file in sorted(folder.rglob("*.py")):
-            relative = file.relative_to(folder)
-            part = top if top != "alphaflow" else relative.parts[0].removesuffix(".py")
-            if part not in ("__init__", "__main__"):
-                found.append((part, file))
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(part for part in parts[parts[0] == "alphaflow" :] if part != "__init__")
+            found[name or "alphaflow"] = file
     return found
 
 
-def imported_parts(file: Path, part: str) -> set[str]:
-    """The parts of alphaflow that a file imports when it runs (not those for type checkers only)."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
+MODULES = modules()
+
+
+def imports(name: str) -> set[str]:
+    """What a module imports of alphaflow: at its top, in functions, for type checkers only; of the package, by its stub."""
+    file = MODULES[name]
+    package = [] if name == "alphaflow" else name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    found = set()
+    for source in [file, *([file.with_suffix(".pyi")] if file.with_suffix(".pyi").is_file() else [])]:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = package[: len(package) - node.level + 1] + (node.module or "").split(".") * bool(node.module)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "alphaflow":
+                base = (node.module or "").split(".")[1:]
+            else:
+                names = [name for name in names if isinstance(node, ast.Import) and name.split(".")[0] == "alphaflow"]
+                found |= {name.partition(".")[2] or "alphaflow" for name in names}
+                continue
+            inside = ".".join(base)
+            found |= {
+                there if (there := f"{inside}.{each}".lstrip(".")) in MODULES else inside or "alphaflow"
+                for each in names
+            }
+    return found - {name}
+
+
+GRAPH = {name: imports(name) for name in MODULES}
+
+
+def room(name: str) -> str:
+    return name if "." not in name or MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+
+
+def test_no_circle_of_modules() -> None:
+    assert GRAPH.keys() >= set().union(*GRAPH.values())
+    TopologicalSorter(GRAPH).prepare()  # raises CycleError, and names the circle
+
+
+def test_floors() -> None:
+    for name, others in GRAPH.items():
+        assert room(name) in FLOOR, f"{room(name)} has no floor: add it to FLOORS and to DESIGN.md"
+        for other in others:
+            if room(name) != room(other):
+                assert FLOOR[room(other)] < FLOOR[room(name)], f"{name} imports {other}, which stands no lower"
+
+
+def reached(name: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = GRAPH[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+def picture() -> str:
+    """The floors as docs/contributing.md shows them, the highest on top."""
+    return "\n".join("  ".join(sorted(rooms)) for rooms in reversed(FLOORS))
+
+
+def test_the_picture_of_the_floors() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    assert f"```\n{picture()}\n```" in page, f"put this picture into docs/contributing.md:\n{picture()}"
+
+
+def test_only_train_and_costs_train() -> None:
+    """Readers of runs reach no trainer, by whatever way; `alphaflow info` does by `costs`, which times steps."""
+    may = {"alphaflow", "__main__", "costs", "cli.main", "cli.train", "cli.train_options", "cli.info"}
+    for name in MODULES:
+        if room(name) not in ("training", "recipes") and name not in may:
+            assert not {other for other in reached(name) if room(other) == "training"}, name
+
+
+def test_training_draws_by_one_module_and_media_takes_arrays_only() -> None:
+    pairs = {
+        (name, other)
+        for name in MODULES
+        for other in GRAPH[name]
+        if room(name) == "training" and room(other) == "media"
     }
-    package = ["alphaflow", *file.relative_to(TOP["alphaflow"]).parts[:-1]] if part not in TOP else ["alphaflow", part]
-    parts: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            path = [*base, *(node.module.split(".") if node.module else [])]
-            if path[:1] == ["alphaflow"]:
-                parts |= {path[1]} if len(path) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            parts |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("alphaflow.")}
-    return parts - {"__version__"}
+    assert pairs == {("training.sample_pictures", "media.previews")}
+    outside = {room(other) for name in MODULES if room(name) == "media" for other in GRAPH[name]} - {"media"}
+    assert outside <= {"errors", "files", "types"}
 
 
-@pytest.mark.parametrize(("part", "file"), sources(), ids=lambda value: getattr(value, "stem", value))
-def test_imports_go_one_way(part: str, file: Path) -> None:
-    assert part in LEVEL, f"{part} has no layer: add it to LAYERS here and to DESIGN.md"
-    for other in imported_parts(file, part) - {part}:
-        assert LEVEL[other] <= LEVEL[part], f"{file}: {part} must not import {other}"
-        assert other != "cli", f"{file} imports the command line"
-        if LEVEL[other] == LEVEL[part]:
-            assert part not in _reached(other), f"{part} and {other} import each other"
-
-
-def _reached(part: str) -> set[str]:
-    return set().union(*(imported_parts(file, part) for name, file in sources() if name == part))
-
-
-def test_there_is_something_to_check() -> None:
-    found = {part for part, _ in sources()}
-    assert {"types", "objectives", "training", "cli", "data_tools"} <= found
-    trainer = TOP["alphaflow"] / "training" / "trainer.py"
-    assert {"errors", "types"} <= imported_parts(trainer, "training")
-    assert "recipe" not in imported_parts(trainer, "training")
+def test_a_name_stands_once() -> None:
+    """But for the command line's files, each beside what it calls, and recipes, each beside its data."""
+    files = defaultdict(list)
+    for name, file in MODULES.items():
+        if name.partition(".")[0] not in ("cli", "recipes") and file.stem != "__init__":
+            files[file.stem].append(name)
+    assert not [names for names in files.values() if len(names) > 1]
 
 
 def test_recipes_import_only_the_public_package() -> None:
@@ -94,16 +145,15 @@ def test_recipes_import_only_the_public_package() -> None:
 
 def test_no_print_in_the_library() -> None:
     """Only the command line and a run's plain log lines print."""
-    for part, file in sources():
-        if part in ("cli", "data_tools") or file.name == "logging.py":
+    for name, file in MODULES.items():
+        if name.partition(".")[0] in TOPS or name == "training.display":
             continue
         calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         assert not [call for call in calls if ast.unparse(call.func) == "print"], file
 
 
 def test_files_and_functions_stay_small() -> None:
-    files = [file for _, file in sources()] + sorted((ROOT / "recipes").glob("*.py"))
-    for file in files:
+    for file in MODULES.values():
         text = file.read_text(encoding="utf-8")
         assert text.count("\n") <= 350, f"{file} has {text.count(chr(10))} lines"
         for node in ast.walk(ast.parse(text)):

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import Decoder, ImageRecipe
 from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.plan import Options
 from alphaflow.data_tools.verify import verify
 from PIL import Image
 
 import alphaflow as af
 from alphaflow.data.listing import archives, classes
-from alphaflow.data.listing.folders import Found
+from alphaflow.data.listing.found import Found
 from alphaflow.data.listing.listing import Listing, kind_of, list_files
 from alphaflow.data.listing.tables import Classes
-from alphaflow.evaluation.sources import open_source
+from alphaflow.evaluation.sample_sets import open_source
 
 Members = Iterable[tuple[str, bytes]]
 

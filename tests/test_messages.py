@@ -247,8 +247,8 @@ def test_results_that_cant_be_written_are_refused_before_they_are_measured(
 
 def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: Here, tmp_path: Path) -> None:
     """Those of ours are replaced: a PNG and an MP4 say so themselves, a plot by the diagnosis beside it."""
-    from alphaflow.data.clips import is_our_mp4, write_mp4
-    from alphaflow.plots import is_ours
+    from alphaflow.media.clips import is_our_mp4, write_mp4
+    from alphaflow.media.grids import is_ours
 
     Image.new("RGB", (8, 8)).save(tmp_path / "nfe-1.png")
     (tmp_path / "diagnosis.json").write_text("[1]")
@@ -272,7 +272,7 @@ def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: He
 def test_samples_never_replace_the_folder_one_is_in(
     small_run: Path, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alphaflow.data.written import write_samples
+    from alphaflow.media.sample_files import write_samples
 
     monkeypatch.chdir(tmp_path)
     for place in (Path(), tmp_path, tmp_path.parent, Path("/")):

@@ -8,11 +8,12 @@ import torch
 from scipy import linalg
 
 import alphaflow as af
-from alphaflow.metrics.catalogue import METRICS, default_metrics
-from alphaflow.metrics.compare import compare
-from alphaflow.metrics.gather import Space, Statistics
-from alphaflow.metrics.motion import centroid_speed, frame_difference_energy, wasserstein
-from alphaflow.metrics.unpublished import UNPUBLISHED
+from alphaflow.evaluation.catalogue import METRICS, default_metrics
+from alphaflow.evaluation.compare import compare
+from alphaflow.evaluation.statistics import Space, Statistics
+from alphaflow.features.builtin import UNPUBLISHED
+from alphaflow.features.motion import centroid_speed, frame_difference_energy
+from alphaflow.metrics.wasserstein import wasserstein
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> torch.Tensor:

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ClipRecipe, ImageRecipe
 from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.plan import Options
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 import alphaflow as af
-from alphaflow.data.base import IndexedDataset, Indices
-from alphaflow.data.clips import write_mp4
+from alphaflow.data.dataset import IndexedDataset, Indices
 from alphaflow.data.listing.listing import list_files
-from alphaflow.evaluation.sources import Samples
+from alphaflow.evaluation.sample_sets import Samples
+from alphaflow.media.clips import write_mp4
 
 Torchrun = Callable[..., Any]
 

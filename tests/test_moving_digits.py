@@ -28,7 +28,7 @@ from alphaflow.data_tools.moving_digits import (
 )
 
 import alphaflow as af
-from alphaflow.data.video import read_clip, video_info
+from alphaflow.data.decoding.video import read_clip, video_info
 
 Cli = Callable[..., Any]
 MADE = "import sys, alphaflow as af; from pathlib import Path; af.moving_digits(Path(sys.argv[1]), clips=2, digits=30)"

@@ -22,8 +22,8 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageOps, features
 from PIL import __version__ as pillow
 
-from alphaflow.data.images import FORMATS, HEAD, UNREADABLE, Crop, centre_crop, crop, decode, is_picture
-from alphaflow.data.kinds import IMAGES
+from alphaflow.data.decoding.images import FORMATS, HEAD, UNREADABLE, Crop, centre_crop, crop, decode, is_picture
+from alphaflow.data.listing.endings import IMAGES
 
 Array = np.ndarray[Any, Any]
 NOISE = np.random.default_rng(0)

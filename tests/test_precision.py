@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import alphaflow as af
-from alphaflow.diagnostics.decomposition import decompose
+from alphaflow.diagnosis.decomposition import decompose
 from alphaflow.objectives.consistency import LogWeight
 from alphaflow.types import Batch, Upcast
 

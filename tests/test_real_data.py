@@ -11,16 +11,16 @@ import av
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ClipRecipe, ImageRecipe
 from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.plan import Options
 from alphaflow.data_tools.verify import verify
-from alphaflow.data_tools.writing import write_preview
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.data.images import centre_crop, decode
+from alphaflow.data.decoding.images import centre_crop, decode
 from alphaflow.data.listing.listing import list_files
+from alphaflow.media.previews import write_preview
 
 
 @pytest.mark.slow

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options, identity
 from alphaflow.data_tools.decode import ImageRecipe
 from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.plan import Options, identity
 from torch import nn
 
 import alphaflow as af
 from alphaflow.data.listing.entry import Entry
 from alphaflow.data.listing.listing import Listing
-from alphaflow.data.processes import PerProcess
+from alphaflow.data.per_process import PerProcess
 
 
 class Black(ImageRecipe):

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ImageRecipe
 from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.plan import Options
 
 import alphaflow as af
-from alphaflow.data import reading
+from alphaflow.data import open_files as reading
 from alphaflow.data.listing.entry import Entry
 from alphaflow.data.listing.listing import Listing
-from alphaflow.training.logging import Display
+from alphaflow.training.display import Display
 
 
 class Numbered(ImageRecipe):
@@ -154,7 +154,7 @@ class Plain:
 
 
 def test_a_preview_with_an_own_autoencoder(tmp_path: Path) -> None:
-    from alphaflow.data_tools.verify import preview
+    from alphaflow.data_tools.preview import preview
 
     entries = [Entry(str(4 * i), "") for i in range(40)]
     options = Options(samples_per_shard=10, batch_size=4, workers=0)

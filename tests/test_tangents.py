@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import alphaflow as af
 from alphaflow import tangents
 from alphaflow.tangents import Dual
-from alphaflow.tangents.attention import chunked_tangent
+from alphaflow.tangents.chunked import chunked_tangent
 
 B, N, TOKENS, WIDTH, HEADS = 5, 3, 6, 8, 2
 """A batch, and how many of it have a tangent."""

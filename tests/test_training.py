@@ -15,10 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
-from alphaflow.describe import AUTOENCODERS, NETWORKS, SAMPLERS, describe, rebuild
-from alphaflow.training.checkpoint import damage, seal
-from alphaflow.training.logging import Display, Lines, MetricsLog
-from alphaflow.training.run_folder import RunFolder, step_of
+from alphaflow.autoencoders.opening import AUTOENCODERS
+from alphaflow.describe import describe, rebuild
+from alphaflow.runs.checkpoint import damage, seal
+from alphaflow.runs.folder import RunFolder, step_of
+from alphaflow.runs.rebuilding import NETWORKS
+from alphaflow.samplers import SAMPLERS
+from alphaflow.training.display import Display, Lines
+from alphaflow.training.metrics_log import MetricsLog
 from alphaflow.training.saving import Keep
 from alphaflow.training.stopping import Stop
 
@@ -506,7 +510,7 @@ def test_a_run_folder_that_vanished_is_not_done(tmp_path: Path) -> None:
 def test_lines_go_on_after_a_rollback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Training went back: a row's seconds begin anew, the clock does not."""
     now = iter([0.0, 11.0, 22.0])
-    monkeypatch.setattr("alphaflow.training.logging.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("alphaflow.training.display.time.monotonic", lambda: next(now))
     lines = Lines(10.0)
     lines.start(0, 100)
     for step, seconds in ((10, 50.0), (5, 0.5), (8, 1.0)):
@@ -605,7 +609,7 @@ def test_the_bar_keeps_its_steps_and_time_beside_long_figures() -> None:
 
     from rich.console import Console
 
-    from alphaflow.training.logging import Bar
+    from alphaflow.training.display import Bar
 
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     row = {"step": 50, "steps_per_second": 12.3, "samples_per_second": 1574.4, "loss": 0.5, "mse": 0.6, "alpha": 0.25,

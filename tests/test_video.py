@@ -14,16 +14,17 @@ import av
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.about import Options
 from alphaflow.data_tools.decode import ClipRecipe
 from alphaflow.data_tools.encode import encode
+from alphaflow.data_tools.plan import Options
 from alphaflow.data_tools.verify import verify
 from PIL import Image
 
 import alphaflow as af
+from alphaflow.data.decoding.containers import ClipError
+from alphaflow.data.decoding.video import frame_times, read_clip, video_info
 from alphaflow.data.listing.kinetics import list_csv
 from alphaflow.data.listing.listing import list_files
-from alphaflow.data.video import ClipError, frame_times, read_clip, video_info
 
 Cli = Callable[..., Any]
 

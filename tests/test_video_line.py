@@ -16,9 +16,9 @@ from alphaflow.data_tools.moving_digits import moving_digits
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.data.clips import write_mp4
-from alphaflow.training.checkpoint import start_from
-from alphaflow.training.run_folder import Origin, find_weights
+from alphaflow.media.clips import write_mp4
+from alphaflow.runs.record import Origin
+from alphaflow.runs.starting import find_weights, start_from
 
 Cli = Callable[..., Any]
 

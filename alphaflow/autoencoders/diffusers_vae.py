@@ -17,9 +17,9 @@ from urllib.request import getproxies
 import torch
 from torch import Tensor
 
+from ..describe import Compact
 from ..errors import UserError
-from ..printing import Compact
-from .base import Normalisation, per_channel
+from .autoencoder import Normalisation, per_channel
 from .chunks import decode_in_chunks
 
 VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "HunyuanVideo", "Magvit", "Allegro", "QwenImage")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..printing import Compact
+from ..describe import Compact
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,11 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .images import UNREADABLE, decode
+from .decoding.containers import ClipError
+from .decoding.images import UNREADABLE, decode
+from .decoding.video import Clip, check_one_size, read_clip, video_info
 from .listing.entry import Entry
-from .listing.folders import KNOWN
+from .listing.found import KNOWN
 from .listing.names import ending, is_hidden, number
-from .video import Clip, ClipError, check_one_size, read_clip, video_info
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..types import Batch, Cond
-from .base import IndexedDataset, Indices
+from .dataset import IndexedDataset, Indices
 
 
 class Digits(IndexedDataset):

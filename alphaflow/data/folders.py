@@ -14,14 +14,16 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
+from ..pixel_values import to_unit
 from ..types import Batch, Cond
-from .base import IndexedDataset, Indices, to_unit
 from .clip_files import take, video_of
-from .images import FORMATS, UNREADABLE, Mode, centre_crop, decode
+from .dataset import IndexedDataset, Indices
+from .decoding.containers import ClipError
+from .decoding.images import FORMATS, UNREADABLE, Mode, centre_crop, decode
+from .decoding.video import video_info
 from .listing.entry import Entry
 from .listing.listing import list_files
-from .processes import PerProcess
-from .video import ClipError, video_info
+from .per_process import PerProcess
 
 
 class ImageFolder(IndexedDataset):

@@ -10,7 +10,7 @@ import torch
 from ..autoencoders.pixels import Pixels
 from ..errors import UserError
 from ..types import NO_CLASS, Batch
-from .base import IndexedDataset
+from .dataset import IndexedDataset
 
 
 class Mixture:

@@ -1,1 +1,1 @@
-"""Measuring runs, and pictures or clips on disk, against real ones."""
+"""What is compared, and how it is recorded."""

@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 
-from ..data.images import image_mode
+from ..data.decoding.images import image_mode
 from ..data.listing.listing import tars_of
 from ..errors import UserError
-from ..metrics.catalogue import METRICS, check_metrics, default_metrics
-from ..metrics.kernels import SIZE
-from ..metrics.networks import FRAMES
-from ..metrics.unpublished import UNPUBLISHED
-from ..run import Guide, Run
-from ..training.checkpoint import AVERAGE, MODEL, manifest
-from ..training.device import find_device
-from ..training.distributed import World
-from ..training.run_folder import versions
-from .base import Block, Source
+from ..features.builtin import UNPUBLISHED
+from ..features.networks import FRAMES
+from ..guidance import Guide
+from ..metrics.kid import SIZE
+from ..parallel.device import find_device
+from ..parallel.world import World
+from ..runs.checkpoint import AVERAGE, MODEL, manifest
+from ..runs.run import Run
+from ..version import versions
+from .catalogue import METRICS, check_metrics, default_metrics
 from .evaluator import BATCH, Evaluator, Progress
-from .pictures import Pictures
+from .figures import Pictures
 from .reference import Reference, fingerprint
 from .result import Measured, Result, over_seeds
-from .saving import saving
-from .sources import BUILT_IN, Samples, open_source
+from .sample_set import Block, Source
+from .sample_sets import BUILT_IN, Samples, open_source
+from .saved_samples import saving
 
 COUNTS = {"pixels": 2000, "pictures": 50_000, "clips": 2048}
 """Samples that are measured unless one says: by unpublished features, by published networks, and of clips."""
@@ -124,7 +125,6 @@ def evaluate(
 
 Sets = Sequence[tuple[int | None, int | None, Source]]
 """(NFE, seed, samples) of each set that is measured."""
-
 
 Given = Reference | Source | Path | str | None
 """What the user gives as a reference."""

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..metrics.catalogue import METRICS, check_metrics
-from ..metrics.compare import MIN_SAMPLES, check_kind, check_pixels, check_shapes, check_subsets, compare, warnings_of
-from ..metrics.features import EXTRACTORS, Extractor, check_weights, open_extractor
-from ..metrics.gather import Gatherer, Needs, Space, Statistics, needs_of, random_halves
-from ..metrics.kernels import SIZE
-from ..metrics.unpublished import UNPUBLISHED
-from ..training.distributed import World
-from .base import Block, Source
+from ..features.builtin import UNPUBLISHED
+from ..features.extractors import EXTRACTORS, Extractor, check_weights, open_extractor
+from ..metrics.kid import SIZE
+from ..parallel.world import World
+from .catalogue import METRICS, check_metrics
+from .compare import MIN_SAMPLES, check_kind, check_pixels, check_shapes, check_subsets, compare, warnings_of
+from .gatherer import Gatherer
 from .reference import Reference
+from .sample_set import Block, Source
+from .statistics import Needs, Space, Statistics, needs_of, random_halves
 
 Progress = Callable[[str, int, int], None]
 """Told what is looked at, how many are done, and of how many."""

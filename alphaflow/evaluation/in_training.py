@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..metrics.catalogue import MAX_PIXELS, check_metrics, value_names
-from ..metrics.compare import MIN_SAMPLES
-from ..metrics.kernels import SIZE
-from ..printing import Compact
+from ..describe import Compact
+from ..metrics.kid import SIZE
+from ..parallel.world import World
 from ..recipe import Recipe
-from ..run import Run
-from ..training.distributed import World
+from ..runs.run import Run
+from .catalogue import MAX_PIXELS, VALUES, check_metrics, value_names
+from .compare import MIN_SAMPLES
 from .evaluate import Options, Sets, find_reference, measure_sets, samples_of
 from .evaluator import Evaluator
 from .reference import Reference
@@ -69,6 +69,11 @@ class Evaluation(Compact):
         evaluator, sets, options = self._opened(recipe, model, device, world)
         rows, _ = measure_sets(evaluator, sets, options)
         return dict(flat([row for row in rows if row.nfe is not None]))
+
+    def higher(self, value: str) -> bool:
+        """Whether more of a value, ``pixel-recall_1``, is better."""
+        known = VALUES.get(value.rpartition("_")[0])
+        return known is not None and known.higher
 
     def check(
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None = None

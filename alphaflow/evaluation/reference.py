@@ -10,20 +10,20 @@ from pathlib import Path
 
 import torch
 
-from ..data.images import Mode
-from ..data.kinds import Kind
-from ..data.listing.folders import scan
+from ..data.decoding.images import Mode
+from ..data.listing.endings import Kind
 from ..data.listing.listing import tars_of
-from ..data.shards import DATASET
+from ..data.listing.walk import scan
+from ..data.shard_description import DATASET
 from ..errors import UserError
+from ..features.networks import FRAMES
 from ..files import sha256
-from ..metrics.gather import Statistics
-from ..metrics.networks import FRAMES
-from ..run import Run
-from .arrays import Arrays
-from .base import Source
-from .sources import BUILT_IN, open_source, training_data
-from .statistics import holds_statistics, read_statistics
+from ..runs.run import Run
+from .npz_pictures import Arrays
+from .sample_set import Source
+from .sample_sets import BUILT_IN, open_source, training_data
+from .statistics import Statistics
+from .statistics_file import holds_statistics, read_statistics
 
 MAX_REFERENCE = 100_000
 """Training samples up to which a run's own data are the reference unless one is given: more would take hours."""

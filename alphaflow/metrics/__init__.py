@@ -1,1 +1,1 @@
-"""Metrics of samples against real data."""
+"""Numbers from tensors."""

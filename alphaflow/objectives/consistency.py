@@ -15,7 +15,7 @@ from ..flow import expand, jump, mean_square
 from ..schedules import Scheduled, value_at
 from ..times import Pairing
 from ..types import Model, PerSample, Sample, Time
-from .base import Objective
+from .objective import Objective
 from .records import Draw, Target
 from .two_point import TwoPoint
 

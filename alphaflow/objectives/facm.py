@@ -11,7 +11,7 @@ import torch
 from ..flow import expand, mean_square
 from ..times import Pairing
 from ..types import Model, PerSample, Sample
-from .base import Objective
+from .objective import Objective
 from .records import Draw, Target
 
 SHORT = 0.1

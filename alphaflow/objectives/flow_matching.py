@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..schedules import Scheduled
 from ..types import Model
-from .base import Objective
+from .objective import Objective
 from .records import Draw, Target
 
 

@@ -10,7 +10,7 @@ import torch
 from ..derivatives import with_derivative
 from ..flow import expand, mean_square
 from ..types import Cond, Model, PerSample, Sample, Time
-from .base import Objective
+from .objective import Objective
 from .records import Draw, Prediction, Target
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..flow import expand
 from ..types import PerSample, Sample
-from .base import Objective
+from .objective import Objective
 from .records import Target
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import said
-from .attention import chunked_tangent
+from .chunked import chunked_tangent
 
 LARGEST_HEAD = 256
+
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The types that the kernel is used for, and how far it may be from the chunked version. Matrix units have no fp32."""
 

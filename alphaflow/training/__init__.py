@@ -1,1 +1,1 @@
-"""Training: the loop, the average of weights, checkpoints, a run's folder, logs."""
+"""Training: the loop, the averages, saving, reporting, what is done about bad batches."""

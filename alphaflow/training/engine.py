@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..averages import average_name
 from ..data.mixture import Mixture
+from ..describe import Compact
 from ..errors import UserError
 from ..models.dit import DiT
-from ..objectives.base import Objective, averaged
-from ..printing import Compact
+from ..objectives.objective import Objective, averaged
+from ..parallel.device import fp32_products
+from ..parallel.network import Parallel, Replicated, Sharded, shard
+from ..parallel.pieces import full, local
+from ..parallel.world import World, average_gradients
 from ..schedules import value_at
 from ..types import Batch, Loss
-from .costs import example, forward_flops
-from .device import fp32_products
-from .distributed import Parallel, Replicated, Sharded, World, average_gradients, full, local, shard
-from .ema import EMA, average_name
+from .ema import EMA
+from .flops import example, forward_flops
 
 if TYPE_CHECKING:
     from ..recipe import Recipe

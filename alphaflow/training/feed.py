@@ -11,10 +11,41 @@ from typing import Any
 
 import torch
 
-from ..data.base import Dataset, IndexedDataset
+from ..data.dataset import Dataset, IndexedDataset
 from ..data.mixture import Mixture
 from ..errors import UserError
+from ..parallel.world import World
 from ..types import Batch, check_labels
+
+
+def shared_out(dataset: Dataset, world: World) -> Iterable[Batch]:
+    """The part of every batch that this process works on: by the dataset's own ``share``, else cut from whole batches.
+
+    Raises:
+        UserError: a batch can't be shared out evenly.
+    """
+    if world.size == 1:
+        return dataset
+    share = getattr(dataset, "share", None)
+    if share is not None:
+        share(world.rank, world.size)
+        return dataset
+    return _Cut(dataset, world)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Every world-th sample of each batch."""
+
+    dataset: Dataset
+    world: World
+
+    def __iter__(self) -> Iterator[Batch]:
+        rank, size = self.world.rank, self.world.size
+        for batch in self.dataset:
+            if len(batch.x) % size:
+                raise UserError(f"a batch of {len(batch.x)} can't be shared out among {size} processes evenly")
+            yield batch[slice(rank, None, size)]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..describe import Compact
 from ..errors import UserError
 from ..files import parsed
-from ..objectives.base import Objective, averaged
-from ..printing import Compact
-from .distributed import local
+from ..objectives.objective import Objective, averaged
+from ..parallel.pieces import local
 from .sanity import not_finite
 
 if TYPE_CHECKING:

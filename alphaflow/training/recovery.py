@@ -5,49 +5,85 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ..errors import UserError
-from . import checkpoint
-from .guard import Incident, rollbacks_in
-from .run_folder import RunFolder
+from ..parallel.world import World
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
+from .feed import Feed
+from .guard import Incident, Watch, rollbacks_in
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
+class Recovery:
+    """What is done after bad batches: leaving them out, going back, giving up.
 
-def skip(trainer: Trainer, incident: Incident, *, at_once: bool = False) -> None:
-    """Leaves a bad batch out; after too many in a row, or ``at_once``, goes back to the last whole checkpoint.
-
-    Raises:
-        UserError: there is nothing to go back to, or it was gone back to often enough; with what was wrong.
+    Args:
+        watch: counts them.
+        folder: of the run, or None.
+        world: the processes.
+        say: shows a line.
+        seed: of the run.
     """
-    _note(trainer, incident)
-    watch, folder = trainer.watch, trainer.folder
-    if not watch.exhausted and not at_once:
-        return
-    trainer.settle()
-    place = None if folder is None else trainer.world.first(lambda: last_whole(folder, trainer.display.say))
-    if place is None or watch.rollbacks >= watch.guard.rollbacks:
-        tried = f" after going back {watch.rollbacks} times" if watch.rollbacks else ""
-        kept = f" the last good checkpoint is {place};" if place is not None else ""
-        what = "broken weights" if at_once else f"{watch.bad} bad batches in a row"
-        raise UserError(f"{what}{tried}: {incident};{kept} {incident.advice}")
-    rollbacks = watch.rollbacks + 1
-    trainer.load(place)
-    watch.rollbacks, watch.bad = rollbacks, 0
-    _other_order(trainer)
-    _note(trainer, Incident(trainer.step, "rollback", incident.reason))
-    trainer.report.again(trainer.step)
 
+    def __init__(
+        self, watch: Watch, folder: RunFolder | None, world: World, say: Callable[[str], None], seed: int
+    ) -> None:
+        self.watch, self.folder, self.world, self.say, self.seed = watch, folder, world, say, seed
 
-def keep_order(trainer: Trainer, folder: RunFolder) -> None:
-    """After a resume: the other order of the data that training had taken when it went back to this step."""
-    trainer.watch.rollbacks = rollbacks_in(folder.incidents)
-    if rollbacks_in(folder.incidents, trainer.step):
-        _other_order(trainer)
+    def place_to_go_back(self, incident: Incident, settle: Callable[[], None], *, at_once: bool = False) -> Path | None:
+        """Leaves a bad batch out: None; after too many in a row, or ``at_once``, the checkpoint to go back to.
+
+        Args:
+            incident: what was wrong.
+            settle: waits until the last checkpoint is written.
+            at_once: don't wait for more.
+
+        Raises:
+            UserError: there is nothing to go back to, or it was gone back to often enough; with what was wrong.
+        """
+        self._note(incident)
+        watch, folder = self.watch, self.folder
+        if not watch.exhausted and not at_once:
+            return None
+        settle()
+        place = None if folder is None else self.world.first(lambda: last_whole(folder, self.say))
+        if place is None or watch.rollbacks >= watch.guard.rollbacks:
+            tried = f" after going back {watch.rollbacks} times" if watch.rollbacks else ""
+            kept = f" the last good checkpoint is {place};" if place is not None else ""
+            what = "broken weights" if at_once else f"{watch.bad} bad batches in a row"
+            raise UserError(f"{what}{tried}: {incident};{kept} {incident.advice}")
+        return place
+
+    def went_back(self, step: int, reason: str, generator: torch.Generator, feed: Feed) -> None:
+        """Training went back to a step, for a reason: it goes on in another order of the data, with other noise."""
+        self.watch.rollbacks, self.watch.bad = self.watch.rollbacks + 1, 0
+        self._other_order(step, generator, feed)
+        self._note(Incident(step, "rollback", reason))
+
+    def keep_order(self, step: int, generator: torch.Generator, feed: Feed) -> None:
+        """After a resume: the other order of the data that training had taken when it went back to this step."""
+        assert self.folder is not None
+        self.watch.rollbacks = rollbacks_in(self.folder.incidents)
+        if rollbacks_in(self.folder.incidents, step):
+            self._other_order(step, generator, feed)
+
+    def _other_order(self, step: int, generator: torch.Generator, feed: Feed) -> None:
+        """Another order of the data and other noise, the same for the same run, step and number of rollbacks."""
+        numbers = (self.seed, step, self.watch.rollbacks)
+        seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 2)
+        generator.manual_seed(self.world.seed(seed))
+        feed.reorder(seed)
+
+    def _note(self, incident: Incident) -> None:
+        self.say(f"{incident.kind}: {incident}")
+        if self.folder is not None and self.world.main:
+            try:
+                incident.append_to(self.folder.incidents)
+            except OSError as error:
+                self.say(f"{self.folder.incidents} can't be written ({error.strerror})")
 
 
 def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | None:
@@ -76,20 +112,3 @@ def last_whole(folder: RunFolder, say: Callable[[str], None]) -> Path | None:
         say(f"{place} is damaged ({problem}); the one before it is used")
         damaged.append(place)
     return None
-
-
-def _other_order(trainer: Trainer) -> None:
-    """Another order of the data and other noise, the same for the same run, step and number of rollbacks."""
-    numbers = (trainer.seed, trainer.step, trainer.watch.rollbacks)
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 2)
-    trainer.generator.manual_seed(trainer.world.seed(seed))
-    trainer.feed.reorder(seed)
-
-
-def _note(trainer: Trainer, incident: Incident) -> None:
-    trainer.display.say(f"{incident.kind}: {incident}")
-    if trainer.folder is not None and trainer.world.main:
-        try:
-            incident.append_to(trainer.folder.incidents)
-        except OSError as error:
-            trainer.display.say(f"{trainer.folder.incidents} can't be written ({error.strerror})")

@@ -1,44 +1,24 @@
-"""What a run reports while it goes: rows of figures, sample pictures, measurements; and what run.json keeps."""
+"""What a run reports while it goes: rows of figures, sample pictures, measurements."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
-import torch
-from torch import nn
-
-from ..autoencoders.pixels import Pixels
-from ..data.base import describe_data
-from ..describe import NotDescribableError, describe
 from ..errors import UserError, said
+from ..runs.folder import RunFolder
 from ..schedules import value_at
-from .costs import peak_flops
-from .engine import Engine, Setup
-from .logging import Display, Meter, MetricsLog
-from .pictures import sample_picture
-from .run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from ..recipe import Recipe
+from .display import Display
+from .engine import Engine
+from .flops import peak_flops
+from .measuring import Evaluation
+from .meter import Meter
+from .metrics_log import MetricsLog
+from .sample_pictures import sample_picture
 
 T = TypeVar("T")
-
-
-class Evaluation(Protocol):
-    """Measures samples during training; `alphaflow.Evaluation` is one."""
-
-    @property
-    def every(self) -> int:
-        """Steps between measurements."""
-        ...
-
-    def __call__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """What is measured of the averaged network, by name; smaller is better for what is to be kept by."""
-        ...
 
 
 class Reporter:
@@ -186,27 +166,3 @@ class Reporter:
                     f"can't write to {self.folder and self.folder.path} ({error.strerror}); training goes on"
                 )
             self._full = True
-
-
-def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Setup, processes: int) -> dict[str, Any]:
-    """What run.json keeps beside the recipe's origin."""
-    objects = {"model": recipe.model, "autoencoder": recipe.autoencoder or Pixels(), "objective": recipe.objective}
-    described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
-    described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
-    parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
-    begun = None if start is None else str(start)
-    run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}
-    return {
-        **described,
-        "data": describe_data(recipe.dataset),
-        **run,
-        "setup": _describe(setup),
-        "processes": processes,
-    }
-
-
-def _describe(value: Any) -> Any:
-    """The description, or None where the value is the user's own: the recipe rebuilds it then."""
-    with suppress(NotDescribableError):
-        return describe(value)
-    return None

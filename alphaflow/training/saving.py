@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from ..describe import Compact
 from ..errors import UserError, said
 from ..files import put, remove
-from ..metrics.catalogue import VALUES
-from ..printing import Compact
-from . import checkpoint, state
+from ..parallel.pieces import weights
+from ..runs import checkpoint
+from ..runs.folder import RunFolder, step_of
+from . import state
 from .engine import Engine
-from .run_folder import RunFolder, step_of
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -41,25 +42,24 @@ class Keep(Compact):
         if (self.last is not None and self.last < 1) or (self.every is not None and self.every < 1):
             raise UserError(f"keep needs last >= 1 and every >= 1, got {self}")
 
-    def remove_from(self, folder: RunFolder) -> None:
-        """Removes what need not stay."""
+    def remove_from(self, folder: RunFolder, higher: bool = False) -> None:
+        """Removes what need not stay; ``higher``: more of the best one's value is better."""
         saved = folder.checkpoints()
         if self.last is None:
             return
         stay = set(saved[-self.last :])
         if self.every is not None:
             stay |= {place for place in saved if step_of(place) % self.every == 0}
-        if self.best is not None and (best := best_checkpoint(folder, self.best)) is not None:
+        if self.best is not None and (best := best_checkpoint(folder, self.best, higher)) is not None:
             stay.add(best)
         for place in saved:
             if place not in stay:
                 remove(place)
 
 
-def best_checkpoint(folder: RunFolder, value: str) -> Path | None:
+def best_checkpoint(folder: RunFolder, value: str, higher: bool) -> Path | None:
     """The checkpoint with the best value of a measurement; None where none has it."""
-    found, known = [], VALUES.get(value.rpartition("_")[0])
-    sign = -1 if known is not None and known.higher else 1
+    found, sign = [], -1 if higher else 1
     for place in folder.checkpoints():
         values = (checkpoint.manifest(place) or {}).get("values", {})
         if math.isfinite(values.get(value, math.nan)):
@@ -74,10 +74,11 @@ class Saver:
         folder: of the run.
         engine: what is saved.
         keep: which checkpoints stay.
+        higher: more of the value that the best one is kept by is better.
     """
 
-    def __init__(self, folder: RunFolder, engine: Engine, keep: Keep) -> None:
-        self.folder, self.engine, self.keep = folder, engine, keep
+    def __init__(self, folder: RunFolder, engine: Engine, keep: Keep, higher: bool = False) -> None:
+        self.folder, self.engine, self.keep, self.higher = folder, engine, keep, higher
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
@@ -94,9 +95,9 @@ class Saver:
             UserError: something in the state is no plain value.
         """
         engine, main = self.engine, self.engine.world.main
-        files = {checkpoint.MODEL: checkpoint.weights(engine.model, main)}
+        files = {checkpoint.MODEL: weights(engine.model, main)}
         for name, average in engine.averages.items():
-            files[f"{name}.safetensors"] = checkpoint.weights(average.model, main)
+            files[f"{name}.safetensors"] = weights(average.model, main)
         files[checkpoint.TENSORS] = state.tensors(engine, generator)
         try:  # now: what a dataset gave may change while it is written
             rest = json.dumps({**state.plain(engine), **plain, "step": step}, indent=2)
@@ -149,4 +150,4 @@ class Saver:
             finally:
                 with suppress(OSError):  # tried again the next time
                     remove(beside)
-                    self.keep.remove_from(self.folder)
+                    self.keep.remove_from(self.folder, self.higher)

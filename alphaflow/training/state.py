@@ -14,17 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..averages import PowerLaw
 from ..errors import UserError, said
-from ..files import parsed
-from .checkpoint import PLAIN, TENSORS, whole_copies
-from .distributed import placed_as
-from .ema import PowerLaw
+from ..parallel.pieces import placed_as, whole_copies
+from ..runs.checkpoint import TENSORS
+from ..version import versions
 from .engine import Engine
-from .run_folder import versions
-
-_KINDS = {"step": int, "made_with": dict, "numbers": dict, "groups": list, "updates": dict, "widths": dict,
-          "dataset": dict, "watch": dict}  # fmt: skip
-"""What state.json holds."""
 
 _OPTIMIZER, _OBJECTIVE, _RANDOM = "optimizer.", "objective.", "random."
 
@@ -73,22 +68,6 @@ def changes(saved: dict[str, Any], engine: Engine) -> str:
     before, now = saved["made_with"], _circumstances(engine)
     names = [name for name in now if name in before and before[name] != now[name]]
     return ", ".join(f"{name} {now[name]} (was {before[name]})" for name in names)
-
-
-def read_plain(folder: Path) -> dict[str, Any]:
-    """state.json.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        found: dict[str, Any] = parsed((folder / PLAIN).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / PLAIN} can't be read: {error}") from error
-    wrong = [name for name, kind in _KINDS.items() if not isinstance(found, dict) or type(found.get(name)) is not kind]
-    if wrong:
-        raise UserError(f"{folder / PLAIN} is damaged, or of an earlier alphaflow: {wrong[0]!r} is not what it holds")
-    return found
 
 
 def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.Generator) -> bool:

@@ -7,31 +7,32 @@ import traceback
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..errors import UserError, said
 from ..files import hold, replacing
+from ..parallel.device import find_device
+from ..parallel.world import join
+from ..recipe import Recipe
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
+from ..runs.record import Origin, describe_run
+from ..runs.starting import find_weights, is_of_images, start_from
 from ..types import Batch, Loss
-from . import checkpoint, recovery, state
-from .device import find_device
-from .distributed import join, shared_out
+from . import recovery, state
+from .display import Display, Unfailing
 from .ema import EMA
 from .engine import Engine, Setup
-from .feed import Feed
+from .feed import Feed, shared_out
 from .guard import Guard, Incident, Watch, examine, squared_error
-from .logging import Display, Meter, Unfailing
-from .reporting import Evaluation, Reporter, describe_run
-from .run_folder import Origin, RunFolder, find_weights, is_of_images
+from .measuring import Evaluation, Probe, higher_is_better
+from .meter import Meter
+from .reporting import Reporter
 from .sanity import remarks
 from .saving import Keep, Saver
 from .stopping import Stop
-
-if TYPE_CHECKING:
-    from ..diagnostics.probe import Probe
-    from ..recipe import Recipe
 
 
 class Trainer:
@@ -104,7 +105,7 @@ class Trainer:
         self.folder = None if out is None else RunFolder(out)
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
             file = find_weights(start)
-            self.display.say(checkpoint.start_from(file, recipe.model, of_images=is_of_images(file)))
+            self.display.say(start_from(file, recipe.model, of_images=is_of_images(file)))
         self.engine = Engine(recipe, setup or Setup(), self.device, self.world)
         if probe is not None:
             self.engine.check_probe()
@@ -113,9 +114,12 @@ class Trainer:
         self.feed = Feed(recipe.dataset, shared_out(recipe.dataset, self.world), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
-        self._saver = None if self.folder is None else Saver(self.folder, self.engine, keep or Keep())
+        keep = keep or Keep()
+        higher = higher_is_better(evaluation, keep.best)
+        self._saver = None if self.folder is None else Saver(self.folder, self.engine, keep, higher)
+        self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)
         self.report = Reporter(self.engine, self.folder, self.display)
-        self.report.check(evaluation, None if keep is None else keep.best)
+        self.report.check(evaluation, keep.best)
         if self.folder is not None and resume:
             self._resume(self.folder)
         elif self.folder is not None:
@@ -157,7 +161,7 @@ class Trainer:
         ).tolist()
         reason = self._agree(total, error, size)
         if reason:
-            recovery.skip(self, examine(self.engine, raw, self.step, before, reason))
+            self._skip(examine(self.engine, raw, self.step, before, reason))
         else:
             self.engine.update(self.step, norm)
             self.step += 1
@@ -237,7 +241,7 @@ class Trainer:
             broken = self.engine.broken()
             if broken:  # by an optimiser's state that went wrong: what it wrote is not saved
                 wrong = Incident(self.step, "skipped", "the weights are not finite", broken)
-                recovery.skip(self, wrong, at_once=True)
+                self._skip(wrong, at_once=True)
                 return saved
             self._save()
             return self.step
@@ -268,6 +272,14 @@ class Trainer:
         plain = {"dataset": self.feed.state_dict(), "watch": self.watch.state_dict()}
         return self._saver.save(self.step, self.generator, plain, self.report.measured_at(self.step))
 
+    def _skip(self, incident: Incident, *, at_once: bool = False) -> None:
+        """Leaves a bad batch out, or goes back."""
+        place = self.recovery.place_to_go_back(incident, self.settle, at_once=at_once)
+        if place is not None:
+            self.load(place)
+            self.recovery.went_back(self.step, incident.reason, self.generator, self.feed)
+            self.report.again(self.step)
+
     def settle(self) -> None:
         """Waits until the last checkpoint is written, and warns if it can't be."""
         self._warn("" if self._saver is None else self._saver.wait())
@@ -282,7 +294,7 @@ class Trainer:
 
     def load(self, place: Path) -> None:
         """Continues from a checkpoint folder: weights, averages, optimiser, step, randomness, place in the data."""
-        saved = state.read_plain(place)
+        saved = checkpoint.read_plain(place)
         checkpoint.load_weights(place / checkpoint.MODEL, self.model)
         for name, average in self.engine.averages.items():
             checkpoint.load_weights(place / f"{name}.safetensors", average.model)
@@ -324,8 +336,8 @@ class Trainer:
         place = self.world.first(lambda: recovery.place_to_resume(folder, self.display.say))
         if place is not None:
             self.load(place)
-            recovery.keep_order(self, folder)
-            changed = state.changes(state.read_plain(place), self.engine)
+            self.recovery.keep_order(self.step, self.generator, self.feed)
+            changed = state.changes(checkpoint.read_plain(place), self.engine)
             if changed:
                 self.display.say(f"the weights may differ, by rounding, from those of a run in one go: {changed}")
         self.display.say(f"continuing {folder.path} at step {self.step}")

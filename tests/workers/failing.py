@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 
 import alphaflow as af
-from alphaflow.evaluation.base import Block
 from alphaflow.evaluation.evaluator import Evaluator
 from alphaflow.evaluation.reference import Reference
-from alphaflow.training.distributed import join, leave
+from alphaflow.evaluation.sample_set import Block
+from alphaflow.parallel.world import join, leave
 
 
 class Torn(af.Images):

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 import alphaflow as af
-from alphaflow.training.distributed import full, join
+from alphaflow.parallel.pieces import full
+from alphaflow.parallel.world import join
 from alphaflow.training.engine import Engine, Setup
 
 BATCH = 16

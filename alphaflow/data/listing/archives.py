@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 from ...errors import UserError, said
 from ...files import parsed
 from .entry import Entry, Reject, stamp
-from .folders import Found
+from .found import Found
 from .names import inside, is_hidden, key
 from .tars import Member, members
 

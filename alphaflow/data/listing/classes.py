@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from ...errors import UserError, near
 from .entry import Entry, Reject
-from .folders import PACKED, Found
+from .found import PACKED, Found
 from .names import key, number, splits_among
 from .tables import Classes, rows_of
 

@@ -15,7 +15,6 @@ LARGEST = 300_000_000
 
 TOO_LARGE = f"more than {LARGEST:,} bytes, which no picture takes that can be decoded"
 
-
 REPLACED = "its archive was replaced since it was listed; begin again"
 
 

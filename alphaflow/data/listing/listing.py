@@ -14,14 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from ...errors import UserError, printable
-from ..kinds import ENDINGS, OTHER, WORDS, Kind
 from . import archives
 from .classes import labelled
+from .endings import ENDINGS, OTHER, WORDS, Kind
 from .entry import Entry, Reject, stamp
-from .folders import KNOWN, Found, counted, in_folder, nothing, scan
+from .found import KNOWN, Found, counted, nothing
 from .names import ending, number
 from .tables import Classes
 from .tars import members
+from .walk import in_folder, scan
 
 LOG = logging.getLogger("alphaflow.data")
 """Is told what each place holds, at level INFO; the command line prints it."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-LITTER = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "Thumbs.db",
-          "ehthumbs.db", "desktop.ini")  # fmt: skip
-"""What systems and file managers leave; whatever begins with a dot is hidden anyway."""
+from ...files import LITTER
 
 _HIDDEN = re.compile(rf"(?:^|/)(?:\.|(?:{'|'.join(map(re.escape, LITTER))})(?:/|$))", re.IGNORECASE)
 

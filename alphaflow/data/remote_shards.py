@@ -1,0 +1,221 @@
+"""Latent shards as a stream, from anywhere that webdataset reads."""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from ..errors import UserError, said
+from ..types import Batch
+from .arrays import read_array
+from .shard_description import Description
+
+
+class RemoteShards(IterableDataset[Batch]):
+    """Shards that are streamed: ``https://…/train-{000000..000127}.tar``, ``gs://…``, ``pipe:…``, by webdataset.
+
+    Shards come in a fresh random order each epoch and samples through a shuffle buffer: not an exact shuffle, and not
+    an exact resume (a continued stream begins its epoch again). Several processes, and DataLoader's workers, share out
+    whole shards. Use `LatentShards` where the data fit on a disk.
+
+    Args:
+        urls: a pattern with braces, or a list. ``pipe:…`` is a shell's command, and is run where it is a pattern.
+        description: the folder's dataset.json, a local copy.
+        batch_size: samples a batch.
+        buffer: samples to shuffle among.
+        seed: of the order; None takes torch's global seed.
+        draw: yield latents instead of moments.
+        damaged: ``"raise"`` stops at a shard or a sample that can't be read, ``"skip"`` goes on with what follows and
+            keeps the reasons in ``skipped``.
+        pipes: run what a list holds as ``pipe:…`` too: for a list of your own, never for one that somebody gave you.
+
+    Raises:
+        UserError: the description can't be read; while reading, a ``pipe:…`` that may be somebody else's, or
+            (``"raise"``) a shard that can't be read, named by its URL.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        description: Path | str,
+        *,
+        batch_size: int = 256,
+        buffer: int = 5000,
+        seed: int | None = None,
+        draw: bool = False,
+        damaged: str = "raise",
+        pipes: bool = False,
+    ) -> None:
+        if damaged not in ("raise", "skip"):
+            raise ValueError(f"damaged is raise or skip, got {damaged!r}")
+        self.damaged, self.skipped = damaged, list[str]()
+        self.urls, self.batch_size, self.buffer, self.draw, self.pipes = urls, batch_size, buffer, draw, pipes
+        self.seed = torch.initial_seed() % 2**63 if seed is None else seed
+        file = Path(description)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} can't be read ({said(error)}); give a copy of the shards' dataset.json") from error
+        self.description = Description(file.parent, text)
+        self.epoch, self._readers = 0, 1
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of clips, as `LatentShards` has it."""
+        return self.description.fps
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a latent: (c, h, w) or (c, f, h, w)."""
+        return self.description.shape
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, or None."""
+        return len(self.description.class_names) or None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """By label; empty where there are no classes."""
+        return self.description.class_names
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches without end; one may span two epochs."""
+        waiting: list[tuple[np.ndarray[Any, Any], int]] = []
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            seen = False
+            for sample in self._epoch_stream():
+                try:
+                    waiting.append(self._parsed(sample))
+                except (ValueError, KeyError, EOFError) as error:
+                    self._handle(f"sample {sample.get('__key__')} of {sample.get('__url__')}", error)
+                    continue
+                seen = True
+                if len(waiting) == self.batch_size:
+                    batch = self._batch(waiting)
+                    waiting = []
+                    yield batch.drawn(generator) if self.draw else batch
+            if not seen:
+                raise UserError(f"no sample came from {self.urls}; are there fewer shards than readers?")
+            self.epoch += 1
+
+    def share(self, rank: int, world: int) -> None:
+        """Batches of the ``world``-th part of the size; webdataset shares out the shards by torchrun's rank.
+
+        Raises:
+            UserError: the batch can't be shared out evenly, or it is shared out among others already.
+        """
+        if self._readers == world:
+            return
+        if self._readers != 1 or self.batch_size % world:
+            raise UserError(f"a batch of {self.batch_size} can't be shared out among {world} processes evenly")
+        self.batch_size, self._readers = self.batch_size // world, world
+
+    def reorder(self, seed: int) -> None:
+        """Goes on in another order."""
+        self.seed = seed
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed and the epoch."""
+        return {"seed": self.seed, "epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues at the beginning of the saved epoch."""
+        self.seed, self.epoch = state["seed"], state["epoch"]
+
+    def _epoch_stream(self) -> Iterator[dict[str, Any]]:
+        import webdataset
+
+        urls = self._expanded()
+        order = random.Random(f"{self.seed}-{self.epoch}")
+        order.shuffle(urls)
+        return iter(webdataset.filters.shuffle(self.buffer, initial=self.buffer, rng=order)(self._samples(urls)))
+
+    def _samples(self, urls: list[str]) -> Iterator[dict[str, Any]]:
+        """The samples of this reader; a shard that ends early may look whole, and has fewer than dataset.json says."""
+        import webdataset
+
+        expected = {shard["file"]: shard["samples"] for shard in self.description.shards}
+        for url in webdataset.split_by_worker(webdataset.split_by_node(iter(urls))):
+            stream = webdataset.WebDataset(
+                [url],
+                shardshuffle=False,
+                nodesplitter=None,
+                workersplitter=None,
+                empty_check=False,
+                handler=self._broken,
+            )
+            count = 0
+            for sample in stream:
+                count += 1
+                yield sample
+            stated = next(
+                (expected[name] for name in re.findall(r"[^\s/'\"?]+\.tar\b", url) if name in expected), count
+            )
+            if count < stated:
+                self._handle(f"the shard {url}", EOFError(f"it ends after {count} of {stated} samples"))
+
+    def _expanded(self) -> list[str]:
+        """A URL a shard. None is a command, except of a pattern that is one, or with ``pipes``.
+
+        Raises:
+            UserError: one is.
+        """
+        import webdataset
+
+        own = self.pipes
+        if isinstance(self.urls, str):
+            urls, own = list(webdataset.shardlists.expand_urls(self.urls)), own or self.urls.startswith("pipe:")
+        else:
+            urls = [str(url) for url in self.urls]
+        command = next((url for url in urls if urlparse(url).scheme == "pipe"), None)  # as webdataset looks at them
+        if command is not None and not own:
+            raise UserError(
+                f"{command!r:.100} is a command for a shell, which is not run from a list, since lists may be somebody "
+                "else's; give it as a pattern, or pipes=True where you wrote the list yourself"
+            )
+        return urls
+
+    def _parsed(self, sample: dict[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
+        """A sample's array and label."""
+        data, classes = sample["latent.npy"], len(self.class_names)
+        array = read_array(io.BytesIO(data), len(data))
+        if array.dtype.kind != "f" or array.shape != self.description.stored:
+            raise ValueError(f"{array.dtype} {array.shape} where floats {self.description.stored} are expected")
+        if not np.isfinite(array.astype(np.float32).sum()):
+            raise ValueError("not finite")
+        label = int(sample.get("cls", b"-1"))
+        if classes and not -1 <= label < classes:
+            raise ValueError(f"its label {label} is none of the {classes} classes'")
+        return array, label
+
+    def _broken(self, error: Exception) -> bool:
+        """Answers webdataset, which has added the shard's URL to the error, whether to go on."""
+        named = " ".join(map(str, [*error.args, getattr(error, "filename", "")]))
+        place = re.search(r"[^\s'\"<>]+\.tar\b[^\s'\"<>]*", named)
+        self._handle(f"the shard {place.group() if place else self.urls}", error)
+        return True
+
+    def _handle(self, place: str, error: Exception) -> None:
+        said = getattr(error, "strerror", None) or (error.args[0] if error.args else "")
+        line = " ".join(str(said).partition(" @ ")[0].split())[:160]
+        message = f"{place} can't be read: {line or type(error).__name__}"
+        if self.damaged == "raise":
+            raise UserError(f'{message}; repair it, or go on without it: damaged="skip"') from error
+        if message not in self.skipped:  # webdataset asks at each of its stages
+            self.skipped.append(message)
+
+    def _batch(self, samples: list[tuple[np.ndarray[Any, Any], int]]) -> Batch:
+        stored = torch.from_numpy(np.stack([array for array, _ in samples])).float()
+        labels = torch.tensor([label for _, label in samples]) if self.class_names else None
+        return self.description.batch(self.description.normalise_(stored), labels)

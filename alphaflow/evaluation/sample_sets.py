@@ -1,0 +1,193 @@
+"""Where pictures and clips are measured from: folders, zips, arrays, shards, a run. All are read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..autoencoders.autoencoder import Autoencoder
+from ..autoencoders.opening import autoencoder_on
+from ..autoencoders.pixels import Pixels
+from ..data.dataset import IndexedDataset
+from ..data.decoding.images import Mode
+from ..data.digits import Digits
+from ..data.folders import ImageFolder, VideoFolder
+from ..data.latent_shards import LatentShards
+from ..data.listing.endings import Kind
+from ..data.listing.listing import kind_of
+from ..data.mixture import Mixture
+from ..data.shard_description import DATASET
+from ..errors import UserError
+from ..features.networks import FRAMES
+from ..guidance import Guide
+from ..pixel_values import finite_bytes
+from ..runs.labels import balanced_labels
+from ..runs.run import Run
+from ..types import Labels
+from .npz_pictures import Arrays
+from .sample_set import Block, Source
+
+BUILT_IN: dict[str, Callable[[], IndexedDataset]] = {"digits": Digits}
+"""Data sets that come with the package, by name."""
+
+
+class Images(Source):
+    """Pictures or clips in memory: ``af.evaluate(af.Images(pixels), af.Images(real), metrics=("fid",))``.
+
+    Args:
+        pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w).
+        labels: (n,), or None.
+        class_names: by label; None for their numbers.
+        name: what a table calls them.
+
+    Raises:
+        ValueError: something else.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Labels | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "images",
+    ) -> None:
+        if pixels.ndim not in (4, 5) or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8 or not len(pixels):
+            raise ValueError(f"images are 8-bit, (n ≥ 1, 1 or 3, …, h, w); got {pixels.dtype} {tuple(pixels.shape)}")
+        self.pixels, self.labels, self.name, self.shape = pixels, labels, name, tuple(pixels.shape[1:])
+        known = 0 if labels is None else int(labels.max()) + 1
+        self.class_names = [str(i) for i in range(known)] if class_names is None else class_names
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, start: int, stop: int) -> Block:
+        """Those from ``start`` up to ``stop``."""
+        return Block(start, self.pixels[start:stop], None if self.labels is None else self.labels[start:stop])
+
+
+class Stored(Source):
+    """A data set of pixels, or of latents, which are decoded: their means, where they have a posterior.
+
+    Args:
+        dataset: of known length.
+        name: where it comes from.
+        autoencoder: decodes; None where samples are pixels.
+        device: where it does.
+        ahead: as `Source` has it.
+    """
+
+    def __init__(
+        self,
+        dataset: IndexedDataset,
+        name: str,
+        autoencoder: Autoencoder | None = None,
+        device: torch.device | None = None,
+        *,
+        ahead: bool = True,
+    ) -> None:
+        self.dataset, self.name, self._autoencoder, self.ahead = dataset, name, autoencoder, ahead
+        self._device = device
+        self.class_names, self.fps = dataset.class_names, getattr(dataset, "fps", None)
+        self.shape = tuple(self.read(0, 1).pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, start: int, stop: int) -> Block:
+        """Those from ``start`` up to ``stop``."""
+        batch = self.dataset.fetch(np.arange(start, stop))
+        x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x.to(self._device))
+        return Block(start, finite_bytes(x, start), batch.cond.labels)
+
+
+class Samples(Source):
+    """What a run makes: every class equally often, 8-bit. Sample i is the same at every block size but in one respect.
+
+    (Consistency sampling draws its fresh noise block by block.)
+
+    Args:
+        run: opened.
+        nfe: network evaluations a sample.
+        count: samples.
+        seed: of the noise.
+        guidance: scale and interval, or None.
+    """
+
+    def __init__(self, run: Run, nfe: int, count: int, seed: int = 0, guidance: Guide | None = None) -> None:
+        self.run, self.nfe, self.count, self.seed, self.guidance = run, nfe, count, seed, guidance
+        self.name = str(run.sampler(nfe, guidance))
+        self.class_names = run.class_names if run.classes else ()
+        self._labels = balanced_labels(count, run.sampled_classes) if run.sampled_classes else None
+        self._maker = run.maker(nfe, seed=seed, guidance=guidance)
+        self.shape, self.fps = run.pixel_shape, run.fps
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, start: int, stop: int) -> Block:
+        """Those from ``start`` up to ``stop``."""
+        labels = None if self._labels is None else self._labels[start:stop]
+        return Block(start, self._maker(start, stop, labels), labels)
+
+
+def open_source(
+    target: Path | str,
+    *,
+    size: int | None = None,
+    mode: Mode | None = None,
+    frames: int = FRAMES,
+    fps: float | None = None,
+    kind: Kind | None = None,
+    device: torch.device | None = None,
+) -> Source:
+    """Pictures or clips by where they are.
+
+    Args:
+        target: a folder, a zip or tars of images or of clips, an .npz, a folder of shards, or a data set's name.
+        size: image files and clips are centre-cropped and scaled to it; None takes images as they are, clips at 224.
+        mode: of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
+        frames: of clips, from their middle.
+        fps: of clips; None takes their own.
+        kind: what is wanted of files; None for what is there, if it isn't both.
+        device: where shards' latents are decoded.
+
+    Raises:
+        UserError: nothing is there, or it can't be read.
+    """
+    path = Path(target)
+    if str(target) in BUILT_IN and not path.exists():
+        return Stored(BUILT_IN[str(target)](), str(target))
+    if path.suffix == ".npz":
+        return Arrays(path)
+    if (path / DATASET).is_file():
+        shards = LatentShards(path)
+        autoencoder = shards.autoencoder
+        if autoencoder is None:
+            raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
+        place = device or torch.device("cpu")
+        return Stored(shards, str(path), autoencoder_on(autoencoder, place), place)
+    if (kind or kind_of(path)) == "clips":
+        clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
+        return Stored(clips, str(path))
+    return Stored(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
+
+
+def training_data(run: Run) -> Source:
+    """The data that a run was trained on, in order and without augmentation.
+
+    Raises:
+        UserError: it is not of known length.
+    """
+    dataset = run.recipe().dataset
+    if isinstance(dataset, Mixture):
+        dataset = dataset.clips
+    if not isinstance(dataset, IndexedDataset):
+        raise UserError("the run's data can't serve as a reference; give real images with --reference")
+    decoder = None if isinstance(run.autoencoder, Pixels) else run.autoencoder
+    return Stored(
+        dataset, "the run's training data", decoder, run.device, ahead=False
+    )  # it may be the user's, for one thread

@@ -1,0 +1,1 @@
+"""For eyes and players: grids, curves, clips, files of samples. Takes arrays only."""

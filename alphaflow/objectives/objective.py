@@ -1,0 +1,263 @@
+"""What every objective shares: drawing times and noise, guidance, the network's prediction, weighting, the loss.
+
+A family adds one method, `Objective.target`: what the few-step samples (those with r < t) are trained towards. One
+whose loss is no weighted squared error also overrides `Objective.few_step_loss`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..derivatives import with_derivative
+from ..describe import Compact
+from ..flow import expand, interpolate, mean_square, velocity
+from ..guidance import TrainedGuidance
+from ..schedules import Scheduled, value_at
+from ..times import Dyadic, LogitNormal, PairDistribution, Pairing, TimeDistribution, TimePairs
+from ..types import Cond, Loss, Model, PerSample, Sample, Time, Upcast, upcast
+from ..weighting import Adaptive, Weighting
+from .guided import guided_velocity
+from .records import Draw, Prediction, Target
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Objective(Compact, ABC):
+    """An objective: ``objective(model, x, cond, step, generator) -> Loss``.
+
+    All randomness comes from ``generator``; nothing that is passed in is changed; x has any trailing shape.
+
+    Args:
+        fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples of the whole batch, however
+            it is worked on in parts.
+        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `Dyadic`).
+        guidance: classifier-free guidance trained into the target velocity, or None.
+        weighting: how squared errors are weighted.
+        teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
+        ema_target: every u⁻ in a target comes from the weights' moving average (θ⁻) instead of the network itself.
+    """
+
+    fm_share: Scheduled = 0.5
+    times: TimeDistribution | PairDistribution = LogitNormal(-0.4, 1.0)
+    guidance: TrainedGuidance | None = None
+    weighting: Weighting = Adaptive()
+    teacher: Model | None = None
+    ema_target: bool = False
+
+    pairing: ClassVar[Pairing] = "sorted"
+    """How a plain distribution of times is paired."""
+    takes_ema_target: ClassVar[bool] = True
+    """Whether u⁻ may be another network than the one in training."""
+    wants_own: ClassVar[bool] = False
+    """Whether few-step targets need u⁻(z_t, t, t, y)."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.fm_share):
+            _check_share(self.fm_share)
+        if isinstance(self.times, type) or not hasattr(self.times, "sample"):
+            raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
+        if self.guidance is not None and not hasattr(self.guidance, "mix"):
+            raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
+        if self.ema_target and not self.takes_ema_target:
+            raise ValueError(f"{type(self).__name__}'s target starts at the network's own output: no ema_target")
+        if self.pairing == "zero" and getattr(self._paired(), "pairing", None) != "zero":
+            raise ValueError(f"{type(self).__name__} needs r = 0: give a plain distribution, not {self.times}")
+
+    @property
+    def network(self) -> nn.Module | None:
+        """A network of the objective's own that is trained beside the model, or None."""
+        return None
+
+    def share(self, step: int) -> float:
+        """``fm_share`` at a step."""
+        return _check_share(value_at(self.fm_share, step))
+
+    def few(self, b: int, step: int, start: int = 0) -> int:
+        """How many of b samples, numbers ``start`` and on of the whole batch, are few-step.
+
+        Parts of a batch, counted so, have ⌊share·size⌋ samples with r = t together.
+        """
+        share = self.share(step)
+        return b - math.floor(share * (start + b) + 1e-9) + math.floor(share * start + 1e-9)
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """The scheduled values at a step, for logs."""
+        return {"fm_share": self.share(step)}
+
+    @abstractmethod
+    def target(self, model: Model, draw: Draw, step: int) -> Target:
+        """The target of the few-step samples, which ``draw`` consists of. ``model`` is u⁻."""
+
+    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+        """The loss (n,) of few-step samples: their squared error, weighted."""
+        error = mean_square(u - target.u)
+        return self.weighting(error.detach(), target.alpha) * error
+
+    def flow_loss(self, u: Sample, draw: Draw) -> PerSample:
+        """The loss (n,) of samples with r = t: their squared error, weighted with α = 1."""
+        error = mean_square(u - draw.v)
+        return self.weighting(error.detach(), torch.ones_like(draw.t)) * error
+
+    def direction(self, draw: Draw, step: int) -> Sample | None:
+        """dz/dt of the few-step samples, which ``draw`` consists of, if their target needs du⁻/dt; else None.
+
+        It is then taken along with the prediction, where both are of the same network: `Draw.derivative`.
+        """
+        return None
+
+    def predict(self, model: Model, draw: Draw, along: Sample | None = None) -> Prediction:
+        """The network's prediction for a draw, with gradient; with du/dt of the few-step samples if dz/dt is given."""
+        if along is None:
+            return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
+        u, dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along)
+        return Prediction(u, dudt=dudt)
+
+    def auxiliary_loss(self, prediction: Prediction, draw: Draw) -> PerSample | None:
+        """A further loss of each sample (b,), with gradient, or None."""
+        return None
+
+    def flow_model(self, model: Model) -> Model:
+        """What gives the network's instantaneous velocity at (z, t, t): the network itself."""
+        return model
+
+    def prepare(self, device: torch.device) -> None:
+        """Moves the objective's own network and its teacher to a device; the teacher is frozen, in evaluation mode."""
+        if self.network is not None:
+            self.network.to(device)
+        teacher = getattr(self.teacher, "model", self.teacher)  # `CFG.wrap` holds the network
+        if isinstance(teacher, nn.Module):
+            teacher.to(device).eval().requires_grad_(False)
+
+    def pairs(self, b: int, step: int, device: torch.device, generator: torch.Generator | None) -> tuple[Time, Time]:
+        """Draws the times (r, t) of b few-step samples: two tensors (b,)."""
+        r, t = self._paired().pairs(b, device, generator)
+        if not isinstance(self._paired(), TimePairs | Dyadic) and bool((r > t).any()):
+            raise ValueError(f"a jump goes from t down to r, but {self.times} drew r > t: swap them")
+        return r, t
+
+    def __call__(
+        self,
+        model: Model,
+        x: Sample,
+        cond: Cond | None = None,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+        *,
+        ema: Model | None = None,
+        start: int = 0,
+    ) -> Loss:
+        """One batch's loss.
+
+        Args:
+            model: u(z, r, t, cond) -> (b, …).
+            x: clean samples (b, …), floating point.
+            cond: what the model is conditioned on; None for nothing.
+            step: the training step, for schedules.
+            generator: the source of all randomness, on x's device.
+            ema: the weights' moving average, for ``ema_target``.
+            start: the number in the whole batch of x's first sample, where others of it are worked on apart.
+
+        Raises:
+            ValueError: x is no floating-point batch, the model's output has another shape, or ``ema`` is missing.
+        """
+        if not x.is_floating_point() or x.ndim < 2 or not len(x):
+            raise ValueError(f"x must be floating point of shape (b, …), b ≥ 1, got {x.dtype} {tuple(x.shape)}")
+        if x.dtype in (torch.float16, torch.bfloat16):  # times would lose their digits
+            x = x.float()
+        if self.ema_target and ema is None:
+            raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
+        model = Upcast(model)
+        frozen = Upcast(ema) if self.ema_target and ema is not None else model  # u⁻
+        n, given = self.few(len(x), step, start), Cond() if cond is None else cond
+        draw = self.draw(frozen, x, given, step, generator, few=n, predicted=frozen is model)
+        along = self.direction(draw.few_step(), step) if n and frozen is model else None
+        prediction = self.predict(model, draw, along)
+        u, draw = upcast(prediction.u, x), draw.completed(prediction)
+        target = self._target(frozen, draw, step, own=frozen is model)
+        few_step = self.few_step_loss(u[:n], target, draw.few_step()) if n else draw.t[:0]
+        flow = self.flow_loss(u[n:], draw.flow()) if n < len(x) else draw.t[:0]
+        per_sample = torch.cat([few_step, flow])
+        auxiliary = self.auxiliary_loss(prediction, draw)
+        if auxiliary is not None:
+            per_sample = per_sample + auxiliary
+        goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
+        return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
+
+    def _target(self, model: Model, draw: Draw, step: int, own: bool) -> Target:
+        """The few-step samples' target, of n = 0 too; ``own``: u⁻ is the network in training.
+
+        A network may be split among processes, which then all run it, or none: where others have few-step samples.
+        """
+        if draw.few:
+            return self.target(model, draw.few_step(), step).detached()
+        if torch.distributed.is_initialized() and self.share(step) < 1:
+            one = draw.part(slice(1), few=1)
+            if not own or self.direction(one, step) is None:  # else the derivative comes with the prediction
+                self.target(model, one, step)
+        return Target(draw.v[:0], draw.t[:0])
+
+    def draw(
+        self,
+        model: Model,
+        x: Sample,
+        cond: Cond,
+        step: int,
+        generator: torch.Generator | None,
+        *,
+        few: int | None = None,
+        predicted: bool = False,
+    ) -> Draw:
+        """Draws times and noise, drops labels, mixes guidance into the velocity, by u⁻ = ``model``.
+
+        ``few`` is the number of few-step samples; None for what fm_share makes of a whole batch. If u⁻ is about to be
+        ``predicted`` for this draw, what it will say of the samples with r = t is left for later (`Draw.completed`).
+        """
+        b = x.shape[0]
+        few = self.few(b, step) if few is None else few
+        r, t = self.pairs(few, step, x.device, generator)
+        same = self._paired().sample(b - few, x.device, generator)
+        r, t = torch.cat([r, same]).to(x.dtype), torch.cat([t, same]).to(x.dtype)
+        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        z, v = interpolate(x, noise, t), velocity(x, noise)
+        dropped = torch.zeros_like(t, dtype=torch.bool)
+        if self.guidance is not None:
+            cond, dropped = self.guidance.drop(cond, r, t, generator)
+        if self.teacher is not None:
+            with torch.no_grad():
+                v = Upcast(self.teacher)(z, t, t, cond.without("guidance")).to(v.dtype)
+        flow, wanted = self.flow_model(Upcast(model)), self.wants_own
+        guided = guided_velocity(
+            self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
+        )
+        return Draw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
+
+    def _paired(self) -> PairDistribution:
+        return self.times if isinstance(self.times, PairDistribution) else TimePairs(self.times, self.pairing)
+
+
+def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:
+    """The loss's parts, each (b,): ``mse`` = ‖u − target‖², ``residual`` = mse ÷ α², ``tfm`` = ‖u − ṽ‖², and ``tc``.
+
+    The target lies α of the way from u⁻ to where it leads, so that mse falls with α²; the residual compares at any α.
+    α⁻¹·‖u − target‖² has the gradient of tfm + tc, where tc = 2·uᵀ·sg[(u − target)/α − (u − ṽ)]. In the MeanFlow
+    branch that is 2(t − r)·uᵀ·du⁻/dt: trajectory flow matching plus trajectory consistency (α-Flow, arXiv 2510.20771).
+    """
+    mse, consistency = mean_square(u - goal), (u - goal) / expand(alpha, u) - (u - v)
+    tc = 2 * (u * consistency).flatten(1).mean(1)
+    return {"mse": mse, "residual": mse / alpha.square(), "tfm": mean_square(u - v), "tc": tc}
+
+
+def averaged(objective: object, average: Model) -> dict[str, Any]:
+    """The keyword argument by which an objective with ``ema_target`` takes the weights' average; none for others."""
+    return {"ema": average} if getattr(objective, "ema_target", False) else {}
+
+
+def _check_share(share: float) -> float:
+    if not 0 <= share <= 1:
+        raise ValueError(f"fm_share is a share of the batch in [0, 1], got {share}")
+    return share

@@ -1,0 +1,56 @@
+"""Where tensors are worked on, and in which arithmetic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import UserError
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Convolutions without TF32, which torch allows them otherwise."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of this name; ``"auto"`` is a GPU if there is one, else the CPU.
+
+    Under torchrun each process has a GPU of its own.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    try:
+        named = torch.device((there or "cpu") if device == "auto" else device)
+        if str(named) == "cuda":
+            named = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+        if named.type == "meta":
+            raise RuntimeError("tensors have no values there")
+        torch.empty(0, device=named)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"there is no device {str(device)!r} here; try --device cpu or --device auto") from error
+    return named
+
+
+@contextmanager
+def fp32_products(device: torch.device, tf32: bool | None) -> Iterator[None]:
+    """While it lasts, products of fp32 matrices run in TF32 on a GPU, or exactly; with None as PyTorch is set."""
+    if device.type != "cuda" or tf32 is None:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

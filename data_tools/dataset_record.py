@@ -1,0 +1,124 @@
+"""What dataset.json says of the samples."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from alphaflow.autoencoders.autoencoder import Autoencoder, Normalisation, has_posterior, per_channel
+from alphaflow.data.listing.listing import Listing
+from alphaflow.describe import NotDescribableError, describe
+from alphaflow.errors import UserError
+
+from . import shard_writer
+from .plan import Measure, Options
+
+
+def about(
+    out: Path, parts: list[shard_writer.Part], listing: Listing, autoencoder: Autoencoder, options: Options
+) -> dict[str, Any]:
+    """What dataset.json says of the samples, from the parts of all shards."""
+    first = next((part for part in parts if part.offsets), None)
+    if first is None:
+        raise UserError(f"every file of {listing.path} was rejected; see {out / shard_writer.PARTS}")
+    stored = _first_array(out, first)
+    posterior = has_posterior(autoencoder)
+    channels = stored.shape[0] // 2 if posterior else stored.shape[0]
+    own = getattr(autoencoder, "normalisation", None)
+    measured: dict[str, Any] | None = None
+    if options.measure or (own is None and type(autoencoder).__name__ != "Pixels"):
+        each, on = options.measure or "channel", options.measure_on
+        normalisation, count = measure(out, parts, stored.shape, posterior, each=each, on=on)
+        measured = {"each": each, "samples": count}
+    else:
+        shift, scale = (own.shift, own.scale) if isinstance(own, Normalisation) else own or ((0.0,), (1.0,))
+        numbers = [per_channel(v if len(v) > 1 else v[0], channels, 0.0) for v in (tuple(shift), tuple(scale))]
+        normalisation = Normalisation(*numbers)
+    try:
+        described = describe(autoencoder)
+        if "device" in described:
+            described["device"] = "auto"  # of whoever decodes
+    except NotDescribableError:
+        described = None
+    return {
+        "autoencoder": described,
+        "versions": _versions(),
+        "shape": [channels, *stored.shape[1:]],
+        "stored_shape": list(stored.shape),
+        "posterior": posterior,
+        "shift": list(normalisation.shift),
+        "scale": list(normalisation.scale),
+        "measured": measured,
+        "fps": median(rates) if (rates := [fps for part in parts for fps in part.fps]) else None,
+        "classes": len(listing.class_names) or None,
+        "class_names": listing.class_names,
+    }
+
+
+def _first_array(out: Path, part: shard_writer.Part) -> np.ndarray[Any, Any]:
+    with (out / part.file).open("rb") as stream:
+        stream.seek(part.offsets[0] - 128)
+        array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
+def measure(
+    out: Path, parts: list[shard_writer.Part], shape: tuple[int, ...], posterior: bool, *, each: Measure, on: int
+) -> tuple[Normalisation, int]:
+    """Mean and 1 ÷ standard deviation of latents; the posterior's variance included.
+
+    An element's deviation counts as at least a hundredth of its channel's.
+
+    Args:
+        out: the folder of shards.
+        parts: of all shards.
+        shape: of a stored array.
+        posterior: whether it holds means and deviations.
+        each: what has numbers of its own, a channel or an element.
+        on: how many samples to take, evenly from all; all if there are fewer.
+
+    Returns:
+        The normalisation, and how many samples were taken.
+    """
+    channels = shape[0] // 2 if posterior else shape[0]
+    positions = tuple(range(1, len(shape)))
+    axes = () if each == "element" else positions
+    places = [(part.file, offset) for part in parts for offset in part.offsets]
+    picked = np.unique(np.linspace(0, len(places) - 1, min(on, len(places))).round().astype(int))
+    total = square = np.zeros(())
+    for file, chosen in groupby((places[index] for index in picked), key=itemgetter(0)):
+        with (out / file).open("rb") as stream:
+            for _, offset in chosen:
+                stream.seek(offset)
+                data = stream.read(2 * math.prod(shape))
+                array = np.frombuffer(data, np.float16).reshape(shape).astype(np.float64)
+                mean, std = (array[:channels], array[channels:]) if posterior else (array, np.zeros_like(array))
+                total, square = total + mean.mean(axes), square + (mean**2 + std**2).mean(axes)
+    average = total / len(picked)
+    variance = np.maximum(square / len(picked) - average**2, 1e-12)
+    if each == "element":  # one that hardly varies in these samples may in others
+        variance = np.maximum(variance, 1e-4 * variance.mean(positions, keepdims=True))
+    deviation = np.sqrt(variance)
+    return Normalisation(_numbers(average), _numbers(1 / deviation)), len(picked)
+
+
+def _numbers(array: np.ndarray[Any, Any]) -> tuple[float, ...]:
+    """As float32 holds them, in few digits."""
+    return tuple(float(f"{value:.9g}") for value in array.ravel())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("alphaflow", "torch", "diffusers", "numpy", "pillow", "av"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

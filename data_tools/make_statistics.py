@@ -1,0 +1,77 @@
+"""Statistics of real pictures or clips, written once and measured against ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from alphaflow.data.listing.endings import Kind
+from alphaflow.errors import UserError
+from alphaflow.evaluation.catalogue import default_metrics
+from alphaflow.evaluation.evaluator import BATCH, Evaluator, Progress
+from alphaflow.evaluation.reference import Reference
+from alphaflow.evaluation.statistics import Statistics
+from alphaflow.evaluation.statistics_file import is_ours, write_statistics
+from alphaflow.features.networks import FRAMES
+from alphaflow.parallel.world import World
+
+
+def make_statistics(
+    source: Path | str,
+    out: Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    size: int | None = None,
+    frames: int | None = None,
+    weights: Mapping[str, str] | None = None,
+    device: torch.device | None = None,
+    batch_size: int = BATCH,
+    overwrite: bool = False,
+    world: World | None = None,
+    progress: Progress | None = None,
+) -> Statistics | None:
+    """Looks at every picture or clip once and writes what metrics need of them; the file is whole or not there.
+
+    Args:
+        source: as `evaluation.sources.open_source` takes it.
+        out: the .npz.
+        metrics: that will be measured; None as `evaluate`. Moments are written, and for kid and pr all features.
+        size: image files are cropped and scaled to it.
+        frames: of clip files, from their middle; None for 16, where a place holds clips only.
+        weights: files of extractors' weights by extractor.
+        device: where extractors run.
+        batch_size: samples read at once.
+        overwrite: replace statistics that are there.
+        world: the processes that share the work.
+        progress: is told how far it is.
+
+    Returns:
+        The statistics; None in processes but the first.
+
+    Raises:
+        UserError: nothing to read, the file is there, or missing weights.
+    """
+    _check_free(out, overwrite)
+    kind: Kind | None = "clips" if frames else None
+    pictures = Reference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).source
+    if pictures is None:
+        raise UserError(f"{source} holds statistics already; give the pictures themselves")
+    options = {"device": device, "weights": weights, "batch_size": batch_size, "world": world, "progress": progress}
+    wanted = metrics or default_metrics(pictures.shape)
+    evaluator = Evaluator(wanted, Reference(pictures.name, pictures), **options)  # type: ignore[arg-type]
+    evaluator.check(len(pictures), pictures.shape)
+    found = evaluator.real()
+    if found is not None:
+        write_statistics(out, found, pictures.name, pictures.class_names)
+    return found
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if out.suffix != ".npz":
+        raise UserError(f"statistics are written to an .npz, not to {out.name}")
+    if out.exists() and not is_ours(out):
+        raise UserError(f"{out} is there, which no `alphaflow stats` wrote; choose another file")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists; choose another file, or replace it with --overwrite")

@@ -1,0 +1,96 @@
+"""How shards are made: what must be the same when encoding goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+import torch
+
+from alphaflow.autoencoders.autoencoder import Autoencoder
+from alphaflow.errors import UserError
+
+from .decode import Recipe
+
+Measure = Literal["channel", "element"]
+"""What has a shift and a scale of its own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to encode.
+
+    Attributes:
+        prefix: the shards' first name, ``train-000000.tar``.
+        samples_per_shard: the unit that is made again after a kill.
+        batch_size: of the autoencoder.
+        workers: decoding processes; 0 decodes in this one.
+        shard, shards: this job makes every shards-th shard, from ``shard`` on.
+        max_rejects: the share of samples that may be left out.
+        changed: make shards again whose files were replaced, added or removed since, instead of refusing to go on.
+        measure: shift and scale on samples of all shards, for each ``"channel"`` or each ``"element"`` (channel and
+            position), instead of taking the autoencoder's; None for the autoencoder's, and each channel's where it has
+            none.
+        measure_on: how many samples, spread over all shards.
+    """
+
+    prefix: str = "train"
+    samples_per_shard: int = 1000
+    batch_size: int = 32
+    workers: int = 1
+    shard: int = 0
+    shards: int = 1
+    max_rejects: float = 0.01
+    changed: bool = False
+    measure: Measure | None = None
+    measure_on: int = 2048
+
+    def __post_init__(self) -> None:
+        if min(self.samples_per_shard, self.batch_size) < 1 or self.workers < 0:
+            raise UserError("samples per shard and batch size must be at least 1, workers at least 0")
+        if self.measure not in (None, "channel", "element") or self.measure_on < 2:
+            raise UserError(
+                "shift and scale are measured for each channel or each element, on at least 2 samples, not for each "
+                f"{self.measure} on {self.measure_on}"
+            )
+        if not 0 <= self.shard < self.shards:
+            raise UserError(f"--shard I/N needs 0 <= I < N, got {self.shard}/{self.shards}")
+        if not 0 <= self.max_rejects <= 1:
+            raise UserError(f"max-rejects is a share between 0 and 1, got {self.max_rejects}")
+        if not self.prefix or "/" in self.prefix:
+            raise UserError(f"the shards' prefix is a plain name, got {self.prefix!r}")
+
+
+def plan_of(autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[str, Any]:
+    """What must be the same when encoding goes on."""
+    return {
+        "recipe": {"kind": type(recipe).__name__, **asdict(recipe)},
+        "autoencoder": identity(autoencoder),
+        "prefix": options.prefix,
+        "samples_per_shard": options.samples_per_shard,
+        "batch_size": options.batch_size,
+        "measure": [options.measure, options.measure_on],
+    }
+
+
+def identity(autoencoder: Autoencoder) -> dict[str, Any]:
+    """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on.
+
+    Not where it lies: a folder may be moved.
+    """
+    named: list[str] = [field.name for field in fields(autoencoder)] if is_dataclass(autoencoder) else []
+    settings = {name: repr(getattr(autoencoder, name)) for name in named if name not in ("device", "inner", "name")}
+    network = getattr(autoencoder, "vae", None)
+    candidates = [autoencoder] if isinstance(autoencoder, torch.nn.Module) else [network, *vars(autoencoder).values()]
+    modules = {id(module): module for module in candidates if isinstance(module, torch.nn.Module)}
+    found, device = hashlib.sha256(), "cpu"
+    for module in modules.values():
+        for name, weight in module.state_dict().items():
+            device = weight.device.type
+            found.update(name.encode())
+            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    inner = getattr(autoencoder, "inner", None)
+    nested = {} if inner is None else {"inner": identity(inner)}
+    kind = type(autoencoder).__name__
+    return {"class": kind, "settings": settings, "weights": found.hexdigest(), "device": device, **nested}

@@ -1,0 +1,46 @@
+"""Random samples of a folder of shards, decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphaflow.autoencoders.opening import autoencoder_on
+from alphaflow.data.latent_shards import LatentShards
+from alphaflow.errors import UserError
+from alphaflow.pixel_values import to_bytes
+
+
+def preview(
+    folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = None, device: torch.device | None = None
+) -> tuple[Tensor, list[str]]:
+    """Random samples, decoded: 8-bit pixels (n, 3, h, w) or (n, 3, f, h, w), and their classes' names.
+
+    Args:
+        folder: of shards.
+        count: how many.
+        seed: of the choice and of drawn latents.
+        autoencoder: to decode with; None for the one that the shards name.
+        device: where that one runs; None for its own choice.
+
+    Raises:
+        UserError: no shards, or an autoencoder that is the user's own was not given.
+    """
+    shards = LatentShards(folder, batch_size=1, seed=seed, draw=True)
+    decoder = shards.autoencoder if autoencoder is None else shards.description.measured(autoencoder)
+    if decoder is None:
+        raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
+    if device is not None:
+        decoder = autoencoder_on(decoder, device)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])
+    batch = shards.fetch(chosen, np.random.default_rng(seed))
+    with torch.inference_mode():
+        x = batch.x if device is None else batch.x.to(device)
+        pixels = [to_bytes(decoder.decode(latent)).cpu() for latent in torch.split(x, 8)]
+    labels = batch.cond.labels
+    names = [] if labels is None else [shards.class_names[int(label)] for label in labels]
+    return torch.cat(pixels), names
