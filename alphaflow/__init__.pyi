@@ -17,7 +17,6 @@ from .data.latent_shards import LatentShards as LatentShards
 from .data.mixture import Mixture as Mixture
 from .data.remote_shards import RemoteShards as RemoteShards
 from .data_tools.moving_digits import moving_digits as moving_digits
-from .derivatives import TangentModel as TangentModel
 from .derivatives import derivative_of as derivative_of
 from .derivatives import total_derivative as total_derivative
 from .derivatives import with_derivative as with_derivative
@@ -37,8 +36,8 @@ from .flow import velocity as velocity
 from .guidance import CFG as CFG
 from .guidance import Guidance as Guidance
 from .guidance import GuidanceInputs as GuidanceInputs
-from .guidance import Guide as Guide
-from .guidance import guidance_setting as guidance_setting
+from .guidance_input import guidance_at as guidance_at
+from .guidance_input import guidance_setting as guidance_setting
 from .metrics.frechet import Moments as Moments
 from .metrics.frechet import RunningMoments as RunningMoments
 from .metrics.frechet import frechet_distance as frechet_distance
@@ -48,6 +47,7 @@ from .metrics.neighbours import label_agreement as label_agreement
 from .metrics.neighbours import precision_recall as precision_recall
 from .metrics.wasserstein import sliced_wasserstein as sliced_wasserstein
 from .models.dit import DiT as DiT
+from .network import Network as Network
 from .objectives.alpha_flow import AlphaFlow as AlphaFlow
 from .objectives.alpha_flow import MeanFlow as MeanFlow
 from .objectives.alpha_flow import TrajectoryFlowMatching as TrajectoryFlowMatching

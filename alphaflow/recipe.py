@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
+from .averages import PowerLaw
 from .errors import UserError, is_number, is_whole
 from .schedules import value_at
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from .autoencoders.autoencoder import Autoencoder
     from .averages import Average
     from .data.dataset import Dataset
-    from .objectives.objective import Objective
+    from .objectives.objective import LossFunction
     from .samplers import Sampler
     from .schedules import Scheduled
 
@@ -27,7 +28,7 @@ class Recipe:
 
     Args:
         model: the network u(z, r, t, cond), a ``torch.nn.Module``.
-        objective: what it is trained for.
+        objective: what it is trained for: an `Objective`, or any ``function(model, x, cond, step, generator) -> Loss``.
         dataset: what it is trained on.
         steps: optimiser steps.
         samplers: how to sample, by number of network evaluations: ``{1: ODE(1), 2: Consistency(2)}``.
@@ -43,7 +44,7 @@ class Recipe:
     """
 
     model: torch.nn.Module
-    objective: Objective
+    objective: LossFunction
     dataset: Dataset
     steps: int
     samplers: Mapping[int, Sampler]
@@ -63,7 +64,7 @@ class Recipe:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"the precision is fp32 or bf16, got {self.precision!r}")
         averages = self.ema if isinstance(self.ema, tuple) else (self.ema,)
-        wrong_decay = [d for d in averages if not hasattr(d, "decay") and not (is_number(d) and 0 <= d < 1)]
+        wrong_decay = [d for d in averages if not isinstance(d, PowerLaw) and not (is_number(d) and 0 <= d < 1)]
         if wrong_decay or not averages:
             raise UserError(f"the EMA decay must lie in [0, 1), or be a PowerLaw, got {self.ema!r}")
         if not callable(self.lr) and not is_number(self.lr):
@@ -80,13 +81,21 @@ class Recipe:
         samplers: Any = self.samplers
         if not isinstance(samplers, Mapping):
             raise UserError(f"samplers are given by their evaluations, {{1: ODE(1)}}, not as {self.samplers!r}")
-        trained = getattr(getattr(self.objective, "guidance", None), "inputs", False)
-        taken = getattr(self.model, "takes_guidance", None)  # a network of the user's own need not say
-        if taken is not None and bool(taken) != trained:
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Whether network, objective and data go together; a function as the objective becomes one."""
+        from .network import check_declared, known
+        from .objectives.objective import LossFunction
+
+        check_declared(self.model)
+        object.__setattr__(self, "objective", LossFunction.of(self.objective))
+        guidance, network = self.objective.guidance, known(self.model)
+        if network.takes_guidance not in (None, guidance is not None and guidance.inputs):
             raise UserError(
                 "guidance as a network input needs both sides: DiT(guidance=True) and guidance=af.GuidanceInputs()"
             )
-        knows, has = getattr(self.model, "config", {}).get("classes"), getattr(self.dataset, "classes", None)
+        knows, has = network.classes, self.dataset.classes
         if knows is not None and has is not None and has > knows:
             raise UserError(f"the network has {knows} classes and the data {has}; give it classes=dataset.classes")
         wrong = [(nfe, sampler.nfe) for nfe, sampler in self.samplers.items() if sampler.nfe != nfe]

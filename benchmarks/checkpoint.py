@@ -32,7 +32,7 @@ def main() -> None:
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 1e-3)
         trainer.engine.update(0, torch.ones(()))
-        trainer.optimizer.zero_grad()
+        trainer.engine.optimizer.zero_grad()
         trainer.step = 1
         before = time.perf_counter()
         place = trainer.save(wait=False)

@@ -160,7 +160,7 @@ class Once:
             with torch.no_grad():
                 weight[0, 0] = math.nan
         elif place == "optimiser state":
-            self.trainer.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
+            self.trainer.engine.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
         elif place == "gradient":
             handle = weight.register_hook(lambda gradient: (handle.remove(), gradient * math.nan)[1])
         loss: af.Loss = self.objective(model, x * math.nan if place == "data" else x, cond, step, generator)

@@ -10,7 +10,7 @@ import typer
 from alphaflow.errors import UserError
 
 if TYPE_CHECKING:
-    from alphaflow.guidance import Guide
+    from alphaflow.guidance import CFG
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as `alphaflow train` made it.")]
 
@@ -92,13 +92,13 @@ def weights(given: list[str] | None) -> dict[str, str]:
     }
 
 
-def guide(scale: float | None, interval: str) -> Guide | None:
+def guide(scale: float | None, interval: str) -> CFG | None:
     """--guidance and --guidance-interval together; None without a scale.
 
     Raises:
         UserError: they are none.
     """
-    from alphaflow.guidance import Guide
+    from alphaflow.guidance import CFG
 
     if scale is None:
         if interval != "0,1":
@@ -108,4 +108,4 @@ def guide(scale: float | None, interval: str) -> Guide | None:
         low, high = (float(part) for part in interval.split(","))
     except ValueError as error:
         raise UserError(f"--guidance-interval takes two times, for example 0.1,0.8; got {interval!r}") from error
-    return Guide(scale, (low, high))
+    return CFG(scale, (low, high))

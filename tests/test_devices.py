@@ -32,6 +32,7 @@ from alphaflow.features.builtin import CLIPS_ONLY, FEATURES, UNPUBLISHED
 from alphaflow.metrics.neighbours import nearest
 from alphaflow.parallel.pieces import weights
 from alphaflow.parallel.world import World
+from alphaflow.runs.pipeline import InTraining
 from alphaflow.training import state
 from alphaflow.training.engine import Engine, Setup
 from alphaflow.training.feed import Feed
@@ -358,10 +359,10 @@ def recipe(**options: Any) -> af.Recipe:
 def test_a_runs_samples(nfe: int) -> None:
     made = recipe(samplers={1: af.ODE(1), 2: af.Consistency(2)})
     model = made.model.to(CUDA)
-    run = af.Run.of(made, model, CUDA)
+    run = InTraining(made, model, CUDA)
     check(run.sample(6, nfe, batch_size=4), CPU)
     guided = replace(made, model=dit(guidance=True).to(CUDA), objective=af.MeanFlow(guidance=af.GuidanceInputs()))
-    check(af.Run.of(guided, guided.model, CUDA).sample(6, nfe, guidance=af.Guide(2.0)), CPU)
+    check(InTraining(guided, guided.model, CUDA).sample(6, nfe, guidance=af.CFG(2.0)), CPU)
     picture = sample_picture(made, model, CUDA)
     assert picture is not None
     check(picture.pixels, CPU)
@@ -497,7 +498,7 @@ def test_an_autoencoder_of_ones_own(wrapped: bool) -> None:
     own = Halved()
     autoencoder = af.Normalised(own, (0.0,), (1.0,)) if wrapped else own
     made = recipe(model=dit(), dataset=digits(), autoencoder=autoencoder)
-    opened = af.Run.of(made, made.model.to(CUDA), CUDA)
+    opened = InTraining(made, made.model.to(CUDA), CUDA)
     check(opened.sample(3), CPU)
     check(own, CUDA)
     check(training_data(opened).read(0, 4).pixels, CPU)

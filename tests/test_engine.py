@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
-from alphaflow.averages import combination, overlap
 from alphaflow.costs import activation_bytes, phases
 from alphaflow.parallel.device import fp32_products
 from alphaflow.parallel.world import World
+from alphaflow.runs.post_hoc import combination, overlap
 from alphaflow.training.ema import EMA
 from alphaflow.training.engine import Engine
 from alphaflow.training.flops import counted
@@ -127,7 +127,7 @@ def test_bf16_keeps_weights_in_fp32_and_is_close(objective: af.Objective) -> Non
     trainer = af.Trainer(recipe(objective=objective), setup=af.Setup(precision="bf16"), device="cpu")
     trainer.train_step()
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
-    assert {v.dtype for s in trainer.optimizer.state.values() for v in s.values()} == {torch.float32}
+    assert {v.dtype for s in trainer.engine.optimizer.state.values() for v in s.values()} == {torch.float32}
 
 
 def test_a_recipes_machine_is_overridden_by_the_setup(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
+from alphaflow.measurement import Measurement
 from alphaflow.training.display import Display
 from alphaflow.training.guard import Watch
 from alphaflow.training.stopping import Stop
@@ -262,7 +263,7 @@ def put_nan(place: str, trainer: af.Trainer) -> None:
         with torch.no_grad():
             weight[0, 0] = math.nan
     elif place == "optimiser state":
-        trainer.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
+        trainer.engine.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
     elif place == "gradient":
         handle: Any = weight.register_hook(lambda gradient: (handle.remove(), gradient * math.nan)[1])
 
@@ -481,7 +482,7 @@ def test_checkpoints_that_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "best"), [("pixel-recall_1", 6), ("pixel-fd_1", 4), ("own", 4)])
 def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp_path: Path) -> None:
-    class Falling:
+    class Falling(Measurement):
         """0.9, 0.1, 0.95, 0.5 at steps 2, 4, 6, 8."""
 
         every = 2
@@ -511,8 +512,8 @@ def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
     measured = af.Trainer(recipe(**settings), out=tmp_path / "run", evaluation=evaluation)
     measured.fit()
     assert torch.equal(flat(plain.model), flat(measured.model))
-    run = af.Run.of(recipe(**settings), measured.ema.model, torch.device("cpu"))
-    result = af.evaluate(run, nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
+    run = af.Run(tmp_path / "run", device="cpu")
+    result = af.evaluate(run, "digits", nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
     assert result is not None
     assert measured.report.values["pixel-fd_2"] == result.rows[1].values["pixel-fd"]
     assert {"pixel-fd_1", "pixel-precision_1", "pixel-recall_2"} <= measured.report.values.keys()

@@ -316,7 +316,7 @@ def test_teacher(smooth: Any, model: Any, batch: Any, grad: Any) -> None:
     assert all(weight.grad is None for weight in teacher.parameters())
 
 
-class Guided(torch.nn.Module):
+class Guided(af.Network):
     """A network with guidance as an input and, if asked, a velocity head. float64."""
 
     takes_guidance = True
@@ -478,9 +478,9 @@ def test_a_network_sees_the_instants_own_guidance() -> None:
     """Where r = t only the scale at that instant counts, as in training."""
     settings = torch.tensor([[3.0, 0.2, 0.6]] * 3)
     r, t = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.5, 0.5, 0.9])
-    seen = af.Cond(guidance=settings).guidance_at(r, t)
+    seen = torch.stack(af.guidance_at(af.Cond(guidance=settings), r, t), 1)
     assert torch.allclose(seen, torch.tensor([[3.0, 0.2, 0.6], [3.0, 0.0, 1.0], [1.0, 0.0, 1.0]]))
-    assert torch.equal(af.Cond().guidance_at(r, t), torch.tensor([[1.0, 0.0, 1.0]] * 3))
+    assert torch.equal(torch.stack(af.guidance_at(af.Cond(), r, t), 1), torch.tensor([[1.0, 0.0, 1.0]] * 3))
 
 
 def test_a_teacher_is_not_guided_twice(smooth: Any, batch: Any) -> None:

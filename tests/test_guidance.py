@@ -132,7 +132,7 @@ def test_both_ends_of_an_interval_are_inside(setting: Any) -> None:
         assert mix is not None
         assert (mix.data == 2).tolist() == [False, True, True, True, False]
         told = one.replace(guidance=af.guidance_setting(5, 2.0, (0.1, 0.8)))
-        assert (told.guidance_at(t, t)[:, 0] == 2).tolist() == [False, True, True, True, False]
+        assert (af.guidance_at(told, t, t)[0] == 2).tolist() == [False, True, True, True, False]
         assert (af.GuidanceInputs().instant(told, t).guidance[:, 0] == 2).tolist() == [False, True, True, True, False]
     for steps in range(1, 101):
         for i in range(steps):

@@ -13,11 +13,18 @@ TOPS = ("cli", "data_tools", "recipes")
 # Lowest first: a room imports only rooms of lower floors. A single file is a room.
 FLOORS = [
     {"errors", "types", "version"},
-    {"data.decoding", "derivatives", "describe", "files", "flow", "metrics", "parallel", "pixel_values", "tangents"},
-    {"autoencoders", "averages", "data.listing", "features", "guidance", "media", "models", "schedules", "times", "weighting"},
-    {"data", "objectives", "samplers"},
-    {"published", "recipe"},
-    {"recipe_files"},
+    {
+        "data.decoding", "describe", "files", "flow", "guidance_input", "metrics", "network", "pixel_values",
+        "tangents",
+    },
+    {
+        "averages", "data.listing", "derivatives", "guidance", "media", "models", "parallel", "schedules",
+        "times", "weighting",
+    },
+    {"autoencoders", "features", "objectives", "samplers"},
+    {"data", "published"},
+    {"recipe"},
+    {"measurement", "recipe_files"},
     {"runs"},
     {"diagnosis", "evaluation", "training"},
     {"costs", "data_tools"},
@@ -42,7 +49,7 @@ MODULES = modules()
 
 
 def imports(name: str) -> set[str]:
-    """What a module imports of alphaflow: at its top, in functions, for type checkers only; of the package, by its stub."""
+    """What a module imports of alphaflow: at its top, in functions, for type checkers; of the package, by its stub."""
     file = MODULES[name]
     package = [] if name == "alphaflow" else name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     found = set()

@@ -140,8 +140,8 @@ def test_own_optimizer() -> None:
     made = recipe(2, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0, momentum=0.9))
     trainer = af.Trainer(made)
     trainer.fit()
-    assert isinstance(trainer.optimizer, torch.optim.SGD)
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(5.5e-3)
+    assert isinstance(trainer.engine.optimizer, torch.optim.SGD)
+    assert trainer.engine.optimizer.param_groups[0]["lr"] == pytest.approx(5.5e-3)
 
 
 def test_run_folder(tmp_path: Path) -> None:

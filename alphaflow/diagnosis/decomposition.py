@@ -10,8 +10,9 @@ from torch import Tensor
 from ..derivatives import with_derivative
 from ..errors import UserError
 from ..flow import expand, mean_square
+from ..network import Upcast
 from ..objectives.objective import Objective
-from ..types import Batch, Model, PerSample, Time, Upcast
+from ..types import Batch, Model, PerSample, Time
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from ..data.listing.listing import tars_of
 from ..errors import UserError
 from ..features.builtin import UNPUBLISHED
 from ..features.networks import FRAMES
-from ..guidance import Guide
+from ..guidance import CFG
 from ..metrics.kid import SIZE
 from ..parallel.device import find_device
 from ..parallel.world import World
 from ..runs.checkpoint import AVERAGE, MODEL, manifest
+from ..runs.pipeline import Pipeline
 from ..runs.run import Run
 from ..version import versions
 from .catalogue import METRICS, check_metrics, default_metrics
@@ -60,7 +61,7 @@ class Options:
     nfes: Sequence[int] = (1,)
     count: int | None = None
     seeds: Sequence[int] = (0,)
-    guidance: Guide | None = None
+    guidance: CFG | None = None
     size: int | None = None
     frames: int | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -151,7 +152,7 @@ def _of_pictures(
     return found, [(None, None, source)], {"target": source.name, "target_sha256": fingerprint(target)}
 
 
-def samples_of(run: Run, options: Options) -> Sets:
+def samples_of(run: Pipeline, options: Options) -> Sets:
     """A run's samples at each NFE, with each seed."""
     metrics = options.metrics or default_metrics(run.pixel_shape)
     own = all(METRICS[name].extractor in UNPUBLISHED for name in metrics)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ..describe import Compact
+from ..measurement import Measurement
 from ..metrics.kid import SIZE
 from ..parallel.world import World
 from ..recipe import Recipe
-from ..runs.run import Run
+from ..runs.pipeline import InTraining
 from .catalogue import MAX_PIXELS, VALUES, check_metrics, value_names
 from .compare import MIN_SAMPLES
 from .evaluate import Options, Sets, find_reference, measure_sets, samples_of
@@ -25,7 +26,7 @@ from .result import flat
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Compact):
+class Evaluation(Compact, Measurement):
     """Measures samples during training against the training data: ``Trainer(recipe, evaluation=Evaluation(1000))``.
 
     Its values, ``pixel-fd_1`` and so on (the value's name and the network evaluations a sample), stand in metrics.jsonl
@@ -93,7 +94,7 @@ class Evaluation(Compact):
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None
     ) -> tuple[Evaluator, Sets, Options]:
         """What measures, opened at the first call, and the samples to measure."""
-        run = Run.of(recipe, model, device)
+        run = InTraining(recipe, model, device)
         shape, given = run.pixel_shape, self.reference
         metrics = self.metrics or ("pixel-fd" if math.prod(shape) <= MAX_PIXELS else "random-fd",)
         options = Options(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))

@@ -18,7 +18,7 @@ from ..data.shard_description import DATASET
 from ..errors import UserError
 from ..features.networks import FRAMES
 from ..files import sha256
-from ..runs.run import Run
+from ..runs.pipeline import Pipeline
 from .npz_pictures import Arrays
 from .sample_set import Source
 from .sample_sets import BUILT_IN, open_source, training_data
@@ -58,7 +58,7 @@ class Reference:
         return () if self.fixed is None else self.fixed.shape
 
     @staticmethod
-    def of_run(run: Run) -> Reference:
+    def of_run(run: Pipeline) -> Reference:
         """The data that a run was trained on.
 
         Raises:

@@ -23,10 +23,10 @@ from ..data.mixture import Mixture
 from ..data.shard_description import DATASET
 from ..errors import UserError
 from ..features.networks import FRAMES
-from ..guidance import Guide
+from ..guidance import CFG
 from ..pixel_values import finite_bytes
 from ..runs.labels import balanced_labels
-from ..runs.run import Run
+from ..runs.pipeline import Pipeline
 from ..types import Labels
 from .npz_pictures import Arrays
 from .sample_set import Block, Source
@@ -117,7 +117,7 @@ class Samples(Source):
         guidance: scale and interval, or None.
     """
 
-    def __init__(self, run: Run, nfe: int, count: int, seed: int = 0, guidance: Guide | None = None) -> None:
+    def __init__(self, run: Pipeline, nfe: int, count: int, seed: int = 0, guidance: CFG | None = None) -> None:
         self.run, self.nfe, self.count, self.seed, self.guidance = run, nfe, count, seed, guidance
         self.name = str(run.sampler(nfe, guidance))
         self.class_names = run.class_names if run.classes else ()
@@ -176,7 +176,7 @@ def open_source(
     return Stored(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
 
 
-def training_data(run: Run) -> Source:
+def training_data(run: Pipeline) -> Source:
     """The data that a run was trained on, in order and without augmentation.
 
     Raises:

@@ -9,6 +9,7 @@ import torch
 
 from ..derivatives import with_derivative
 from ..flow import expand, mean_square
+from ..network import known
 from ..types import Cond, Model, PerSample, Sample, Time
 from .objective import Objective
 from .records import Draw, Prediction, Target
@@ -48,11 +49,11 @@ class ImprovedMeanFlow(Objective):
             _, v = model(z, t, t, cond, velocity=True)  # type: ignore[call-arg]
             return v
 
-        return head if getattr(model, "velocity_head", 0) else model
+        return head if known(model).velocity_head else model
 
     def predict(self, model: Model, draw: Draw, along: Sample | None = None) -> Prediction:
         """u, and v_θ where the network has a head for it."""
-        if not getattr(model, "velocity_head", 0):
+        if not known(model).velocity_head:
             return super().predict(model, draw, along)
         if along is None:
             u, v = model(draw.z, draw.r, draw.t, draw.cond, velocity=True)  # type: ignore[call-arg]

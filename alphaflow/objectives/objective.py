@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,79 @@ from torch import Tensor, nn
 from ..derivatives import with_derivative
 from ..describe import Compact
 from ..flow import expand, interpolate, mean_square, velocity
-from ..guidance import TrainedGuidance
+from ..guidance import Guided, TrainedGuidance
+from ..network import Upcast, upcast
 from ..schedules import Scheduled, value_at
-from ..times import Dyadic, LogitNormal, PairDistribution, Pairing, TimeDistribution, TimePairs
-from ..types import Cond, Loss, Model, PerSample, Sample, Time, Upcast, upcast
+from ..times import LogitNormal, PairDistribution, Pairing, Pairs, TimeDistribution
+from ..types import Cond, Loss, Model, PerSample, Sample, Time
 from ..weighting import Adaptive, Weighting
 from .guided import guided_velocity
 from .records import Draw, Prediction, Target
 
 
+class LossFunction(ABC):
+    """What training asks of an objective: a loss, and what belongs to it. `of` makes one of any function.
+
+    Attributes:
+        guidance: classifier-free guidance trained into the target velocity, or None.
+    """
+
+    guidance: TrainedGuidance | None = None
+
+    @property
+    def network(self) -> nn.Module | None:
+        """A network of the objective's own that is trained beside the model, or None."""
+        return None
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """The scheduled values at a step, for logs."""
+        return {}
+
+    def prepare(self, device: torch.device) -> None:
+        """Moves what belongs to the objective to a device."""
+        if self.network is not None:
+            self.network.to(device)
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Model,
+        x: Sample,
+        cond: Cond | None = None,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+        *,
+        ema: Model | None = None,
+        start: int = 0,
+    ) -> Loss:
+        """One batch's loss; arguments as `Objective` takes them."""
+
+    @staticmethod
+    def of(function: Callable[..., Loss]) -> LossFunction:
+        """Any ``function(model, x, cond, step, generator) -> Loss`` as an objective."""
+        return function if isinstance(function, LossFunction) else _Function(function)
+
+
+class _Function(LossFunction):
+    def __init__(self, function: Callable[..., Loss]) -> None:
+        self.function = function
+
+    def __call__(
+        self,
+        model: Model,
+        x: Sample,
+        cond: Cond | None = None,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+        *,
+        ema: Model | None = None,
+        start: int = 0,
+    ) -> Loss:
+        return self.function(model, x, cond, step, generator)
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Objective(Compact, ABC):
+class Objective(Compact, LossFunction):
     """An objective: ``objective(model, x, cond, step, generator) -> Loss``.
 
     All randomness comes from ``generator``; nothing that is passed in is changed; x has any trailing shape.
@@ -59,19 +122,19 @@ class Objective(Compact, ABC):
     def __post_init__(self) -> None:
         if not callable(self.fm_share):
             _check_share(self.fm_share)
-        if isinstance(self.times, type) or not hasattr(self.times, "sample"):
+        if isinstance(self.times, type) or not isinstance(self.times, TimeDistribution):
             raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
-        if self.guidance is not None and not hasattr(self.guidance, "mix"):
+        if self.guidance is not None and not isinstance(self.guidance, TrainedGuidance):
             raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
         if self.ema_target and not self.takes_ema_target:
             raise ValueError(f"{type(self).__name__}'s target starts at the network's own output: no ema_target")
-        if self.pairing == "zero" and getattr(self._paired(), "pairing", None) != "zero":
+        if self.pairing == "zero" and not self.paired.zero:
             raise ValueError(f"{type(self).__name__} needs r = 0: give a plain distribution, not {self.times}")
 
     @property
-    def network(self) -> nn.Module | None:
-        """A network of the objective's own that is trained beside the model, or None."""
-        return None
+    def paired(self) -> Pairs:
+        """The distribution of pairs that ``times`` is, or is made."""
+        return Pairs.of(self.times, self.pairing)
 
     def share(self, step: int) -> float:
         """``fm_share`` at a step."""
@@ -127,18 +190,14 @@ class Objective(Compact, ABC):
 
     def prepare(self, device: torch.device) -> None:
         """Moves the objective's own network and its teacher to a device; the teacher is frozen, in evaluation mode."""
-        if self.network is not None:
-            self.network.to(device)
-        teacher = getattr(self.teacher, "model", self.teacher)  # `CFG.wrap` holds the network
+        super().prepare(device)
+        teacher = self.teacher.model if isinstance(self.teacher, Guided) else self.teacher
         if isinstance(teacher, nn.Module):
             teacher.to(device).eval().requires_grad_(False)
 
     def pairs(self, b: int, step: int, device: torch.device, generator: torch.Generator | None) -> tuple[Time, Time]:
         """Draws the times (r, t) of b few-step samples: two tensors (b,)."""
-        r, t = self._paired().pairs(b, device, generator)
-        if not isinstance(self._paired(), TimePairs | Dyadic) and bool((r > t).any()):
-            raise ValueError(f"a jump goes from t down to r, but {self.times} drew r > t: swap them")
-        return r, t
+        return self.paired.pairs(b, device, generator)
 
     def __call__(
         self,
@@ -220,7 +279,7 @@ class Objective(Compact, ABC):
         b = x.shape[0]
         few = self.few(b, step) if few is None else few
         r, t = self.pairs(few, step, x.device, generator)
-        same = self._paired().sample(b - few, x.device, generator)
+        same = self.paired.sample(b - few, x.device, generator)
         r, t = torch.cat([r, same]).to(x.dtype), torch.cat([t, same]).to(x.dtype)
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         z, v = interpolate(x, noise, t), velocity(x, noise)
@@ -236,9 +295,6 @@ class Objective(Compact, ABC):
         )
         return Draw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
 
-    def _paired(self) -> PairDistribution:
-        return self.times if isinstance(self.times, PairDistribution) else TimePairs(self.times, self.pairing)
-
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:
     """The loss's parts, each (b,): ``mse`` = ‖u − target‖², ``residual`` = mse ÷ α², ``tfm`` = ‖u − ṽ‖², and ``tc``.
@@ -250,11 +306,6 @@ def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Te
     mse, consistency = mean_square(u - goal), (u - goal) / expand(alpha, u) - (u - v)
     tc = 2 * (u * consistency).flatten(1).mean(1)
     return {"mse": mse, "residual": mse / alpha.square(), "tfm": mean_square(u - v), "tc": tc}
-
-
-def averaged(objective: object, average: Model) -> dict[str, Any]:
-    """The keyword argument by which an objective with ``ema_target`` takes the weights' average; none for others."""
-    return {"ema": average} if getattr(objective, "ema_target", False) else {}
 
 
 def _check_share(share: float) -> float:

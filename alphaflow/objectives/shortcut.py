@@ -12,7 +12,6 @@ import torch
 
 from ..flow import jump
 from ..schedules import Scheduled
-from ..times import Dyadic
 from ..types import Model, PerSample, Sample, Time
 from ..weighting import Plain, Weighting
 from .records import Draw, Target
@@ -61,8 +60,7 @@ class Shortcut(TwoPoint):
     def target(self, model: Model, draw: Draw, step: int) -> Target:
         """½·u⁻(z_t, s, t) + ½·u⁻(z_s, r, s), s halfway."""
         half = torch.full_like(draw.t, 0.5)
-        finest = 1 / self.times.steps if isinstance(self.times, Dyadic) else 0.0
-        return self.between(*two_jumps(model, draw, half, finest), half)
+        return self.between(*two_jumps(model, draw, half, self.paired.finest), half)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,10 +47,6 @@ def _received(source: int) -> Iterator[list[Tensor]]:
         for tensor in part:
             dist.recv(tensor, src=source)
         yield part
-
-
-# a network's output is never changed in place here
-warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
 @dataclass(frozen=True)
