@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, Device, RunPath, Trust, integers
+from .options import Device, RunPath, Trust, integers
 
 if TYPE_CHECKING:
     from alphaflow.diagnose import Diagnosis
@@ -34,7 +34,6 @@ def diagnose(
     format: Annotated[Plot, typer.Option(help="Of the plot.")] = Plot.PNG,
     device: Device = "auto",
     trust: Trust = False,
-    debug: Debug = False,
 ) -> None:
     """Take MeanFlow's loss apart over a run's checkpoints: how far do its gradients pull against each other.
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .command import Command
 from .errors import INTERRUPTED, fail
-from .options import Debug, Device
+from .options import Device
 
 if TYPE_CHECKING:
     from alphaflow.data_tools.about import Options
@@ -92,7 +93,7 @@ MeasureOn = Annotated[
 ]
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, cls=Command)
 def images(
     src: Annotated[
         Path, typer.Argument(help="CLASS/NAME.jpg in a folder or a zip; WebDataset tars; or ImageNet's n01440764.tar …")
@@ -119,7 +120,6 @@ def images(
     measure: Measure = None,
     measure_on: MeasureOn = None,
     device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
     """Encode pictures. Run it again after any interruption: it goes on where it stopped."""
     from alphaflow.data_tools.decode import ImageRecipe
@@ -132,7 +132,7 @@ def images(
     _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, cls=Command)
 def videos(
     src: ClipsPlace,
     out: Out,
@@ -158,7 +158,6 @@ def videos(
     measure: Measure = None,
     measure_on: MeasureOn = None,
     device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
     """Encode clips. Run it again after any interruption: it goes on where it stopped."""
     from alphaflow.data_tools.decode import ClipRecipe

@@ -12,7 +12,6 @@ from .options import (
     AT_ONCE,
     AtOnce,
     Checkpoint,
-    Debug,
     Device,
     FileFrames,
     FileSize,
@@ -96,7 +95,6 @@ def evaluate(
     batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
     trust: Trust = False,
-    debug: Debug = False,
 ) -> None:
     """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
     from alphaflow.evaluation.evaluate import evaluate as measure

@@ -6,29 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .recipe_command import recipe_command
-from .train_options import Debug, Device, RecipeName
+from alphaflow.recipe_files import RecipeFile
+
+from .train_options import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from alphaflow.recipe import Recipe
 
 Measure = Annotated[int, typer.Option(help="Steps to time in each phase; 0 times none.", min=0)]
 
 
-def info(
-    recipe: RecipeName, *, measure: Measure = 3, device: Device = "auto", debug: Debug = False, **parameters: Any
-) -> None:
+def info(found: RecipeFile, /, *, measure: Measure = 3, device: Device = "auto", **parameters: Any) -> None:
     """What a recipe costs: parameters, operations a step in each phase, memory by batch size, and time."""
     import torch
 
     from alphaflow.derivatives import derivative_of
-    from alphaflow.recipe_files import find_recipe
     from alphaflow.training.device import find_device
 
     torch.manual_seed(0)
-    found = find_recipe(recipe)
     made = found(**parameters)
     print(f"{found.name}: {made.model}, {made.steps} steps of {_batch_size(made)}")
     parts = sum(p.numel() for p in made.model.parameters())
@@ -71,8 +66,3 @@ def _costs(recipe: Recipe, device: Any, measure: int) -> None:
 
 def _batch_size(recipe: Recipe) -> int:
     return int(getattr(recipe.dataset, "batch_size", 0)) or len(next(iter(recipe.dataset)).x)
-
-
-def command(arguments: list[str]) -> Callable[..., None]:
-    """The info command, with the options of the recipe that the arguments name."""
-    return recipe_command("info", arguments, info)

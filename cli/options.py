@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as `alphaflow train` made it.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)]
 Trust = Annotated[
     bool, typer.Option("--trust", help="The run's recipe.py may be run: you have read it, or it is your own.")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from .command import Command
+
 app = typer.Typer(help="List the built-in recipes; show or copy one.", invoke_without_command=True)
 
 
@@ -31,13 +33,13 @@ def _listed() -> None:
     Console().print(table)
 
 
-@app.command("list", hidden=True)
+@app.command("list", hidden=True, cls=Command)
 def again() -> None:
     """List the built-in recipes."""
     _listed()
 
 
-@app.command()
+@app.command(cls=Command)
 def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> None:
     """Print a recipe's source."""
     from alphaflow.recipe_files import builtin_source
@@ -46,7 +48,7 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> Non
     sys.stdout.buffer.write(builtin_source(name).encode())  # whatever the terminal's encoding: it may be a file
 
 
-@app.command()
+@app.command(cls=Command)
 def copy(
     name: Annotated[str, typer.Argument(help="A built-in recipe.")],
     file: Annotated[Path, typer.Argument(help="Where to, for example my_recipe.py.")],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, RunPath, Seed, Trust, guide, integers
+from .options import Checkpoint, Device, Guidance, GuidanceInterval, Raw, RunPath, Seed, Trust, guide, integers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,6 @@ def sample(
     device: Device = "auto",
     trust: Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that are in the folder.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Sample from a run. Writes the samples and, beside the folder, a picture of the first; clips playing together."""
     from alphaflow.data.clips import FPS

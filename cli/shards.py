@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from .encode import Subfolder, Tiling, open_autoencoder
-from .options import Debug, Device
+from .options import Device
 
 
 def verify(
     shards: Annotated[Path, typer.Argument(help="A folder of shards.")],
-    debug: Debug = False,
 ) -> None:
     """Check a folder of shards: hashes, counts, every sample, the classes. Status 1 if anything is wrong."""
     from alphaflow.data_tools.verify import verify as check
@@ -65,7 +64,6 @@ def preview(
     subfolder: Subfolder = None,
     tiling: Tiling = False,
     device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
     """Look at random samples, decoded: a grid as PNG (clips: frames as columns), or clips as MP4."""
     from alphaflow.data_tools.verify import preview as decode

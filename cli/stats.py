@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AT_ONCE, AtOnce, Debug, Device, FileFrames, FileSize, WeightsOption, metric_names
+from .options import AT_ONCE, AtOnce, Device, FileFrames, FileSize, WeightsOption, metric_names
 from .options import weights as weights_of
 from .progress import shown
 
@@ -28,7 +28,6 @@ def stats(
     batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace statistics that are there.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Write statistics of real pictures or clips, for `evaluate --reference OUT`. Under torchrun, work is shared."""
     from alphaflow.data_tools.statistics import make_statistics

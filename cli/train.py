@@ -7,36 +7,36 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .recipe_command import recipe_command
+from alphaflow.recipe_files import RecipeFile
+
 from .train_options import (
     CheckpointEvery,
-    Debug,
     Device,
     DryRun,
     From,
     LogEvery,
     Out,
     ProbeEvery,
-    RecipeName,
     Resume,
     SampleEvery,
     Seed,
     machine,
 )  # fmt: skip
 
+MACHINE = inspect.signature(machine, eval_str=True).parameters.values()
+
 if TYPE_CHECKING:
     from alphaflow.recipe import Recipe
-    from alphaflow.recipe_files import RecipeFile
     from alphaflow.training.run_folder import Origin, RunFolder
     from alphaflow.training.trainer import Trainer
 
 
 def train(
-    recipe: RecipeName,
+    found: RecipeFile,
+    /,
     *,
     out: Out = None,
     resume: Resume = False,
@@ -48,7 +48,6 @@ def train(
     log_every: LogEvery = 50,
     probe_every: ProbeEvery = None,
     dry_run: DryRun = False,
-    debug: Debug = False,
     **parameters: Any,
 ) -> None:
     """Train a recipe. `alphaflow train RECIPE --help` lists the recipe's own parameters too.
@@ -57,15 +56,13 @@ def train(
     SIGINT, SIGTERM, SIGUSR1 or SIGHUP: it finishes the step, saves, and ends with status 130, 143, 138 or 129.
     """
     from alphaflow.diagnostics.probe import Probe
-    from alphaflow.recipe_files import find_recipe
 
-    given = {name: parameters.pop(name) for name in inspect.signature(machine).parameters}
+    given = {option.name: parameters.pop(option.name) for option in MACHINE}
     probe = None if probe_every is None else Probe(probe_every)
     rest: dict[str, Any] = {
         "device": device, "checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
         "start": from_run, "probe": probe, **machine(**given),
     }  # fmt: skip
-    found = find_recipe(recipe)
     folder = Path("runs") / found.name.replace("_", "-") if out is None else out
     if dry_run:
         _dry_run(_seeded(found, seed, parameters), seed, rest)
@@ -155,13 +152,6 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> Non
         trainer.display.say(
             f"next: alphaflow sample {place} --nfe {listed[0]}   or   alphaflow evaluate {place} --nfe {nfes}{trust}"
         )
-
-
-def command(arguments: list[str]) -> Callable[..., None]:
-    """The train command, with the options of the recipe that the arguments name, if they name one."""
-    return recipe_command(
-        "train", arguments, train, list(inspect.signature(machine, eval_str=True).parameters.values())
-    )
 
 
 def _resolved(path: str | Path | None) -> str | None:

@@ -26,7 +26,6 @@ class ParallelName(StrEnum):
     HYBRID = "hybrid"
 
 
-RecipeName = Annotated[str, typer.Argument(help="A built-in recipe's name, a recipe file, or module:function.")]
 Out = Annotated[
     Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE", rich_help_panel=TRAINING)
 ]
@@ -73,7 +72,6 @@ ProbeEvery = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Two steps of which nothing stays, and stop.", rich_help_panel=TRAINING)
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=TRAINING)]
 
 
 def _machine(help: str, **more: Any) -> Any:
