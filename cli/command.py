@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
+import tokenize
 from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 RECIPE = inspect.Parameter(
     "recipe",
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    annotation=Annotated[str, typer.Argument(help="Name of a built-in recipe, a recipe file, or module:function.")],
+    annotation=Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a built-in recipe, a recipe file, or module:function.")
+    ],
 )
 
 
@@ -144,12 +148,13 @@ def _names_a_recipe(word: str) -> bool:
 
 def _options(found: RecipeFile, own: list[inspect.Parameter]) -> list[inspect.Parameter]:
     """A recipe's parameters as options of the command."""
+    comments = _comments(found)
     taken = {"help", "debug", *(parameter.name for parameter in own)}
     options = []
     for parameter in found.parameters:
         if parameter.name in taken:
             raise UserError(f"a recipe's parameter can't be called {parameter.name}: there is that option; rename it")
-        option = typer.Option(rich_help_panel="Recipe's parameters", show_default=True)
+        option = typer.Option(help=comments.get(parameter.name), rich_help_panel="Recipe's parameters")
         options.append(
             inspect.Parameter(
                 parameter.name,
@@ -159,3 +164,15 @@ def _options(found: RecipeFile, own: list[inspect.Parameter]) -> list[inspect.Pa
             )
         )
     return options
+
+
+def _comments(found: RecipeFile) -> dict[str, str]:
+    """What the recipe's source says of its parameters: in a comment at the end of a parameter's line."""
+    tokens = tokenize.generate_tokens(io.StringIO(found.text).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    for node in ast.parse(found.text).body:
+        if isinstance(node, ast.FunctionDef) and node.name == found.function.__name__:
+            return {
+                arg.arg: comments[arg.lineno] for arg in node.args.kwonlyargs if node.lineno < arg.lineno in comments
+            }
+    return {}

@@ -57,6 +57,7 @@ def test_help_lists_the_recipes_own_parameters(cli: Cli) -> None:
         assert word in done.out
     assert "--flip" not in done.out
     assert "--flip" in cli("train", "cifar10", "--help").out
+    assert "Width of the network." in done.out
     for name in ("sample", "evaluate", "recipes"):
         assert cli(name, "--help").status == 0
     assert cli("--version").out.startswith("alphaflow ")
