@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from .flags import RUNNING
+from .flags import RUNNING, as_flags
 
 INTERRUPTED = 130
 
@@ -22,7 +22,7 @@ def fail(message: str, status: int = 2) -> NoReturn:
     from alphaflow.errors import printable
 
     rank = f" in process {os.environ.get('RANK')}" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"Error{rank}: {printable(message)}", file=sys.stderr, flush=True)
+    print(f"Error{rank}: {printable(as_flags(message))}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

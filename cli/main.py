@@ -17,9 +17,9 @@ from alphaflow.errors import UserError
 from . import diagnose, encode, evaluate, info, recipes, sample, shards, stats, train
 from .command import Command, add_recipe_command
 from .errors import one_line
-from .flags import RUNNING
+from .flags import RUNNING, as_flags
 
-HELP = """Trains few-step image and video generators: flow matching, MeanFlow, and α-Flow between them.
+HELP = """Train few-step image and video generators with flow matching, MeanFlow and α-Flow.
 
 Start with: alphaflow train digits
 """
@@ -74,7 +74,7 @@ def main() -> None:
 def _tell_of_data() -> None:
     """Prints what the library finds in places of pictures and clips, before long work."""
     handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: print(record.getMessage(), flush=True)  # type: ignore[method-assign]
+    handler.emit = lambda record: print(as_flags(record.getMessage()), flush=True)  # type: ignore[method-assign]
     log = logging.getLogger("alphaflow.data")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)

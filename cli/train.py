@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from alphaflow.recipe_files import RecipeFile
 
+from .flags import as_flags
+from .options import Device
 from .train_options import (
     CheckpointEvery,
-    Device,
     DryRun,
     From,
     LogEvery,
@@ -30,6 +31,7 @@ MACHINE = inspect.signature(machine, eval_str=True).parameters.values()
 
 if TYPE_CHECKING:
     from alphaflow.recipe import Recipe
+    from alphaflow.training.logging import Display
     from alphaflow.training.run_folder import Origin, RunFolder
     from alphaflow.training.trainer import Trainer
 
@@ -50,10 +52,10 @@ def train(
     dry_run: DryRun = False,
     **parameters: Any,
 ) -> None:
-    """Train a recipe. `alphaflow train RECIPE --help` lists the recipe's own parameters too.
+    """Train a recipe. `alphaflow train RECIPE --help` also lists the recipe's own parameters.
 
     Under torchrun, `torchrun --nproc-per-node 8 -m alphaflow train RECIPE`, the processes share each batch.
-    SIGINT, SIGTERM, SIGUSR1 or SIGHUP: it finishes the step, saves, and ends with status 130, 143, 138 or 129.
+    On SIGINT, SIGTERM, SIGUSR1 or SIGHUP training finishes its step, saves, and exits with status 130, 143, 138 or 129.
     """
     from alphaflow.diagnostics.probe import Probe
 
@@ -76,7 +78,6 @@ def _train(
     """Makes the Trainer, new or continuing, and trains."""
     from alphaflow.training.device import find_device
     from alphaflow.training.distributed import join, leave
-    from alphaflow.training.logging import progress
     from alphaflow.training.run_folder import Origin, RunFolder
     from alphaflow.training.trainer import Trainer
 
@@ -97,10 +98,20 @@ def _train(
     continuing = world.first(goes_on)
     trainer = Trainer(
         _seeded(found, seed, parameters),
-        out=folder.path, seed=seed, display=progress(), origin=origin, resume=continuing, **rest,
+        out=folder.path, seed=seed, display=_display(), origin=origin, resume=continuing, **rest,
     )  # fmt: skip
     _fit(trainer, folder, builtin=found.folder is None)
     leave()
+
+
+def _display() -> Display:
+    """A bar on a terminal, plain lines elsewhere; the library's parameters are written as flags."""
+    from alphaflow.training.logging import progress
+
+    display = progress()
+    say = display.say
+    display.say = lambda message: say(as_flags(message))  # type: ignore[method-assign]
+    return display
 
 
 def _seeded(found: RecipeFile, seed: int, parameters: dict[str, Any]) -> Recipe:
@@ -111,11 +122,10 @@ def _seeded(found: RecipeFile, seed: int, parameters: dict[str, Any]) -> Recipe:
 
 
 def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
-    """Two steps of which nothing stays."""
-    from alphaflow.training.logging import progress
+    """Runs two training steps and writes nothing."""
     from alphaflow.training.trainer import Trainer
 
-    trainer = Trainer(recipe, seed=seed, display=progress(), **rest)
+    trainer = Trainer(recipe, seed=seed, display=_display(), **rest)
     trainer.model.train()
     with trainer.feed:
         losses = [trainer.train_step().total.item() for _ in range(2)]
@@ -128,7 +138,7 @@ def _fit(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
     try:
         trainer.fit()
     except KeyboardInterrupt:
-        fail(f"interrupted at step {trainer.step}; the same command with --resume goes on", INTERRUPTED)
+        fail(f"interrupted at step {trainer.step}; the same command with --resume continues it", INTERRUPTED)
     if trainer.world.main:
         _say_how_it_ended(trainer, folder, builtin)
     if trainer.stopped:
@@ -140,7 +150,7 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> Non
     if trainer.stopped:
         name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
         trainer.display.say(
-            f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume goes on"
+            f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume continues it"
         )
         return
     samples = f"; samples: {picture}" if picture.is_file() else ""
@@ -159,7 +169,7 @@ def _resolved(path: str | Path | None) -> str | None:
 
 
 def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None) -> None:
-    """A run goes on with the arguments it began with."""
+    """A run is continued with the arguments it was started with."""
     from alphaflow.errors import UserError
 
     record = folder.read()
