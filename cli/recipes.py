@@ -11,12 +11,15 @@ import typer
 
 from .command import Command
 
-app = typer.Typer(help="List the built-in recipes; show or copy one.", invoke_without_command=True)
+app = typer.Typer(help="List, show or copy the built-in recipes.", invoke_without_command=True)
 
 
 @app.callback()
 def listing(context: typer.Context) -> None:
-    """List the built-in recipes, a line each; `recipes show NAME` and `recipes copy NAME FILE` take one further."""
+    """List the built-in recipes.
+
+    `recipes show NAME` prints one, `recipes copy NAME FILE` copies it.
+    """
     if context.invoked_subcommand is None:
         _listed()
 
@@ -40,7 +43,7 @@ def again() -> None:
 
 
 @app.command(cls=Command)
-def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> None:
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a built-in recipe.")]) -> None:
     """Print a recipe's source."""
     from alphaflow.recipe_files import builtin_source
 
@@ -50,10 +53,10 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> Non
 
 @app.command(cls=Command)
 def copy(
-    name: Annotated[str, typer.Argument(help="A built-in recipe.")],
-    file: Annotated[Path, typer.Argument(help="Where to, for example my_recipe.py.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a built-in recipe.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, for example my_recipe.py.")],
 ) -> None:
-    """Copy a recipe to a file of your own, to change it and train with it."""
+    """Copy a recipe to a file, to change it and train with it."""
     from alphaflow.errors import UserError
     from alphaflow.files import replacing
     from alphaflow.recipe_files import builtin_source
