@@ -89,19 +89,19 @@ def _usage(error: Any) -> NoReturn:
         raise SystemExit(0)
     message = " ".join(error.format_message().split()).rstrip(".")
     parameter = getattr(error, "param", None)
-    option = "" if parameter is None else parameter.opts[0]
+    option, name = ("", "") if parameter is None else (parameter.opts[0], parameter.name)
     if type(error).__name__ == "NoSuchOption":
         hint = near(error.option_name, error.possibilities or [], cutoff=0.0)
         message = "; ".join(filter(None, [f"there is no option {error.option_name}", hint]))
     elif message.startswith("No such command"):
-        name = message.split("'")[1]
-        message = "; ".join(filter(None, [f"there is no command {name}", near(name, error.ctx.command.commands)]))
+        wrong = message.split("'")[1]
+        message = "; ".join(filter(None, [f"there is no command {wrong}", near(wrong, error.ctx.command.commands)]))
     elif type(error).__name__ == "BadOptionUsage":
         message = f"{error.option_name} {'needs a value' if 'requires' in message else 'takes no value'}"
     elif type(error).__name__ == "MissingParameter":
         message = f"{option.upper()} is missing"
     elif option.startswith("-") and message.startswith("Invalid value"):
-        message = _wrong_value(option, error.message, error.ctx.meta.get("given", {}).get(parameter.name))
+        message = _wrong_value(option, error.message, error.ctx.meta.get("given", {}).get(name))
     context = error.ctx or RUNNING.context
     page = "alphaflow" if context is None else " ".join(filter(None, [context.command_path, context.obj]))
     fail(f"{message}{' See' if message.endswith('?') else '; see'} `{page} --help`")

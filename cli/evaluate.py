@@ -137,7 +137,9 @@ def _check_kind(target: str, strange: Mapping[str, object], is_run: bool) -> Non
 
     named = ", ".join(f"--{name}" for name, given in strange.items() if given)
     if named and is_run:
-        raise UserError(f"{named} can only be given for files; a run's samples have their own size")
+        raise UserError(
+            f"{named} can only be given for files, of a --reference too; a run's samples have their own size"
+        )
     if named and Path(target).exists():
         raise UserError(f"{named} can only be given for runs, and {target} is not a run; leave it out")
 

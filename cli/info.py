@@ -71,7 +71,7 @@ def _costs(recipe: Recipe, device: Any, measure: int) -> None:
     fixed = sum(p.numel() for p in recipe.model.parameters()) * 20
     sizes = sorted({max(1, batch // 4), max(1, batch // 2), batch, 2 * batch})
     shown = ", ".join(f"{size}: {(fixed + size * each[name]) / 2**30:.2f} GiB" for size in sizes)
-    print(f"memory by batch size in fp32, including the activations of the most expensive phase ({name}): {shown}")
+    print(f"memory by batch size in fp32, including the activations of the most expensive phase, {name}: {shown}")
 
 
 def _batch_size(recipe: Recipe) -> int:

@@ -56,6 +56,8 @@ def said_of(here: Here, *words: str | Path) -> str:
         ("train digits --lr fast", ["--lr takes a number, got 'fast'"]),
         ("train digits --steps 0", ["needs at least 1 step, got steps=0"]),
         ("train digits --steps", ["--steps needs a value", "train digits --help"]),
+        ("train digits --resume=1", ["--resume takes no value", "train digits --help"]),
+        ("encode images pictures", ["OUT is missing", "`alphaflow encode images --help`"]),
         ("train digits --method meanflow", ["got 'meanflow': did you mean mean-flow?"]),
         ("train digits --method ALPHA-FLOW", ["did you mean alpha-flow?"]),
         ("train digits --step 3", ["no option --step; did you mean --steps?"]),
