@@ -7,12 +7,12 @@ import alphaflow as af
 
 def recipe(
     *,
-    method: Literal["alpha-flow", "mean-flow", "improved-mean-flow", "flow-matching"] = "alpha-flow",
-    steps: int = 2600,
-    batch_size: int = 128,
-    width: int = 128,
-    depth: int = 4,
-    lr: float = 2e-3,
+    method: Literal["alpha-flow", "mean-flow", "improved-mean-flow", "flow-matching"] = "alpha-flow",  # Objective.
+    steps: int = 2600,  # Number of training steps.
+    batch_size: int = 128,  # Number of digits in each batch.
+    width: int = 128,  # Width of the network.
+    depth: int = 4,  # Number of blocks.
+    lr: float = 2e-3,  # Learning rate; it falls to 0 in the second half.
 ) -> af.Recipe:
     """A small class-conditional DiT; by default with the curriculum that anneals α from 1 to 0."""
     digits = af.Digits(batch_size=batch_size)

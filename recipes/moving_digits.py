@@ -8,14 +8,14 @@ import alphaflow as af
 
 def recipe(
     *,
-    method: Literal["alpha-flow", "mean-flow", "flow-matching"] = "alpha-flow",
-    cache: Path | None = None,
-    digits: int = 1797,
-    steps: int = 10_000,
-    batch_size: int = 32,
-    width: int = 128,
-    depth: int = 4,
-    lr: float = 2e-3,
+    method: Literal["alpha-flow", "mean-flow", "flow-matching"] = "alpha-flow",  # Objective.
+    cache: Path | None = None,  # Folder for the rendered clips; by default the user's cache.
+    digits: int = 1797,  # Number of digits to render.
+    steps: int = 10_000,  # Number of training steps.
+    batch_size: int = 32,  # Number of clips in each batch.
+    width: int = 128,  # Width of the network.
+    depth: int = 4,  # Number of blocks.
+    lr: float = 2e-3,  # Learning rate; it falls to 0 in the second half.
 ) -> af.Recipe:
     """The clips are rendered to MP4 and encoded to shards at the first run; patches are of 4 frames, 4 × 4 pixels."""
     clips = af.LatentShards(af.moving_digits(cache, digits=digits), batch_size=batch_size, kind="clips")

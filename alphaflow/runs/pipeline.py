@@ -100,7 +100,7 @@ class Pipeline(ABC):
                         return derived
         listed = ", ".join(map(str, sorted(self.samplers))) or "none"
         if cfg is not None:
-            raise UserError(f"guidance costs this run two evaluations a step, so {nfe} won't do; try --nfe {nfe + 1}")
+            raise UserError(f"guidance costs this run two evaluations a step, so {nfe} won't do; try `nfe={nfe + 1}`")
         raise UserError(f"this run has no sampler for --nfe {nfe}; its recipe lists: {listed}")
 
     @property

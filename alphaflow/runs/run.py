@@ -78,9 +78,7 @@ class Run(Pipeline):
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
         return recipe_of(self.folder, trust=self.trust)
 
-    def _built(
-        self, weights: Path, device: torch.device
-    ) -> tuple[nn.Module, Mapping[int, Sampler], Autoencoder]:
+    def _built(self, weights: Path, device: torch.device) -> tuple[nn.Module, Mapping[int, Sampler], Autoencoder]:
         """The network, samplers and autoencoder, as run.json describes them, or its recipe makes them."""
         record = self.record
         if any(part is None for part in [record["model"], record["autoencoder"], *record["samplers"].values()]):
