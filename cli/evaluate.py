@@ -122,14 +122,14 @@ def evaluate(
     world = join(found)
     with shown(world.main) as progress:
         result = measure(
-            _opened(target, checkpoint, raw, found, trust) if is_run else target, reference, world=world,
+            _opened(target, checkpoint, raw, found, trust) if is_run else target, reference,
             progress=progress, metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe", least=1)), count=count,
             seeds=tuple(integers(seed, "--seed", least=0)), guidance=guide(guidance, guidance_interval), size=size,
             frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
             save=save, pictures=pictures, kid_subset_size=kid_subset_size,
         )  # fmt: skip
     leave()
-    if result is not None:
+    if world.main:
         _tell(result, json, csv, pictures, save)
 
 

@@ -25,6 +25,7 @@ from alphaflow.evaluation.sample_sets import open_source
 from alphaflow.evaluation.statistics import needs_of
 from alphaflow.evaluation.statistics_file import FORMAT, holds_statistics, is_ours, read_statistics
 from alphaflow.features.extractors import open_extractor
+from alphaflow.runs.record import Origin
 
 CPU = torch.device("cpu")
 Own = Callable[[Path], str]
@@ -379,7 +380,6 @@ def test_processes_that_train_share_evaluations(torchrun: Torchrun, tmp_path: Pa
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (measured,) = [row["eval/pixel-fd_1"] for row in logged if "eval/pixel-fd_1" in row]
     result = af.evaluate(tmp_path / "run", metrics=("pixel-fd",), count=1000, device="cpu")
-    assert result is not None
     assert measured == pytest.approx(result.rows[0].values["pixel-fd"], rel=1e-9)
 
 
@@ -400,6 +400,41 @@ def test_processes_share_the_work(
     for a, b in zip(one["rows"], many["rows"], strict=True):
         assert b["values"] == pytest.approx(a["values"], rel=1e-9, abs=1e-12)
     assert len(list((tmp_path / "saved" / "nfe-2-seed-1").rglob("*.png"))) == 90
+
+
+def test_every_process_gets_the_result(tmp_path: Path, torchrun: Torchrun) -> None:
+    done = torchrun(2, Path(__file__).parent / "workers" / "evaluating.py", tmp_path / "rank")
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"rank-{rank}").read_text().splitlines() for rank in range(2))
+    assert first == second
+    values, processes, count = json.loads(first[0])
+    assert (set(values), processes, count) == ({"images", "real halves"}, 2, 24)
+    assert set(values["images"]) == {"motion-energy", "motion-speed"}
+    assert "which stand still" in first[1]
+
+
+def test_a_run_that_is_not_trusted(tmp_path: Path) -> None:
+    """Its recipe.py is run for the training data only when `trust` says so."""
+    (tmp_path / "mine.py").write_text(OWN_RECIPE)
+    found = af.find_recipe(str(tmp_path / "mine.py"))
+    af.Trainer(found(), out=tmp_path / "run", origin=Origin("mine", found.text), device="cpu").fit()
+    how: dict[str, Any] = {"count": 20, "metrics": ("pixel-fd",), "device": "cpu"}
+    with pytest.raises(af.UserError, match="trust"):
+        af.evaluate(tmp_path / "run", **how)
+    trusted = af.evaluate(tmp_path / "run", trust=True, **how).rows[0]
+    assert trusted.values == af.evaluate(tmp_path / "run", "digits", **how).rows[0].values
+
+
+OWN_RECIPE = """
+import alphaflow as af
+
+def recipe() -> af.Recipe:
+    digits = af.Digits(batch_size=16)
+    model = af.DiT(digits.shape, patch=4, depth=1, width=32, heads=2, classes=digits.classes)
+    return af.Recipe(
+        model=model, objective=af.MeanFlow(), dataset=digits, samplers={1: af.ODE(1)}, steps=1, lr=1e-3
+    )
+"""
 
 
 def test_a_run_and_its_record(small_run: Path, tmp_path: Path, cli: Cli) -> None:
@@ -426,11 +461,9 @@ def test_a_run_and_its_record(small_run: Path, tmp_path: Path, cli: Cli) -> None
     worst = json.loads((where["pictures"] / "nfe-1-classes.json").read_text())["worst"]
     assert [row["kernel distance"] for row in worst] == sorted((row["kernel distance"] for row in worst), reverse=True)
     result = af.evaluate(where["saved"] / "nfe-1-seed-3", "digits", device="cpu")
-    assert result is not None
     assert result.rows[0].values == pytest.approx(record["rows"][0]["values"], rel=1e-9)
     run = af.Run(small_run, device="cpu")
     again = af.evaluate(run, count=60, seeds=(3,), batch_size=7)
-    assert again is not None
     assert again.rows[0].values == pytest.approx(record["rows"][0]["values"], rel=1e-9)
 
 

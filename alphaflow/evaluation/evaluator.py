@@ -165,12 +165,13 @@ class Evaluator:
         self.check(len(source), source.shape)
         real = self.real()
         fake = self.gather(source, needs_of(self.metrics, keep=self._keep), seen)
-        if fake is None or real is None:
-            return None
+        with self.world.together():  # what goes wrong in the first process is raised in all
+            return None if fake is None or real is None else self._compared(source, real, fake)
+
+    def _compared(self, source: Source, real: Statistics, fake: Statistics) -> Compared:
         fake = replace(fake, labels=self._relabelled(source, fake))
-        return Compared(
-            compare(real, fake, self.metrics, self.kid_subset_size), warnings_of(real, fake, self.metrics), fake
-        )
+        found = compare(real, fake, self.metrics, self.kid_subset_size)
+        return Compared(found, warnings_of(real, fake, self.metrics), fake)
 
     def real_halves(self) -> Compared | None:
         """One random half of the reference against the other by unpublished features: what chance makes of real ones.

@@ -18,8 +18,8 @@ from ..recipe import Recipe
 from ..runs.run import Run
 from .catalogue import MAX_PIXELS, VALUES, check_metrics, value_names
 from .compare import MIN_SAMPLES
-from .evaluate import Options, Sets, find_reference, measure_sets, samples_of
 from .evaluator import Evaluator
+from .measure import Sets, Settings, find_reference, measure_sets, samples_of
 from .reference import Reference
 from .result import flat
 
@@ -66,8 +66,8 @@ class Evaluation(Compact):
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None = None
     ) -> dict[str, float]:
         """What is measured of this network, by all processes of ``world``; empty in all but the first."""
-        evaluator, sets, options = self._opened(recipe, model, device, world)
-        rows, _ = measure_sets(evaluator, sets, options)
+        evaluator, sets, settings = self._opened(recipe, model, device, world)
+        rows, _ = measure_sets(evaluator, sets, settings)
         return dict(flat([row for row in rows if row.nfe is not None]))
 
     def higher(self, value: str) -> bool:
@@ -91,16 +91,16 @@ class Evaluation(Compact):
 
     def _opened(
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None
-    ) -> tuple[Evaluator, Sets, Options]:
+    ) -> tuple[Evaluator, Sets, Settings]:
         """What measures, opened at the first call, and the samples to measure."""
         run = Run.of(recipe, model, device)
         shape, given = run.pixel_shape, self.reference
         metrics = self.metrics or ("pixel-fd" if math.prod(shape) <= MAX_PIXELS else "random-fd",)
-        options = Options(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
-        sets = samples_of(run, options)
+        settings = Settings(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
+        sets = samples_of(run, settings)
         if self._made.get("of") is not recipe.dataset:  # another recipe's measurements have another reference
-            found = Reference.of_run(run) if given is None else find_reference(given, options, shape, device, run.fps)
+            found = Reference.of_run(run) if given is None else find_reference(given, settings, shape, device, run.fps)
             more: dict[str, Any] = {"weights": self.weights, "kid_subset_size": self.kid_subset_size}
             made = Evaluator(metrics, found, device=device, world=world, **more)
             self._made.update(of=recipe.dataset, evaluator=made)
-        return self._made["evaluator"], sets, options
+        return self._made["evaluator"], sets, settings
