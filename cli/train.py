@@ -150,7 +150,7 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> Non
         return
     samples = f"; samples: {picture}" if picture.is_file() else ""
     trainer.display.say(f"done: {folder.path} holds {trainer.step} steps{samples}")
-    listed = sorted(trainer.recipe.samplers)
+    listed = list(trainer.recipe.samplers_by_nfe)
     if listed:
         place, trust = shlex.quote(str(folder.path)), "" if builtin else " --trust"
         nfes = ",".join(map(str, listed))

@@ -29,7 +29,7 @@ def recipe(
         model=af.DiT(digits.shape, patch=4, depth=depth, width=width, heads=2, classes=digits.classes, guidance=guided),
         objective=objective,
         dataset=digits,
-        samplers={nfe: af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)},
+        samplers=[af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)],
         steps=steps,
         lr=af.Linear(start=steps // 2, end=steps, first=lr, last=0.0),
         ema=0.999,

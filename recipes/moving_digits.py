@@ -31,7 +31,7 @@ def recipe(
         model=af.DiT(clips.shape, patch=(4, 4, 4), depth=depth, width=width, heads=2, classes=clips.classes),
         objective=objective,
         dataset=clips,
-        samplers={nfe: af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)},
+        samplers=[af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)],
         steps=steps,
         autoencoder=clips.autoencoder,
         lr=af.Linear(start=steps // 2, end=steps, first=lr, last=0.0),

@@ -252,7 +252,7 @@ def run_of(make: Callable[[], Any], shape: tuple[int, ...], place: Path) -> af.R
     data = Noise(shape)
     model = af.DiT(shape, patch=2, depth=1, width=16, heads=2)
     recipe = af.Recipe(
-        model=model, objective=af.MeanFlow(), dataset=data, samplers={1: af.ODE(1)}, steps=1,
+        model=model, objective=af.MeanFlow(), dataset=data, samplers=(af.ODE(1),), steps=1,
         autoencoder=af.DiffusersVAE(str(place / "vae"), device="cpu"),
     )  # fmt: skip
     af.Trainer(recipe, out=place / "run", device="cpu").fit()

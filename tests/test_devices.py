@@ -350,13 +350,13 @@ def test_sampling_with_guidance_as_an_input() -> None:
 
 
 def recipe(**options: Any) -> af.Recipe:
-    own = {"model": dit(), "objective": af.MeanFlow(), "dataset": digits(), "steps": 2, "samplers": {1: af.ODE(1)}}
+    own = {"model": dit(), "objective": af.MeanFlow(), "dataset": digits(), "steps": 2, "samplers": (af.ODE(1),)}
     return af.Recipe(**{**own, **options})
 
 
 @pytest.mark.parametrize("nfe", [1, 2])
 def test_a_runs_samples(nfe: int) -> None:
-    made = recipe(samplers={1: af.ODE(1), 2: af.Consistency(2)})
+    made = recipe(samplers=(af.ODE(1), af.Consistency(2)))
     model = made.model.to(CUDA)
     run = af.Run.of(made, model, CUDA)
     check(run.sample(6, nfe, batch_size=4), CPU)

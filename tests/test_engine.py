@@ -31,7 +31,7 @@ def recipe(**options: Any) -> af.Recipe:
     model = af.DiT((1, 8, 8), patch=4, depth=2, width=32, heads=2, classes=10)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    settings: dict[str, Any] = {"objective": af.MeanFlow(), "samplers": {}, "lr": 1e-3, "steps": 6}
+    settings: dict[str, Any] = {"objective": af.MeanFlow(), "samplers": (), "lr": 1e-3, "steps": 6}
     return af.Recipe(model=model, dataset=af.Digits(batch_size=16, seed=1), **{**settings, **options})
 
 

@@ -432,7 +432,7 @@ def recipe() -> af.Recipe:
     digits = af.Digits(batch_size=16)
     model = af.DiT(digits.shape, patch=4, depth=1, width=32, heads=2, classes=digits.classes)
     return af.Recipe(
-        model=model, objective=af.MeanFlow(), dataset=digits, samplers={1: af.ODE(1)}, steps=1, lr=1e-3
+        model=model, objective=af.MeanFlow(), dataset=digits, samplers=(af.ODE(1),), steps=1, lr=1e-3
     )
 """
 

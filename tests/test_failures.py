@@ -54,7 +54,7 @@ class Listening(Display):
 
 def recipe(dataset: af.Dataset | None = None, steps: int = 20, **options: Any) -> af.Recipe:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"objective": af.AlphaFlow(alpha=af.Constant(0.3)), "samplers": {}, "lr": 1e-3}
+    settings: dict[str, Any] = {"objective": af.AlphaFlow(alpha=af.Constant(0.3)), "samplers": (), "lr": 1e-3}
     data = af.Digits(batch_size=16, seed=1) if dataset is None else dataset
     model = options.pop("model", None) or af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     return af.Recipe(model=model, dataset=data, steps=steps, **{**settings, **options})
@@ -184,7 +184,7 @@ def test_the_end_of_a_curriculum_is_no_spike(tmp_path: Path) -> None:
     alpha = af.Linear(start=0, end=steps - 40, first=0.02, last=0.005)
     model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     objective = af.AlphaFlow(alpha=lambda step: alpha(step) if step < steps - 40 else 0.0, fm_share=0.0)
-    made = af.Recipe(model=model, objective=objective, dataset=af.Digits(batch_size=16, seed=1), samplers={},
+    made = af.Recipe(model=model, objective=objective, dataset=af.Digits(batch_size=16, seed=1), samplers=(),
                      steps=steps, lr=1e-3, ema=0.9)  # fmt: skip
     trainer = af.Trainer(made, out=tmp_path / "run")
     trainer.fit()
@@ -419,7 +419,7 @@ def test_logs_survive_a_full_disk(tmp_path: Path) -> None:
     """Rows and pictures can't be written for a while: said once; training goes on."""
     resource = pytest.importorskip("resource")
     said, limits = Listening(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    settings: dict[str, Any] = {"samplers": {1: af.ODE(1)}, "steps": 4}
+    settings: dict[str, Any] = {"samplers": (af.ODE(1),), "steps": 4}
     trainer = af.Trainer(recipe(**settings), out=tmp_path / "run", log_every=1, checkpoint_every=100, display=said)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
@@ -504,7 +504,7 @@ def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp
 
 def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
     """`Evaluation` gives what `evaluate` gives for the same network, and training goes on as without it."""
-    settings: dict[str, Any] = {"samplers": {1: af.ODE(1), 2: af.ODE(2)}, "steps": 4}
+    settings: dict[str, Any] = {"samplers": (af.ODE(1), af.ODE(2)), "steps": 4}
     plain = af.Trainer(recipe(**settings), out=tmp_path / "plain")
     plain.fit()
     evaluation = af.Evaluation(2, nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
@@ -526,7 +526,7 @@ class Noise(af.IndexedDataset):
         return af.Batch(torch.stack([one.roll(int(i), -1).clamp(-1, 1) for i in indices]))
 def recipe(*, steps: int = 2) -> af.Recipe:
     net = af.DiT((3, 64, 64), patch=16, depth=1, width=32, heads=2)
-    more = {"dataset": Noise(4, 0), "steps": steps, "samplers": {1: af.ODE(1)}}
+    more = {"dataset": Noise(4, 0), "steps": steps, "samplers": (af.ODE(1),)}
     return af.Recipe(model=net, objective=af.FlowMatching(), **more)
 """
 
@@ -555,7 +555,7 @@ def test_what_cant_be_measured_is_said_before_the_first_step(tmp_path: Path, mon
         ({"metrics": ("pixel-fd", "is"), "weights": {"inception": "none.pth"}}, "none.pth, don't exist"),
     ]:  # fmt: skip
         evaluation = af.Evaluation(1, **{"count": 50, **options})
-        made = recipe(samplers={1: af.Consistency(1)})
+        made = recipe(samplers=(af.Consistency(1),))
         with pytest.raises(af.UserError, match=message):
             af.Trainer(made, out=tmp_path / "run", evaluation=evaluation)
         assert not (tmp_path / "run").exists()
@@ -580,11 +580,11 @@ def test_measuring_reads_the_data_where_training_does() -> None:
             return super().fetch(indices, generator)
 
     evaluation = af.Evaluation(2, count=50)
-    trainer = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers={1: af.ODE(1)}), evaluation=evaluation)
+    trainer = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers=(af.ODE(1),)), evaluation=evaluation)
     trainer.fit()
     assert Counted.threads == {threading.get_ident()}
     weights = flat(trainer.model)
-    ahead = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers={1: af.ODE(1)}), evaluation=evaluation)
+    ahead = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers=(af.ODE(1),)), evaluation=evaluation)
     ahead.feed.ahead = 2  # as on a GPU
     ahead.fit()
     assert torch.equal(flat(ahead.model), weights)

@@ -25,7 +25,7 @@ def recipe(objective: af.Objective, steps: int = 8, **network: Any) -> af.Recipe
     options = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "classes": 10, **network}
     model = af.DiT(digits.shape, **options)
     return af.Recipe(
-        model=model, objective=objective, dataset=digits, samplers={1: af.ODE(1)}, steps=steps, lr=1e-2, ema=0.9
+        model=model, objective=objective, dataset=digits, samplers=(af.ODE(1),), steps=steps, lr=1e-2, ema=0.9
     )
 
 

@@ -193,7 +193,7 @@ def recipe(*, steps: int = 5) -> af.Recipe:
     both = af.Mixture(clips, images, 0.5)
     size = dict(patch=(1, 8, 8), depth=1, width=16, heads=2, classes=both.classes)
     model = af.DiT(clips.shape, factorised=True, **size)
-    samplers = {{1: af.ODE(1)}}
+    samplers = (af.ODE(1),)
     return af.Recipe(model=model, objective=af.MeanFlow(), dataset=both, samplers=samplers, steps=steps, lr=1e-3)
 """
 

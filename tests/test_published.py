@@ -61,8 +61,9 @@ def test_each_run_has_its_settings(run: tuple[Any, str, bool]) -> None:
         for step in range(0, steps + 1, steps // 200):
             assert objective.scalars(step)["alpha"] == pytest.approx(value(alpha, step), abs=1e-12)
     assert getattr(objective, "clamp", None) == clamp
-    assert {nfe: list(sampler.grid) for nfe, sampler in made["samplers"].items()} == samplers
-    for nfe, sampler in made["samplers"].items():
+    used = {sampler.nfe: sampler for sampler in made["samplers"]}
+    assert {nfe: list(sampler.grid) for nfe, sampler in used.items()} == samplers
+    for nfe, sampler in used.items():
         assert isinstance(sampler, af.Consistency) == (samplers is FRESH and nfe == 2)
         assert getattr(sampler, "solver", "jump") == ("euler" if method == "fm" else "jump")
     kinds: dict[str, type[af.Objective]] = {"fm": af.FlowMatching, "meanflow": af.MeanFlow, "alphaflow": af.AlphaFlow}

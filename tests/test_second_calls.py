@@ -106,7 +106,7 @@ def test_one_evaluation_for_two_recipes_measures_each_against_its_own_data() -> 
             return af.Batch(batch.x * 0.1 - 0.9, batch.cond)
 
     evaluation, model = af.Evaluation(1, count=50), af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
-    settings: dict[str, Any] = {"model": model, "objective": af.FlowMatching(), "steps": 1, "samplers": {1: af.ODE(1)}}
+    settings: dict[str, Any] = {"model": model, "objective": af.FlowMatching(), "steps": 1, "samplers": (af.ODE(1),)}
     recipes = [af.Recipe(dataset=data, **settings) for data in (af.Digits(batch_size=16), Dark(batch_size=16))]
     shared = [evaluation(recipe, model, torch.device("cpu")) for recipe in (*recipes, recipes[0])]
     apart = [af.Evaluation(1, count=50)(recipe, model, torch.device("cpu")) for recipe in (*recipes, recipes[0])]

@@ -87,7 +87,7 @@ class Run:
         run = cls.__new__(cls)
         run.device, run.model, run._recipe, run.step, run.record, run.trust = device, model, recipe, 0, {}, False
         run.ema = True
-        run.samplers = dict(recipe.samplers)
+        run.samplers = recipe.samplers_by_nfe
         run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
         run._take(describe_data(recipe.dataset))
         return run
@@ -247,7 +247,7 @@ class Run:
         if any(part is None for part in described):
             recipe = self.recipe()
             self.model: nn.Module = recipe.model
-            self.samplers: dict[int, Sampler] = dict(recipe.samplers)
+            self.samplers: dict[int, Sampler] = recipe.samplers_by_nfe
             self.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), self.device)
             return
         samplers = {int(nfe): rebuild(part, SAMPLERS) for nfe, part in record["samplers"].items()}

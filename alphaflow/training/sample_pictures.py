@@ -36,7 +36,7 @@ def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device) -> Pi
     labels = balanced_labels(count, columns) if classes else None
     noise = torch.randn(count, *recipe.dataset.shape, generator=torch.Generator().manual_seed(GRID_SEED))
     cond = Cond() if labels is None else Cond(labels=labels)
-    sampler = recipe.samplers[min(recipe.samplers)]
+    sampler = min(recipe.samplers, key=lambda sampler: sampler.nfe)
     x = sampler(model, noise.to(device), cond.to(device), torch.Generator(device).manual_seed(GRID_SEED))
     pixels = autoencoder_on(recipe.autoencoder or Pixels(), device).decode(x)
     if pixels.shape[1] not in (1, 3):  # latents without an autoencoder: nothing to see

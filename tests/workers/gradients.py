@@ -38,7 +38,7 @@ def recipe(objective: af.Objective, seed: int = 0) -> af.Recipe:
     model = af.DiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10, velocity_head=head).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return af.Recipe(model=model, objective=objective, dataset=af.Digits(BATCH, seed=0), steps=10, samplers={}, ema=0.9)
+    return af.Recipe(model=model, objective=objective, dataset=af.Digits(BATCH, seed=0), steps=10, samplers=(), ema=0.9)
 
 
 def whole(model: torch.nn.Module, objective: af.Objective) -> torch.Tensor:
