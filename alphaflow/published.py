@@ -18,7 +18,7 @@ Size = Literal["b2", "l2", "xl2"]
 Row = tuple[Objective, tuple[Sampler, ...]]
 
 
-def published(method: Method, size: Size, *, guided: bool = False, steps: int | None = None) -> dict[str, Any]:
+def published_settings(method: Method, size: Size, *, guided: bool = False, steps: int | None = None) -> dict[str, Any]:
     """A published run's settings, as `Recipe` takes them: all but the network, the data and their autoencoder.
 
     Rows and shared settings are those of α-Flow's authors (arXiv 2510.20771, and their repository), who trained

@@ -31,7 +31,7 @@ from .progress import shown
 if TYPE_CHECKING:
     import torch
 
-    from alphaflow.evaluation.result import Result
+    from alphaflow.evaluation.result import EvaluationResult
     from alphaflow.runs.run import Run
 
 Target = Annotated[
@@ -166,7 +166,9 @@ def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, t
     return Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
 
 
-def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | None, save: Path | None) -> None:
+def _tell(
+    result: EvaluationResult, json: Path | None, csv: Path | None, pictures: Path | None, save: Path | None
+) -> None:
     """Prints the figures and writes them."""
     _print(result)
     for line in result.warnings:
@@ -184,7 +186,7 @@ def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | 
         print(f"samples in {save}")
 
 
-def _print(result: Result) -> None:
+def _print(result: EvaluationResult) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

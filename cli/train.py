@@ -57,11 +57,11 @@ def train(
     Under torchrun, `torchrun --nproc-per-node 8 -m alphaflow train RECIPE`, the processes share each batch.
     SIGINT, SIGTERM, SIGUSR1 or SIGHUP: it finishes the step, saves, and ends with status 130, 143, 138 or 129.
     """
-    from alphaflow.diagnosis.probe import Probe
+    from alphaflow.diagnosis.probe import GradientProbe
     from alphaflow.recipe_files import find_recipe
 
     given = {name: parameters.pop(name) for name in inspect.signature(machine).parameters}
-    probe = None if probe_every is None else Probe(probe_every)
+    probe = None if probe_every is None else GradientProbe(probe_every)
     rest: dict[str, Any] = {
         "device": device, "checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
         "start": from_run, "probe": probe, **machine(**given),

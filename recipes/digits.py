@@ -16,7 +16,7 @@ def recipe(
 ) -> af.Recipe:
     """A small class-conditional DiT; by default with the curriculum that anneals α from 1 to 0."""
     digits = af.Digits(batch_size=batch_size)
-    weighting = af.Adaptive(p=0.5)
+    weighting = af.AdaptiveWeighting(p=0.5)
     objective = {
         "alpha-flow": af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.25, weighting=weighting),
         "mean-flow": af.MeanFlow(fm_share=0.75, weighting=weighting),

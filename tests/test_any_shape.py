@@ -66,9 +66,9 @@ OBJECTIVES = [
     af.MeanFlow(),
     af.ImprovedMeanFlow(),
     af.Shortcut(),
-    af.Shortcut(times=af.Dyadic(16), ema_target=True, weighting=af.Unweighted()),
+    af.Shortcut(times=af.DyadicPairs(16), ema_target=True, weighting=af.UniformWeighting()),
     af.SplitMeanFlow(),
-    af.ConsistencyTraining(intervals=af.Doubling(end=STEPS, first=4, last=32)),
+    af.ConsistencyTraining(intervals=af.DoublingIntervals(end=STEPS, first=4, last=32)),
     af.ContinuousConsistency(warmup=STEPS // 2),
     af.FACM(),
 ]

@@ -33,7 +33,7 @@ from alphaflow.metrics.neighbours import nearest
 from alphaflow.parallel.pieces import weights
 from alphaflow.parallel.world import World
 from alphaflow.training import state
-from alphaflow.training.engine import Engine, Setup
+from alphaflow.training.engine import Engine, MachineSetup
 from alphaflow.training.feed import Feed
 from alphaflow.training.flops import forward_flops
 from alphaflow.training.sample_pictures import sample_picture
@@ -210,9 +210,9 @@ OBJECTIVES: dict[str, Callable[..., af.Objective]] = {
     "ImprovedMeanFlow": af.ImprovedMeanFlow,
     "Shortcut": af.Shortcut,
     "Shortcut of the paper": lambda **options: af.Shortcut(
-        times=af.Dyadic(16), ema_target=True, weighting=af.Unweighted(), **options
+        times=af.DyadicPairs(16), ema_target=True, weighting=af.UniformWeighting(), **options
     ),
-    "SplitMeanFlow": lambda **options: af.SplitMeanFlow(weighting=af.Adaptive(p=0.5), **options),
+    "SplitMeanFlow": lambda **options: af.SplitMeanFlow(weighting=af.AdaptiveWeighting(p=0.5), **options),
     "ConsistencyTraining": lambda **options: af.ConsistencyTraining(intervals=8.0, **options),
     "ContinuousConsistency": af.ContinuousConsistency,
     "ContinuousConsistency, not adaptive": lambda **options: af.ContinuousConsistency(adaptive=False, **options),
@@ -304,14 +304,17 @@ def test_a_networks_weights_from_another() -> None:
 
 
 TIMES: dict[str, Any] = {
-    "Uniform": af.Uniform(),
+    "Uniform": af.UniformTimes(),
     "LogitNormal": af.LogitNormal(),
     "TruncatedLogitNormal": af.TruncatedLogitNormal(low=0.1, high=0.9),
     "ArctanLogNormal": af.ArctanLogNormal(),
-    "Beta": af.Beta(2.0, 1.0),
-    "Dyadic": af.Dyadic(16),
+    "Beta": af.BetaTimes(2.0, 1.0),
+    "Dyadic": af.DyadicPairs(16),
     **{f"TimePairs, {kind}": af.TimePairs(af.LogitNormal(), kind) for kind in ("sorted", "min", "product", "zero")},
-    **{f"TimePairs, truncated {times}": af.TimePairs(times, "truncated") for times in (af.Uniform(), af.LogitNormal())},
+    **{
+        f"TimePairs, truncated {times}": af.TimePairs(times, "truncated")
+        for times in (af.UniformTimes(), af.LogitNormal())
+    },
 }
 
 
@@ -519,7 +522,7 @@ LEARNED: dict[str, Callable[[], af.Objective]] = {
 def test_an_engines_step(name: str) -> None:
     made = recipe(model=Plain(), objective=LEARNED[name](), ema=(0.99, af.PowerLaw(0.1)), clip=1.0)
     made.model.to(CUDA)
-    engine = Engine(made, Setup(accumulate=2), CUDA, World())
+    engine = Engine(made, MachineSetup(accumulate=2), CUDA, World())
     x, cond = batch(CUDA)
     check(engine.gradient(af.Batch(x, cond), 0, torch.Generator(CUDA)), CUDA)
     norm = engine.norm()

@@ -55,8 +55,8 @@ def test_every_form_gives_the_same_figures(tmp_path: Path, cli: Cli, rows: Rows)
     assert done.status == 0, done.err
     metrics = ("pixel-fd", "pixel-pr", "agreement")
     make_statistics(tmp_path / "png", tmp_path / "stats.npz", metrics=metrics)
-    fake = af.Images(pixels_of(60, 1) // 2, torch.arange(60) % 4, list("abcd"))
-    expected = rows(fake, af.Images(pixels, labels, list("abcd")), *metrics)
+    fake = af.InMemorySamples(pixels_of(60, 1) // 2, torch.arange(60) % 4, list("abcd"))
+    expected = rows(fake, af.InMemorySamples(pixels, labels, list("abcd")), *metrics)
     for name in ("png", "set.zip", "plain.npz", "packed.npz", "shards", "stats.npz"):
         for batch_size in (7, 128):
             assert rows(fake, tmp_path / name, *metrics, batch_size=batch_size) == pytest.approx(expected, rel=1e-9), (
@@ -73,7 +73,7 @@ def test_statistics_of_adms_form(tmp_path: Path, inception: Path, rows: Rows, ow
     """mu and sigma are taken as they are; other metrics look at the pictures beside them; ours reads back."""
     weights = {"inception": own(inception)}
     real, fake = pixels_of(12, 0), pixels_of(11, 1) // 2
-    plain = rows(af.Images(fake), af.Images(real), "fid", "pr", weights=weights)
+    plain = rows(af.InMemorySamples(fake), af.InMemorySamples(real), "fid", "pr", weights=weights)
     make_statistics(_npz(tmp_path / "real.npz", real), tmp_path / "stats.npz", metrics=("fid",), weights=weights)
     with np.load(tmp_path / "stats.npz", allow_pickle=False) as arrays:
         mu, sigma = arrays["mu"], arrays["sigma"]
@@ -82,19 +82,19 @@ def test_statistics_of_adms_form(tmp_path: Path, inception: Path, rows: Rows, ow
     assert stored.moments is not None
     assert np.array_equal(stored.moments.mean.numpy(), expected)
     np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, arr_0=real.permute(0, 2, 3, 1).numpy())
-    assert rows(af.Images(fake), tmp_path / "adm.npz", "fid", "pr", weights=weights) == pytest.approx(plain)
+    assert rows(af.InMemorySamples(fake), tmp_path / "adm.npz", "fid", "pr", weights=weights) == pytest.approx(plain)
     np.savez(tmp_path / "fid.npz", mu=mu, sigma=sigma)
     for name in ("fid.npz", "stats.npz"):
         with pytest.raises(af.UserError, match="the reference has nothing for pr; make it with `alphaflow stats"):
-            rows(af.Images(fake), tmp_path / name, "pr", weights=weights)
+            rows(af.InMemorySamples(fake), tmp_path / name, "pr", weights=weights)
     state = torch.load(inception, weights_only=True)
     state["fc.bias"] += 1
     torch.save(state, tmp_path / "others.pth")
     with pytest.raises(af.UserError, match="made with weights"):
-        rows(af.Images(fake), tmp_path / "stats.npz", "fid", weights={"": own(tmp_path / "others.pth")})
+        rows(af.InMemorySamples(fake), tmp_path / "stats.npz", "fid", weights={"": own(tmp_path / "others.pth")})
     np.savez(tmp_path / "narrow.npz", mu=mu[:64], sigma=sigma[:64, :64])
     with pytest.raises(af.UserError, match="64 features, but inception has 2048: it was made with another extractor"):
-        rows(af.Images(fake), tmp_path / "narrow.npz", "fid", weights=weights)
+        rows(af.InMemorySamples(fake), tmp_path / "narrow.npz", "fid", weights=weights)
 
 
 def _npz(file: Path, pixels: Tensor) -> Path:

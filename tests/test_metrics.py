@@ -93,23 +93,25 @@ def test_real_digits_agree_with_their_labels() -> None:
     pixels = ((batch.x + 1) * 127.5).round().to(torch.uint8)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
     half, other = order[:898], order[898:]
-    real = af.Images(pixels[other], batch.cond.labels[other])
-    values = measured(af.Images(pixels[half], batch.cond.labels[half]), real, "pixel-fd", "pixel-pr", "agreement")
+    real = af.InMemorySamples(pixels[other], batch.cond.labels[other])
+    values = measured(
+        af.InMemorySamples(pixels[half], batch.cond.labels[half]), real, "pixel-fd", "pixel-pr", "agreement"
+    )
     assert values["agreement"] > 0.97
     assert 0.2 < values["pixel-fd"] < 0.4
     assert values["pixel-precision"] > 0.85
-    wrong = af.Images(pixels[half], (batch.cond.labels[half] + 1) % 10)
+    wrong = af.InMemorySamples(pixels[half], (batch.cond.labels[half] + 1) % 10)
     assert measured(wrong, real, "agreement")["agreement"] < 0.02
 
 
-def measured(target: af.Images, reference: af.Images, *metrics: str) -> dict[str, float]:
+def measured(target: af.InMemorySamples, reference: af.InMemorySamples, *metrics: str) -> dict[str, float]:
     result = af.evaluate(target, reference, metrics=metrics, device="cpu")
     return result.rows[0].values
 
 
 def test_wrong_sets() -> None:
-    images = af.Images(torch.zeros(20, 1, 4, 4, dtype=torch.uint8))
-    other = af.Images(torch.zeros(20, 3, 8, 8, dtype=torch.uint8))
+    images = af.InMemorySamples(torch.zeros(20, 1, 4, 4, dtype=torch.uint8))
+    other = af.InMemorySamples(torch.zeros(20, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(af.UserError, match="4×4 with 1 channel, but the reference is 8×8 with 3 channels"):
         measured(images, other, "pixel-fd")
     with pytest.raises(af.UserError, match="no metric 'fif'; did you mean fid"):
@@ -117,13 +119,13 @@ def test_wrong_sets() -> None:
     with pytest.raises(af.UserError, match="agreement needs labels"):
         measured(images, images, "agreement")
     with pytest.raises(af.UserError, match="at least 10 sample images, got 3"):
-        measured(af.Images(images.pixels[:3]), images, "pixel-fd")
+        measured(af.InMemorySamples(images.pixels[:3]), images, "pixel-fd")
     with pytest.raises(ValueError, match="8-bit"):
-        af.Images(torch.zeros(20, 1, 4, 4))
+        af.InMemorySamples(torch.zeros(20, 1, 4, 4))
 
 
 def test_pixel_fd_is_for_small_images() -> None:
-    large = af.Images(torch.zeros(20, 3, 64, 64, dtype=torch.uint8))
+    large = af.InMemorySamples(torch.zeros(20, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises(af.UserError, match=r"at most 4096 values.*take random-fd"):
         measured(large, large, "pixel-fd")
     assert set(measured(large, large, "pixel-pr")) == {"pixel-precision", "pixel-recall"}
@@ -217,9 +219,9 @@ def test_motion_needs_motion() -> None:
     assert "motion" in default_metrics((1, 2, 8, 8))
     assert "motion" not in default_metrics((1, 1, 8, 8))
     generator = torch.Generator().manual_seed(0)
-    moving = af.Images(torch.randint(256, (16, 1, 3, 8, 8), generator=generator).byte())
-    still = af.Images(moving.pixels[:, :, :1].expand(-1, -1, 3, -1, -1))
-    one = af.Images(moving.pixels[:, :, :1])
+    moving = af.InMemorySamples(torch.randint(256, (16, 1, 3, 8, 8), generator=generator).byte())
+    still = af.InMemorySamples(moving.pixels[:, :, :1].expand(-1, -1, 3, -1, -1))
+    one = af.InMemorySamples(moving.pixels[:, :, :1])
     with pytest.raises(af.UserError, match="at least two frames"):
         af.evaluate(one, one, metrics=("motion",))
     with pytest.raises(af.UserError, match="which stand still"):
@@ -263,7 +265,8 @@ def test_random_features_of_pictures(side: int) -> None:
     smooth = (grey // 2 + 64).float().cumsum(-1).remainder(200)
     noise = torch.randn(smooth.shape, generator=generator)
     real, *noisy = [
-        af.Images((smooth + level * noise).clamp(0, 255).to(torch.uint8), name=str(level)) for level in (0, 5, 20, 60)
+        af.InMemorySamples((smooth + level * noise).clamp(0, 255).to(torch.uint8), name=str(level))
+        for level in (0, 5, 20, 60)
     ]
     found = [measured(real, real, "random-fd"), *(measured(fake, real, "random-fd") for fake in noisy)]
     values = [one["random-fd"] for one in found]

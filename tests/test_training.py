@@ -23,7 +23,7 @@ from alphaflow.runs.rebuilding import NETWORKS
 from alphaflow.samplers import SAMPLERS
 from alphaflow.training.display import Display, Lines
 from alphaflow.training.metrics_log import MetricsLog
-from alphaflow.training.saving import Keep
+from alphaflow.training.saving import CheckpointRetention
 from alphaflow.training.stopping import Stop
 
 
@@ -364,7 +364,7 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert [step_of(place) for place in folder.checkpoints()] == [2, 99_999_999, 100_000_000]
     assert folder.last_checkpoint().name == "step-100000000"
-    Keep(last=1).remove_from(folder)
+    CheckpointRetention(last=1).remove_from(folder)
     assert [step_of(place) for place in folder.checkpoints()] == [100_000_000]
 
 
@@ -380,7 +380,7 @@ def test_a_removal_that_is_killed_leaves_nothing_that_is_listed(
 
     monkeypatch.setattr("alphaflow.files.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        Keep(last=1).remove_from(folder)
+        CheckpointRetention(last=1).remove_from(folder)
     monkeypatch.undo()
     assert [step_of(place) for place in folder.checkpoints()] == [4]
     folder.sweep()
@@ -591,7 +591,7 @@ def test_wrong_recipes() -> None:
         ("lr", lambda step: float("nan"), "not be negative, nor infinite"), ("lr", -1.0, "not be negative"),
         ("clip", 0.0, "clip is a positive norm"), ("clip", -1, "clip"), ("clip", float("nan"), "clip"),
         ("clip", "1", "clip"),
-        ("samplers", {1: af.ODE(1), 2: af.Consistency(2)}, r"samplers=\(af.ODE\(steps=1\), af.Consistency\(steps=2\),\)"),
+        ("samplers", {1: af.ODE(1), 2: af.Consistency(2)}, r"samplers=\(af.ODE\(.*Consistency\(steps=2\),\)"),
         ("samplers", af.ODE(1), "samplers are a sequence"), ("samplers", [1], "knows its number"),
         ("steps", 1.5, "whole number"),
         ("optimizer", torch.optim.SGD([torch.zeros(1)], lr=1.0), "optimizer is a function"),
@@ -643,7 +643,7 @@ def test_a_resume_says_what_is_no_longer_as_it_was(tmp_path: Path) -> None:
             seal(state.parent, step, {})
     shutil.rmtree(state.parent)
     said = Listening()
-    again = af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.Setup(accumulate=2), display=said)
+    again = af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.MachineSetup(accumulate=2), display=said)
     (line,) = [line for line in said.lines if "may differ" in line]
     assert "accumulate 2 (was 1)" in line
     assert "numpy " in line
@@ -651,7 +651,7 @@ def test_a_resume_says_what_is_no_longer_as_it_was(tmp_path: Path) -> None:
     assert "torch" not in line
     again.fit()
     said.lines.clear()
-    af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.Setup(accumulate=2), display=said)
+    af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.MachineSetup(accumulate=2), display=said)
     assert not [line for line in said.lines if "may differ" in line]
 
 

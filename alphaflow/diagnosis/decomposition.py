@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..derivatives import with_derivative
 from ..errors import UserError
-from ..flow import expand, mean_square
+from ..flow import expand_like, mean_square
 from ..objectives.objective import Objective
 from ..types import Batch, Model, PerSample, Time, Upcast
 
@@ -59,7 +59,7 @@ def decompose(
     b, model = len(batch.x), Upcast(model)
     few = objective.draw(model, batch.x, batch.cond, step, generator, few=b)
     u, dudt = with_derivative(model, few.z, few.r, few.t, few.cond, few.v)
-    change = expand(few.t - few.r, u) * dudt
+    change = expand_like(few.t - few.r, u) * dudt
     flow = objective.draw(model, batch.x, batch.cond, step, generator, few=0)
     return Parts(
         tfm=mean_square(u - few.v),

@@ -20,7 +20,7 @@ from ..runs import checkpoint
 from ..runs.folder import RunFolder, step_of
 from ..runs.rebuilding import recipe_of
 from ..version import versions
-from .gradients import Conflict, measure_conflict
+from .gradients import GradientConflict, measure_conflict
 from .probe import PREFIX
 
 THRESHOLD = -0.4
@@ -34,14 +34,14 @@ class Diagnosis:
     Attributes:
         run: the run's folder.
         objective: what it was trained for, printed.
-        conflicts: checkpoint's step ↦ `Conflict`, with the raw weights, on the same batches, times and noise.
-        probe: step ↦ what a `Probe` measured, without its prefix; empty where none ran.
+        conflicts: checkpoint's step ↦ `GradientConflict`, with the raw weights, on the same batches, times and noise.
+        probe: step ↦ what a `GradientProbe` measured, without its prefix; empty where none ran.
         batches, batch_size, seed: what was measured on.
     """
 
     run: str
     objective: str
-    conflicts: dict[int, Conflict]
+    conflicts: dict[int, GradientConflict]
     probe: dict[int, dict[str, float]]
     batches: int
     batch_size: int

@@ -21,7 +21,7 @@ PAIRS = tuple(itertools.combinations(LOSSES, 2))
 
 
 @dataclass(frozen=True)
-class Conflict:
+class GradientConflict:
     """How the gradients of L_TFM, L_TC and L_FM′ (see `Parts`) relate, at one point of training.
 
     Attributes:
@@ -54,7 +54,7 @@ def measure_conflict(
     step: int = 0,
     generator: torch.Generator | None = None,
     bins: int = 10,
-) -> Conflict:
+) -> GradientConflict:
     """Measures gradient conflict on some batches. Leaves the network as it was, its ``grad`` included.
 
     The gradients are exact, of each loss's mean over a batch. The network is in evaluation mode meanwhile.
@@ -85,7 +85,7 @@ def measure_conflict(
     by_group, size = _dots(mean, groups), len(batches[0].x)
     whole = by_group.pop("all")
     spread = {name: sum(dots[name, name] for dots in each) - n * whole[name, name] for name in LOSSES}
-    return Conflict(
+    return GradientConflict(
         cosine=_cosines(whole),
         batch_cosine={f"{a}_{b}": sum(_cosine(dots, a, b) for dots in each) / n for a, b in PAIRS},
         norm={**{name: math.sqrt(whole[name, name]) for name in LOSSES}, "meanflow": _sum_norm(whole)},

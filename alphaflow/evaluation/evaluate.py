@@ -22,15 +22,15 @@ from ..version import versions
 from .catalogue import METRICS, default_metrics
 from .evaluator import BATCH, Evaluator, Progress
 from .measure import Given, Sets, Settings, find_reference, form_of, measure_sets, samples_of
-from .reference import Reference, fingerprint
-from .result import Result
+from .reference import EvaluationReference, fingerprint
+from .result import EvaluationResult
 from .sample_set import Source
 from .sample_sets import BUILT_IN, open_source
 
 
 def evaluate(
     target: Run | Source | Path | str,
-    reference: Reference | Source | Path | str | None = None,
+    reference: EvaluationReference | Source | Path | str | None = None,
     *,
     metrics: Sequence[str] | None = None,
     nfes: Sequence[int] = (1,),
@@ -47,13 +47,13 @@ def evaluate(
     save: Path | None = None,
     pictures: Path | None = None,
     progress: Progress | None = None,
-) -> Result:
+) -> EvaluationResult:
     """Measures a run, or images or clips on disk: ``af.evaluate("runs/digits", nfes=(1, 2, 4)).rows``.
 
     Processes that torchrun started share the work: all of them call this, and all get the result.
 
     Args:
-        target: a run or its folder; images or clips in a folder, a zip, an .npz, shards; or `Images` in memory.
+        target: a run or its folder; images or clips in a folder, a zip, an .npz, shards; or `InMemorySamples`.
         reference: real ones likewise, a file of statistics, or a data set's name; None for a run's training data.
         metrics: names of METRICS; None for FID and IS, of clips FVD, of images under 32 pixels the pixel metrics.
         nfes: numbers of network evaluations, each from the same noise.
@@ -87,7 +87,7 @@ def _evaluated(
     device: torch.device,
     trust: bool,
     progress: Progress | None,
-) -> Result:
+) -> EvaluationResult:
     world = join(device)
     if isinstance(target, Path | str) and (Path(target) / "run.json").is_file():
         target = Run(target, device=device, trust=trust)
@@ -108,21 +108,25 @@ def _evaluated(
         kid_subset_size=settings.kid_subset_size,
     )
     rows, warnings = measure_sets(evaluator, sets, settings)
-    return world.first(lambda: Result(rows, {**about, **_protocol(evaluator, settings, shape, device)}, warnings))
+    return world.first(
+        lambda: EvaluationResult(rows, {**about, **_protocol(evaluator, settings, shape, device)}, warnings)
+    )
 
 
-def _of_run(run: Run, given: Given, settings: Settings, device: torch.device) -> tuple[Reference, Sets, dict[str, Any]]:
+def _of_run(
+    run: Run, given: Given, settings: Settings, device: torch.device
+) -> tuple[EvaluationReference, Sets, dict[str, Any]]:
     """The reference of a run, its samples, and what is recorded of both."""
     for nfe in settings.nfes:  # a wrong number is reported before the reference is read
         run.sampler(nfe, settings.guidance)
     shape, fps = run.pixel_shape, run.fps
-    found = Reference.of_run(run) if given is None else find_reference(given, settings, shape, device, fps)
+    found = EvaluationReference.of_run(run) if given is None else find_reference(given, settings, shape, device, fps)
     return found, samples_of(run, settings), _about_run(run, settings)
 
 
 def _of_images(
     target: Source | Path | str, given: Given, settings: Settings, device: torch.device
-) -> tuple[Reference, Sets, dict[str, Any]]:
+) -> tuple[EvaluationReference, Sets, dict[str, Any]]:
     """The reference of pictures on disk or in memory, they themselves, and what is recorded of both."""
     _check_there(target, given)
     found = find_reference("" if given is None else given, settings, None, device, None)

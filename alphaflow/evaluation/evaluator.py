@@ -17,7 +17,7 @@ from ..parallel.world import World
 from .catalogue import METRICS, check_metrics
 from .compare import MIN_SAMPLES, check_kind, check_pixels, check_shapes, check_subsets, compare, warnings_of
 from .gatherer import Gatherer
-from .reference import Reference
+from .reference import EvaluationReference
 from .sample_set import Block, Source
 from .statistics import Needs, Space, Statistics, needs_of, random_halves
 
@@ -65,7 +65,7 @@ class Evaluator:
     def __init__(
         self,
         metrics: Sequence[str],
-        reference: Reference,
+        reference: EvaluationReference,
         *,
         device: torch.device | None = None,
         weights: Mapping[str, str] | None = None,

@@ -20,16 +20,18 @@ from .catalogue import MAX_PIXELS, VALUES, check_metrics, value_names
 from .compare import MIN_SAMPLES
 from .evaluator import Evaluator
 from .measure import Sets, Settings, find_reference, measure_sets, samples_of
-from .reference import Reference
+from .reference import EvaluationReference
 from .result import flat
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Compact):
-    """Measures samples during training against the training data: ``Trainer(recipe, evaluation=Evaluation(1000))``.
+class TrainingEvaluation(Compact):
+    """Measures samples during training against the training data.
+
+    ``Trainer(recipe, evaluation=TrainingEvaluation(1000))`` does so every 1,000 steps.
 
     Its values, ``pixel-fd_1`` and so on (the value's name and the network evaluations a sample), stand in metrics.jsonl
-    as ``eval/pixel-fd_1`` and in the manifest of the next checkpoint, for ``Keep(best="pixel-fd_1")``.
+    as ``eval/pixel-fd_1`` and in the manifest of the next checkpoint, for ``CheckpointRetention(best="pixel-fd_1")``.
 
     Args:
         every: steps between measurements; the last step is measured too.
@@ -60,7 +62,7 @@ class Evaluation(Compact):
         if self.metrics is not None:
             check_metrics(self.metrics)
         if self.every < 1 or self.count < MIN_SAMPLES:
-            raise ValueError(f"Evaluation needs every >= 1 and count >= {MIN_SAMPLES}, got {self}")
+            raise ValueError(f"TrainingEvaluation needs every >= 1 and count >= {MIN_SAMPLES}, got {self}")
 
     def __call__(
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None = None
@@ -99,7 +101,11 @@ class Evaluation(Compact):
         settings = Settings(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
         sets = samples_of(run, settings)
         if self._made.get("of") is not recipe.dataset:  # another recipe's measurements have another reference
-            found = Reference.of_run(run) if given is None else find_reference(given, settings, shape, device, run.fps)
+            found = (
+                EvaluationReference.of_run(run)
+                if given is None
+                else find_reference(given, settings, shape, device, run.fps)
+            )
             more: dict[str, Any] = {"weights": self.weights, "kid_subset_size": self.kid_subset_size}
             made = Evaluator(metrics, found, device=device, world=world, **more)
             self._made.update(of=recipe.dataset, evaluator=made)

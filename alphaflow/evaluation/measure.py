@@ -20,7 +20,7 @@ from ..runs.run import Run
 from .catalogue import METRICS, check_metrics, default_metrics
 from .evaluator import BATCH, Evaluator
 from .figures import Pictures
-from .reference import Reference
+from .reference import EvaluationReference
 from .result import Measured, over_seeds
 from .sample_set import Block, Source
 from .sample_sets import Samples
@@ -32,7 +32,7 @@ COUNTS = {"pixels": 2000, "pictures": 50_000, "clips": 2048}
 Sets = Sequence[tuple[int | None, int | None, Source]]
 """(NFE, seed, samples) of each set that is measured."""
 
-Given = Reference | Source | Path | str | None
+Given = EvaluationReference | Source | Path | str | None
 """What the user gives as a reference."""
 
 
@@ -111,18 +111,18 @@ def _saving(
 
 
 def find_reference(
-    given: Reference | Source | Path | str,
+    given: EvaluationReference | Source | Path | str,
     settings: Settings,
     shape: tuple[int, ...] | None,
     device: torch.device,
     fps: float | None,
-) -> Reference:
+) -> EvaluationReference:
     """What the user gives, opened to fit samples of this shape, (c, h, w) or (c, f, h, w), and rate, if known."""
-    if isinstance(given, Reference):
+    if isinstance(given, EvaluationReference):
         return given
     if isinstance(given, Source):
-        return Reference(given.name, given, class_names=given.class_names)
-    return Reference.of_path(given, **form_of(shape, settings), device=device, fps=fps)
+        return EvaluationReference(given.name, given, class_names=given.class_names)
+    return EvaluationReference.of_path(given, **form_of(shape, settings), device=device, fps=fps)
 
 
 def form_of(shape: tuple[int, ...] | None, settings: Settings) -> dict[str, Any]:

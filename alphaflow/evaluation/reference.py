@@ -30,7 +30,7 @@ MAX_REFERENCE = 100_000
 
 
 @dataclass(frozen=True)
-class Reference:
+class EvaluationReference:
     """Real pictures or clips.
 
     Attributes:
@@ -58,7 +58,7 @@ class Reference:
         return () if self.fixed is None else self.fixed.shape
 
     @staticmethod
-    def of_run(run: Run) -> Reference:
+    def of_run(run: Run) -> EvaluationReference:
         """The data that a run was trained on.
 
         Raises:
@@ -70,7 +70,7 @@ class Reference:
                 f"the run's {len(source):,} training samples would take long to look at each time; do it once, "
                 "`alphaflow stats DATA stats.npz`, and give --reference stats.npz"
             )
-        return Reference(source.name, source, class_names=source.class_names)
+        return EvaluationReference(source.name, source, class_names=source.class_names)
 
     @staticmethod
     def of_path(
@@ -82,7 +82,7 @@ class Reference:
         fps: float | None = None,
         kind: Kind | None = None,
         device: torch.device | None = None,
-    ) -> Reference:
+    ) -> EvaluationReference:
         """Pictures or clips as `open_source` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.
 
         Raises:
@@ -93,9 +93,9 @@ class Reference:
             found = read_statistics(place)
             pictures = None if found.own else _pictures(place)
             names = found.class_names if pictures is None else pictures.class_names
-            return Reference(str(path), pictures, found.statistics, names, fingerprint(path))
+            return EvaluationReference(str(path), pictures, found.statistics, names, fingerprint(path))
         source = open_source(path, size=size, mode=mode, frames=frames, fps=fps, kind=kind, device=device)
-        return Reference(str(path), source, class_names=source.class_names, sha256=fingerprint(path))
+        return EvaluationReference(str(path), source, class_names=source.class_names, sha256=fingerprint(path))
 
 
 def fingerprint(path: Path | str) -> str:

@@ -35,8 +35,8 @@ BUILT_IN: dict[str, Callable[[], IndexedDataset]] = {"digits": Digits}
 """Data sets that come with the package, by name."""
 
 
-class Images(Source):
-    """Pictures or clips in memory: ``af.evaluate(af.Images(pixels), af.Images(real), metrics=("fid",))``.
+class InMemorySamples(Source):
+    """Images or clips in memory: ``af.evaluate(af.InMemorySamples(pixels), "real.npz", metrics=("fid",))``.
 
     Args:
         pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w).

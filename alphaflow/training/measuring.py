@@ -12,8 +12,8 @@ from ..recipe import Recipe
 from ..types import Batch
 
 
-class Evaluation(Protocol):
-    """Measures samples during training; `alphaflow.Evaluation` is one."""
+class EvaluationCallback(Protocol):
+    """Measures samples during training; `alphaflow.TrainingEvaluation` is one."""
 
     @property
     def every(self) -> int:
@@ -25,14 +25,14 @@ class Evaluation(Protocol):
         ...
 
 
-def higher_is_better(evaluation: Evaluation | None, value: str | None) -> bool:
+def higher_is_better(evaluation: EvaluationCallback | None, value: str | None) -> bool:
     """Whether more of a value is better, if the evaluation says so."""
     look = getattr(evaluation, "higher", None)  # any callable may be an evaluation
     return bool(value is not None and look is not None and look(value))
 
 
-class Probe(Protocol):
-    """Measures gradients during training; `alphaflow.Probe` is one."""
+class ProbeCallback(Protocol):
+    """Measures gradients during training; `alphaflow.GradientProbe` is one."""
 
     @property
     def every(self) -> int:

@@ -13,7 +13,7 @@ from ..schedules import value_at
 from .display import Display
 from .engine import Engine
 from .flops import peak_flops
-from .measuring import Evaluation
+from .measuring import EvaluationCallback
 from .meter import Meter
 from .metrics_log import MetricsLog
 from .sample_pictures import sample_picture
@@ -69,7 +69,7 @@ class Reporter:
                     picture.save(self.folder.samples(step))
                     self._logged(step).picture(picture.images, step)
 
-    def check(self, evaluation: Evaluation | None, best: str | None) -> None:
+    def check(self, evaluation: EvaluationCallback | None, best: str | None) -> None:
         """Looks, before the first step, whether what is to be measured can be, and is what checkpoints are kept by.
 
         Raises:
@@ -78,7 +78,7 @@ class Reporter:
         with self.engine.world.together():
             self._check(evaluation, best)
 
-    def _check(self, evaluation: Evaluation | None, best: str | None) -> None:
+    def _check(self, evaluation: EvaluationCallback | None, best: str | None) -> None:
         measured: tuple[str, ...] | None = ()
         if evaluation is not None:
             look = getattr(evaluation, "check", None)  # any callable may be an evaluation
@@ -89,7 +89,7 @@ class Reporter:
             )
             raise UserError(f"the best checkpoint is to be kept by {best}, which isn't measured; {found}")
 
-    def evaluate(self, evaluation: Evaluation, step: int) -> None:
+    def evaluate(self, evaluation: EvaluationCallback, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
         engine = self.engine
         with self._spared(f"nothing measured at step {step}"):
@@ -103,7 +103,7 @@ class Reporter:
         if engine.world.main:
             self._write({"step": step, **{f"eval/{name}": value for name, value in self.values.items()}})
 
-    def _measure(self, call: Callable[..., T], evaluation: Evaluation) -> T | None:
+    def _measure(self, call: Callable[..., T], evaluation: EvaluationCallback) -> T | None:
         """Calls an evaluation, or its check, in those processes that take part; None in the others."""
         engine = self.engine
         shared = not engine.split and getattr(evaluation, "shares", False)

@@ -24,7 +24,7 @@ from .engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Keep(Compact):
+class CheckpointRetention(Compact):
     """Which checkpoints stay on disk. Without arguments all do.
 
     Args:
@@ -77,7 +77,7 @@ class Saver:
         higher: more of the value that the best one is kept by is better.
     """
 
-    def __init__(self, folder: RunFolder, engine: Engine, keep: Keep, higher: bool = False) -> None:
+    def __init__(self, folder: RunFolder, engine: Engine, keep: CheckpointRetention, higher: bool = False) -> None:
         self.folder, self.engine, self.keep, self.higher = folder, engine, keep, higher
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None

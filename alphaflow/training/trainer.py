@@ -24,14 +24,14 @@ from ..types import Batch, Loss
 from . import recovery, state
 from .display import Display, Unfailing
 from .ema import EMA
-from .engine import Engine, Setup
+from .engine import Engine, MachineSetup
 from .feed import Feed, shared_out
-from .guard import Guard, Incident, Watch, examine, squared_error
-from .measuring import Evaluation, Probe, higher_is_better
+from .guard import BatchGuard, Incident, Watch, examine, squared_error
+from .measuring import EvaluationCallback, ProbeCallback, higher_is_better
 from .meter import Meter
 from .reporting import Reporter
 from .sanity import remarks
-from .saving import Keep, Saver
+from .saving import CheckpointRetention, Saver
 from .stopping import Stop
 
 
@@ -53,14 +53,13 @@ class Trainer:
         checkpoint_every, sample_every: steps between checkpoints and between sample pictures, both also written at
             the end; None for a tenth of all steps.
         log_every: steps between rows of metrics.jsonl; a row holds means over them.
-        evaluation: a measurement of samples during training, `Evaluation`; its values go to metrics.jsonl and to the
-            checkpoints' manifests.
+        evaluation: measures samples, `TrainingEvaluation`; its values go to metrics.jsonl and checkpoints' manifests.
         display: what shows the progress.
         origin: where the recipe came from, for run.json.
         resume: continue the run in ``out`` from its last whole checkpoint.
         start: weights to begin with: a run's folder (its last averaged weights), a checkpoint's folder, or a
             safetensors file. What the network doesn't share with it keeps its own initialisation.
-        probe: a measurement of gradients during training, `Probe`; its values go to metrics.jsonl.
+        probe: a measurement of gradients during training, `GradientProbe`; its values go to metrics.jsonl.
 
     Attributes:
         step: optimiser steps done.
@@ -78,18 +77,18 @@ class Trainer:
         out: Path | str | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
-        setup: Setup | None = None,
-        guard: Guard | None = None,
-        keep: Keep | None = None,
+        setup: MachineSetup | None = None,
+        guard: BatchGuard | None = None,
+        keep: CheckpointRetention | None = None,
         checkpoint_every: int | None = None,
         sample_every: int | None = None,
         log_every: int = 50,
-        evaluation: Evaluation | None = None,
+        evaluation: EvaluationCallback | None = None,
         display: Display | None = None,
         origin: Origin | None = None,
         resume: bool = False,
         start: Path | str | None = None,
-        probe: Probe | None = None,
+        probe: ProbeCallback | None = None,
     ) -> None:
         self.recipe, self.seed, self.probe, self.evaluation, self.start = recipe, seed, probe, evaluation, start
         self.device = find_device(device)
@@ -106,15 +105,15 @@ class Trainer:
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
             file = find_weights(start)
             self.display.say(start_from(file, recipe.model, of_images=is_of_images(file)))
-        self.engine = Engine(recipe, setup or Setup(), self.device, self.world)
+        self.engine = Engine(recipe, setup or MachineSetup(), self.device, self.world)
         if probe is not None:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
-        self.watch, self.stop = Watch(guard or Guard()), Stop()
+        self.watch, self.stop = Watch(guard or BatchGuard()), Stop()
         self.feed = Feed(recipe.dataset, shared_out(recipe.dataset, self.world), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
-        keep = keep or Keep()
+        keep = keep or CheckpointRetention()
         higher = higher_is_better(evaluation, keep.best)
         self._saver = None if self.folder is None else Saver(self.folder, self.engine, keep, higher)
         self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)
@@ -174,7 +173,7 @@ class Trainer:
         SIGTERM, SIGINT and SIGUSR1 let it finish the step and save; a second SIGINT ends it at once.
 
         Raises:
-            UserError: training can't go on (see `Guard`), or the last checkpoint can't be written. What was saved
+            UserError: training can't go on (see `BatchGuard`), or the last checkpoint can't be written. What was saved
                 before stays. (Of any other exception the run's error.txt keeps the traceback.)
         """
         file = None if self.folder is None else self.folder.error(self.world.rank)

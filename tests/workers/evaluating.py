@@ -12,11 +12,13 @@ from alphaflow.parallel.world import leave
 
 clips = torch.randint(256, (24, 1, 4, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 still = clips[:, :, :1].expand_as(clips)
-found = af.evaluate(af.Images(clips // 2), af.Images(clips), metrics=("motion",), batch_size=4, device="cpu")
+found = af.evaluate(
+    af.InMemorySamples(clips // 2), af.InMemorySamples(clips), metrics=("motion",), batch_size=4, device="cpu"
+)
 values = {row.name: row.values for row in found.rows}
 lines = [json.dumps([values, found.protocol["processes"], found.protocol["reference"]["count"]])]
 try:
-    af.evaluate(af.Images(clips), af.Images(still), metrics=("motion",), device="cpu")
+    af.evaluate(af.InMemorySamples(clips), af.InMemorySamples(still), metrics=("motion",), device="cpu")
 except af.UserError as error:
     lines.append(str(error))
 Path(f"{sys.argv[1]}-{os.environ['RANK']}").write_text("\n".join(lines), encoding="utf-8")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import alphaflow as af
 from alphaflow.parallel.pieces import full
 from alphaflow.parallel.world import join
-from alphaflow.training.engine import Engine, Setup
+from alphaflow.training.engine import Engine, MachineSetup
 
 BATCH = 16
 OBJECTIVES = {
@@ -92,7 +92,7 @@ def main() -> None:
                 objective.network.zero_grad()
             torch.autograd.backward(total)
             expected = whole(twin, objective)
-            setup = Setup(parallel=parallel, accumulate=count)  # type: ignore[arg-type]
+            setup = MachineSetup(parallel=parallel, accumulate=count)  # type: ignore[arg-type]
             engine = Engine(made, setup, cpu, world)
             engine.gradient(parts[world.rank], 5, torch.Generator().manual_seed(100 + world.rank))
             found = whole(made.model, objective)
