@@ -106,7 +106,7 @@ def _checked(samplers: Any) -> tuple[Sampler, ...]:
         )
     known: dict[int, Any] = {}
     for sampler in samplers:
-        nfe = getattr(sampler, "nfe", None)
+        nfe: Any = getattr(sampler, "nfe", None)
         if not is_whole(nfe) or nfe < 1:
             raise UserError(f"a sampler knows its number of network evaluations, nfe >= 1; {sampler!r} has {nfe!r}")
         if nfe in known:

@@ -191,7 +191,7 @@ def _print(result: EvaluationResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alphaflow.evaluation.catalogue import VALUES
+    from alphaflow.evaluation.catalogue import OUTPUTS
 
     reference = result.protocol["reference"]
     of = f"{reference['count']:,} images: " if reference["count"] else ""
@@ -201,14 +201,14 @@ def _print(result: EvaluationResult) -> None:
         left = heading == "what"
         table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     table.columns[1].min_width = min(max(len(row.name) for row in rows), 10)
-    names = [name for name in VALUES if any(name in row.values for row in rows)]
+    names = [name for name in OUTPUTS if any(name in row.values for row in rows)]
     for name in names:
-        table.add_column(VALUES[name].title, justify="right", overflow="fold")
+        table.add_column(OUTPUTS[name].title, justify="right", overflow="fold")
     for row in rows:
         cells = []
         for name in names:
-            cell = VALUES[name].form.format(row.values[name]) if name in row.values else "–"
-            cells.append(cell + (" ± " + VALUES[name].form.format(row.std[name]) if name in row.std else ""))
+            cell = OUTPUTS[name].form.format(row.values[name]) if name in row.values else "–"
+            cells.append(cell + (" ± " + OUTPUTS[name].form.format(row.std[name]) if name in row.std else ""))
         table.add_row(str(row.nfe or "–"), row.name, str(row.count), *cells)
     Console().print(table)
 

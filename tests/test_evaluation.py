@@ -20,8 +20,8 @@ from torch import Tensor
 
 import alphaflow as af
 from alphaflow.evaluation.gatherer import Gatherer
-from alphaflow.evaluation.npz_pictures import Arrays
-from alphaflow.evaluation.sample_sets import open_source
+from alphaflow.evaluation.npz_samples import NpzSamples
+from alphaflow.evaluation.sample_sets import open_sample_set
 from alphaflow.evaluation.statistics import needs_of
 from alphaflow.evaluation.statistics_file import FORMAT, holds_statistics, is_ours, read_statistics
 from alphaflow.features.extractors import open_extractor
@@ -63,7 +63,7 @@ def test_every_form_gives_the_same_figures(tmp_path: Path, cli: Cli, rows: Rows)
                 name
             )
     assert rows(tmp_path / "shards", tmp_path / "png", "pixel-fd")["pixel-fd"] == pytest.approx(0, abs=1e-9)
-    blocks = list(open_source(tmp_path / "packed.npz").blocks(16, 1, 2))
+    blocks = list(open_sample_set(tmp_path / "packed.npz").batches(16, 1, 2))
     assert [block.start for block in blocks] == [16]
     assert torch.equal(blocks[0].pixels, pixels[16:32])
 
@@ -265,7 +265,7 @@ PIXELS = np.zeros((12, 8, 8, 3), np.uint8)
 ])  # fmt: skip
 def test_arrays_are_not_believed(members: dict[str, Any], message: str, tmp_path: Path) -> None:
     for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        one_line(lambda how=how: Arrays(npz(tmp_path / "a.npz", members, how)), message)
+        one_line(lambda how=how: NpzSamples(npz(tmp_path / "a.npz", members, how)), message)
 
 
 def test_files_made_to_fill_memory(tmp_path: Path) -> None:
@@ -284,13 +284,13 @@ def test_files_made_to_fill_memory(tmp_path: Path) -> None:
         ("arr_1", {"arr_0": PIXELS, "arr_1": header("<U2000000", (12,)) + zeros + zeros}),
     ):
         place = npz(tmp_path / f"{name}.npz", members, packed)
-        one_line(lambda place=place: Arrays(place), f"{name} would unpack from")
+        one_line(lambda place=place: NpzSamples(place), f"{name} would unpack from")
     lying = npz(
         tmp_path / "lying.npz", {"mu": header("<f8", (10**6,)), "sigma": header("<f8", (10**6, 10**6))}, lies=2**43
     )
     one_line(lambda: read_statistics(lying), "mu would unpack from|mu can't be read")
     lying = npz(tmp_path / "lying.npz", {"arr_0": header("|u1", (10**9, 8, 8, 3))}, lies=2**43)
-    one_line(lambda: Arrays(lying), "arr_0 would unpack from|arr_0 can't be read")
+    one_line(lambda: NpzSamples(lying), "arr_0 would unpack from|arr_0 can't be read")
     endless = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b" " * 2**24
     place = npz(tmp_path / "endless.npz", {"mu": endless, "sigma": endless}, packed)
     one_line(lambda: read_statistics(place), "mu can't be read")
@@ -302,7 +302,7 @@ def test_damage_anywhere_is_one_line(how: int, tmp_path: Path) -> None:
     place, generator = tmp_path / "a.npz", np.random.default_rng(0)
 
     def pictures() -> None:
-        arrays = Arrays(place)
+        arrays = NpzSamples(place)
         arrays.read(0, len(arrays))
         arrays.read(0, 1)
 

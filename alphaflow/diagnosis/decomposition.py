@@ -15,7 +15,7 @@ from ..types import Batch, Model, PerSample, Time, Upcast
 
 
 @dataclass(frozen=True)
-class Parts:
+class LossTerms:
     """MeanFlow's loss on one batch, each part (b,), with gradient.
 
     ‖u − (ṽ − (t − r)·du⁻/dt)‖² has the gradient of ``tfm`` + ``tc`` (α-Flow, arXiv 2510.20771):
@@ -38,7 +38,7 @@ class Parts:
 
 def decompose(
     model: Model, objective: Objective, batch: Batch, step: int = 0, generator: torch.Generator | None = None
-) -> Parts:
+) -> LossTerms:
     """MeanFlow's loss in its parts, with the objective's own times, guidance and teacher.
 
     Every norm is a mean over elements, and nothing is weighted. u⁻ is the network itself, with ``ema_target`` too. Any
@@ -61,7 +61,7 @@ def decompose(
     u, dudt = with_derivative(model, few.z, few.r, few.t, few.cond, few.v)
     change = expand_like(few.t - few.r, u) * dudt
     flow = objective.draw(model, batch.x, batch.cond, step, generator, few=0)
-    return Parts(
+    return LossTerms(
         tfm=mean_square(u - few.v),
         tc=2 * (u * change).flatten(1).mean(1),
         fm=mean_square(model(flow.z, flow.t, flow.t, flow.cond) - flow.v),

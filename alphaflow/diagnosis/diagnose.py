@@ -13,7 +13,7 @@ import torch
 
 from ..errors import UserError, is_whole
 from ..files import foreign, parsed
-from ..media.panels import Bars, Heat, Lines, panels
+from ..media.panels import BarPlot, Heatmap, LinePlot, panels
 from ..objectives.objective import Objective
 from ..parallel.device import find_device
 from ..runs import checkpoint
@@ -172,18 +172,18 @@ def picture(found: Diagnosis, file: Path) -> None:
     }
     norms = {label: found.probed(f"norm_{name}") or found.curve("norm", name) for name, label in names.items()}
     variances = {label: found.curve("variance", name) for name, label in names.items()}
-    parts: list[Lines | Heat | Bars] = [
-        Lines("cosine of gradients (a batch)", cosines, limits=(-1.05, 1.05), mark=THRESHOLD),
-        Lines("gradient norm", norms, logarithmic=True),
-        Lines("gradient variance (a sample)", variances, logarithmic=True),
+    parts: list[LinePlot | Heatmap | BarPlot] = [
+        LinePlot("cosine of gradients (a batch)", cosines, limits=(-1.05, 1.05), mark=THRESHOLD),
+        LinePlot("gradient norm", norms, logarithmic=True),
+        LinePlot("gradient variance (a sample)", variances, logarithmic=True),
     ]
     if found.conflicts:
         step = max(found.conflicts)
         last = found.conflicts[step]
         by_group = {group: own["tfm_tc"] for group, own in last.groups.items() if math.isfinite(own["tfm_tc"])}
         parts += [
-            Heat(f"‖u − ṽ‖² by (r, t), step {step}", last.bins["tfm"]),
-            Heat(f"2(t−r)·uᵀdu/dt by (r, t), step {step}", last.bins["tc"]),
-            Bars(f"cosine of ∇TFM, ∇TC by layer, step {step}", by_group, limits=(-1, 1)),
+            Heatmap(f"‖u − ṽ‖² by (r, t), step {step}", last.bins["tfm"]),
+            Heatmap(f"2(t−r)·uᵀdu/dt by (r, t), step {step}", last.bins["tc"]),
+            BarPlot(f"cosine of ∇TFM, ∇TC by layer, step {step}", by_group, limits=(-1, 1)),
         ]
     panels(parts, file)

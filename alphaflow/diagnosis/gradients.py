@@ -22,7 +22,7 @@ PAIRS = tuple(itertools.combinations(LOSSES, 2))
 
 @dataclass(frozen=True)
 class GradientConflict:
-    """How the gradients of L_TFM, L_TC and L_FM′ (see `Parts`) relate, at one point of training.
+    """How the gradients of L_TFM, L_TC and L_FM′ (see `LossTerms`) relate, at one point of training.
 
     Attributes:
         cosine: ``"tfm_tc"``, ``"tfm_fm"``, ``"tc_fm"`` ↦ cosine of the gradients averaged over all batches. NaN where
@@ -72,7 +72,7 @@ def measure_conflict(
     mean = {name: [torch.zeros_like(weight) for weight in weights] for name in LOSSES}
     loss = dict.fromkeys((*LOSSES, "meanflow"), 0.0)
     time_bins, n, each = TimeBins(bins), len(batches), []
-    with _evaluation(model):
+    with _eval_mode(model):
         for batch in batches:
             parts = decompose(model, objective, batch, step, generator)
             gradients = {name: _gradient(getattr(parts, name), weights) for name in LOSSES}
@@ -139,7 +139,7 @@ def _sum_norm(dots: Dots) -> float:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def _eval_mode(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -20,17 +20,17 @@ from ..runs.checkpoint import AVERAGE, MODEL, manifest
 from ..runs.run import Run
 from ..version import versions
 from .catalogue import METRICS, default_metrics
-from .evaluator import BATCH, Evaluator, Progress
+from .evaluator import BATCH, Evaluator, ProgressCallback
 from .measure import Given, Sets, Settings, find_reference, form_of, measure_sets, samples_of
 from .reference import EvaluationReference, fingerprint
 from .result import EvaluationResult
-from .sample_set import Source
-from .sample_sets import BUILT_IN, open_source
+from .sample_set import SampleSet
+from .sample_sets import BUILT_IN, open_sample_set
 
 
 def evaluate(
-    target: Run | Source | Path | str,
-    reference: EvaluationReference | Source | Path | str | None = None,
+    target: Run | SampleSet | Path | str,
+    reference: EvaluationReference | SampleSet | Path | str | None = None,
     *,
     metrics: Sequence[str] | None = None,
     nfes: Sequence[int] = (1,),
@@ -46,7 +46,7 @@ def evaluate(
     trust: bool = False,
     save: Path | None = None,
     pictures: Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
     """Measures a run, or images or clips on disk: ``af.evaluate("runs/digits", nfes=(1, 2, 4)).rows``.
 
@@ -81,12 +81,12 @@ def evaluate(
 
 
 def _evaluated(
-    target: Run | Source | Path | str,
+    target: Run | SampleSet | Path | str,
     given: Given,
     settings: Settings,
     device: torch.device,
     trust: bool,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> EvaluationResult:
     world = join(device)
     if isinstance(target, Path | str) and (Path(target) / "run.json").is_file():
@@ -125,19 +125,19 @@ def _of_run(
 
 
 def _of_images(
-    target: Source | Path | str, given: Given, settings: Settings, device: torch.device
+    target: SampleSet | Path | str, given: Given, settings: Settings, device: torch.device
 ) -> tuple[EvaluationReference, Sets, dict[str, Any]]:
     """The reference of pictures on disk or in memory, they themselves, and what is recorded of both."""
     _check_there(target, given)
     found = find_reference("" if given is None else given, settings, None, device, None)
-    if isinstance(target, Source):
+    if isinstance(target, SampleSet):
         return found, [(None, None, target)], {"target": target.name}
-    source = open_source(target, **form_of(found.shape or None, settings), device=device)
-    return found, [(None, None, source)], {"target": source.name, "target_sha256": fingerprint(target)}
+    samples = open_sample_set(target, **form_of(found.shape or None, settings), device=device)
+    return found, [(None, None, samples)], {"target": samples.name, "target_sha256": fingerprint(target)}
 
 
-def _check_there(target: Source | Path | str, reference: Any) -> None:
-    there = isinstance(target, Source) or str(target) in BUILT_IN or Path(target).exists() or tars_of(Path(target))
+def _check_there(target: SampleSet | Path | str, reference: Any) -> None:
+    there = isinstance(target, SampleSet) or str(target) in BUILT_IN or Path(target).exists() or tars_of(Path(target))
     if not there:
         raise UserError(f"{target} doesn't exist; give a run's folder, a folder, zip or tars of images, or an .npz")
     if reference is None:

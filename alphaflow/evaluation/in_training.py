@@ -16,7 +16,7 @@ from ..metrics.kid import SIZE
 from ..parallel.world import World
 from ..recipe import Recipe
 from ..runs.run import Run
-from .catalogue import MAX_PIXELS, VALUES, check_metrics, value_names
+from .catalogue import MAX_PIXELS, OUTPUTS, check_metrics, value_names
 from .compare import MIN_SAMPLES
 from .evaluator import Evaluator
 from .measure import Sets, Settings, find_reference, measure_sets, samples_of
@@ -74,7 +74,7 @@ class TrainingEvaluation(Compact):
 
     def higher(self, value: str) -> bool:
         """Whether more of a value, ``pixel-recall_1``, is better."""
-        known = VALUES.get(value.rpartition("_")[0])
+        known = OUTPUTS.get(value.rpartition("_")[0])
         return known is not None and known.higher
 
     def check(
@@ -86,8 +86,8 @@ class TrainingEvaluation(Compact):
             UserError: it can't be measured so: missing weights, another shape, too few samples, no such sampler, …
         """
         evaluator, sets, _ = self._opened(recipe, model, device, world)
-        for _, _, source in sets:
-            evaluator.check(len(source), source.shape)
+        for _, _, samples in sets:
+            evaluator.check(len(samples), samples.shape)
         names = [name for metric in evaluator.metrics for name in value_names(metric, sets[0][2].shape)]
         return tuple(f"{name}_{nfe}" for nfe in self.nfes for name in names)
 

@@ -22,17 +22,17 @@ from .evaluator import BATCH, Evaluator
 from .figures import Pictures
 from .reference import EvaluationReference
 from .result import Measured, over_seeds
-from .sample_set import Block, Source
-from .sample_sets import Samples
+from .sample_set import SampleBatch, SampleSet
+from .sample_sets import GeneratedSamples
 from .saved_samples import saving
 
 COUNTS = {"pixels": 2000, "pictures": 50_000, "clips": 2048}
 """Samples that are measured unless one says: by unpublished features, by published networks, and of clips."""
 
-Sets = Sequence[tuple[int | None, int | None, Source]]
+Sets = Sequence[tuple[int | None, int | None, SampleSet]]
 """(NFE, seed, samples) of each set that is measured."""
 
-Given = EvaluationReference | Source | Path | str | None
+Given = EvaluationReference | SampleSet | Path | str | None
 """What the user gives as a reference."""
 
 
@@ -67,7 +67,7 @@ def samples_of(run: Run, settings: Settings) -> Sets:
     kind = "pixels" if own else "pictures" if len(run.pixel_shape) == 3 else "clips"
     count = settings.count or COUNTS[kind]
     return [
-        (nfe, seed, Samples(run, nfe, count, seed, settings.guidance))
+        (nfe, seed, GeneratedSamples(run, nfe, count, seed, settings.guidance))
         for nfe in settings.nfes
         for seed in settings.seeds
     ]
@@ -75,23 +75,23 @@ def samples_of(run: Run, settings: Settings) -> Sets:
 
 def measure_sets(evaluator: Evaluator, sets: Sets, settings: Settings) -> tuple[list[Measured], list[str]]:
     """Measures every set; the rows and the warnings, both empty in processes but the first."""
-    for _, _, source in sets:
-        evaluator.check(len(source), source.shape)
+    for _, _, samples in sets:
+        evaluator.check(len(samples), samples.shape)
     pictures = None if settings.pictures is None else Pictures(settings.pictures, evaluator)
     rows: list[Measured] = []
     warnings: list[str] = []
     scale = "" if settings.guidance is None else f", guidance {settings.guidance.scale:g}"
-    for nfe, seed, source in sets:
-        guided = scale if isinstance(source, Samples) and source.run.takes_guidance else ""
-        with _saving(evaluator, source, settings, nfe, seed) as seen:
-            compared = evaluator.measure(source, seen)
+    for nfe, seed, samples in sets:
+        guided = scale if isinstance(samples, GeneratedSamples) and samples.run.takes_guidance else ""
+        with _saving(evaluator, samples, settings, nfe, seed) as seen:
+            compared = evaluator.measure(samples, seen)
         with evaluator.world.together():  # what goes wrong in the first process is raised in all
             if compared is None:
                 continue
-            rows.append(Measured(source.name + guided, nfe, len(source), compared.values, seed))
+            rows.append(Measured(samples.name + guided, nfe, len(samples), compared.values, seed))
             warnings += [line for line in compared.warnings if line not in warnings]
             if pictures is not None and seed in (None, settings.seeds[0]):
-                warnings += pictures.of(source, compared.statistics, nfe)
+                warnings += pictures.of(samples, compared.statistics, nfe)
             if len(settings.seeds) > 1 and seed == settings.seeds[-1]:
                 rows.append(over_seeds(rows[-len(settings.seeds) :]))
     with evaluator.world.together():
@@ -102,16 +102,16 @@ def measure_sets(evaluator: Evaluator, sets: Sets, settings: Settings) -> tuple[
 
 
 def _saving(
-    evaluator: Evaluator, source: Source, settings: Settings, nfe: int | None, seed: int | None
-) -> AbstractContextManager[Callable[[Block], None] | None]:
+    evaluator: Evaluator, samples: SampleSet, settings: Settings, nfe: int | None, seed: int | None
+) -> AbstractContextManager[Callable[[SampleBatch], None] | None]:
     if settings.save is None or nfe is None:
         return nullcontext()
     place = settings.save / f"nfe-{nfe}-seed-{seed}"
-    return saving(place, source.class_names, evaluator.world, source.fps)
+    return saving(place, samples.class_names, evaluator.world, samples.fps)
 
 
 def find_reference(
-    given: EvaluationReference | Source | Path | str,
+    given: EvaluationReference | SampleSet | Path | str,
     settings: Settings,
     shape: tuple[int, ...] | None,
     device: torch.device,
@@ -120,7 +120,7 @@ def find_reference(
     """What the user gives, opened to fit samples of this shape, (c, h, w) or (c, f, h, w), and rate, if known."""
     if isinstance(given, EvaluationReference):
         return given
-    if isinstance(given, Source):
+    if isinstance(given, SampleSet):
         return EvaluationReference(given.name, given, class_names=given.class_names)
     return EvaluationReference.of_path(given, **form_of(shape, settings), device=device, fps=fps)
 

@@ -9,17 +9,17 @@ import torch
 import alphaflow as af
 from alphaflow.evaluation.evaluator import Evaluator
 from alphaflow.evaluation.reference import EvaluationReference
-from alphaflow.evaluation.sample_set import Block
+from alphaflow.evaluation.sample_set import SampleBatch
 from alphaflow.parallel.world import join, leave
 
 
 class Torn(af.InMemorySamples):
     """Pictures of which the second process can't read any."""
 
-    def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Block]:
+    def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[SampleBatch]:
         if rank == 1:
             raise OSError(errno.EIO, "Input/output error", "picture 7")
-        yield from super().blocks(size, rank, world)
+        yield from super().batches(size, rank, world)
 
 
 def say(line: str) -> None:
