@@ -106,9 +106,9 @@ def run(name: str, seed: int, steps: int, batch: int = 256) -> dict[str, Any]:
     fresh = torch.Generator().manual_seed(1000 + seed)
     real, noise = checkerboard(POINTS, fresh), torch.randn(POINTS, 2, generator=fresh)
     distances = {
-        str(nfe): af.sliced_wasserstein(sampler(name, nfe)(ema.model, noise, None, fresh), real) for nfe in NFES
+        str(nfe): af.metrics.sliced_wasserstein(sampler(name, nfe)(ema.model, noise, None, fresh), real) for nfe in NFES
     }
-    floor = af.sliced_wasserstein(checkerboard(POINTS, fresh), real)
+    floor = af.metrics.sliced_wasserstein(checkerboard(POINTS, fresh), real)
     return {"objective": name, "seed": seed, "distances": distances, "floor": floor}
 
 

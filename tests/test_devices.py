@@ -29,6 +29,7 @@ from alphaflow.evaluation.gatherer import Gatherer
 from alphaflow.evaluation.sample_sets import training_data
 from alphaflow.evaluation.statistics import Needs
 from alphaflow.features.builtin import CLIPS_ONLY, FEATURES, UNPUBLISHED
+from alphaflow.guidance import guidance_setting
 from alphaflow.metrics.neighbours import nearest
 from alphaflow.parallel.pieces import weights
 from alphaflow.parallel.world import World
@@ -348,7 +349,7 @@ def test_samplers(name: str) -> None:
 
 def test_sampling_with_guidance_as_an_input() -> None:
     x, cond = batch(CUDA)
-    cond = cond.replace(guidance=af.guidance_setting(len(x), 2.0)).to(CUDA)
+    cond = cond.replace(guidance=guidance_setting(len(x), 2.0)).to(CUDA)
     check(af.ODE(2)(dit(guidance=True).to(CUDA), x, cond), CUDA)
 
 
@@ -592,13 +593,15 @@ def test_extractors_and_what_is_gathered(name: str, shape: tuple[int, ...], ther
 
 
 FIGURES: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "frechet_distance": lambda a, b: af.frechet_distance(af.Moments.of(a), af.Moments.of(b)),
-    "kernel_distance, whole": lambda a, b: af.kernel_distance(a, b, subsets=20, size=10),
-    "kernel_distance, parts": lambda a, b: af.kernel_distance(a, b, subsets=2, size=10),
-    "precision_recall": af.precision_recall,
-    "label_agreement": lambda a, b: af.label_agreement(a, a[:, 0].long(), b, b[:, 0].long()),
-    "label_agreement, labels on the CPU": lambda a, b: af.label_agreement(a, a[:, 0].cpu().long(), b, b[:, 0].long()),
-    "sliced_wasserstein": af.sliced_wasserstein,
+    "frechet_distance": lambda a, b: af.metrics.frechet_distance(af.metrics.Moments.of(a), af.metrics.Moments.of(b)),
+    "kernel_distance, whole": lambda a, b: af.metrics.kernel_distance(a, b, subsets=20, size=10),
+    "kernel_distance, parts": lambda a, b: af.metrics.kernel_distance(a, b, subsets=2, size=10),
+    "precision_recall": af.metrics.precision_recall,
+    "label_agreement": lambda a, b: af.metrics.label_agreement(a, a[:, 0].long(), b, b[:, 0].long()),
+    "label_agreement, labels on the CPU": lambda a, b: af.metrics.label_agreement(
+        a, a[:, 0].cpu().long(), b, b[:, 0].long()
+    ),
+    "sliced_wasserstein": af.metrics.sliced_wasserstein,
 }
 
 
@@ -611,7 +614,7 @@ def test_parts_of_figures() -> None:
     features = torch.zeros(20, 6, device=CUDA)
     found = nearest(features, features, 3)
     check([found.indices, found.distances], CUDA)
-    score, moments = af.InceptionScore(20, 2), af.RunningMoments()
+    score, moments = af.metrics.InceptionScore(20, 2), af.metrics.RunningMoments()
     score.add(features, 0)
     check(score.parts(), CPU)
     moments.add(features)

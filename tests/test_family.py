@@ -18,6 +18,7 @@ from torch import Tensor
 
 import alphaflow as af
 from alphaflow.describe import describe, rebuild
+from alphaflow.guidance import guidance_setting
 from alphaflow.objectives.guided import guided_velocity
 
 SHAPE = (2, 3)
@@ -411,7 +412,7 @@ def test_guided_velocity_is_the_cfg_velocity_in_expectation() -> None:
         return value.to(z.dtype)[:, None].expand_as(z)
 
     z, t = torch.zeros(1, 2), torch.tensor([0.5])
-    cond = af.Cond(labels=torch.tensor([1]), guidance=af.guidance_setting(1, omega))
+    cond = af.Cond(labels=torch.tensor([1]), guidance=guidance_setting(1, omega))
     v = torch.full((1, 2), mean)
     found = guided_velocity(af.GuidanceInputs(), model, z, t, cond, v, torch.tensor([False])).v
     assert torch.allclose(found, torch.full((1, 2), fixed))
@@ -470,7 +471,7 @@ def test_only_improved_mean_flow_reads_the_velocity_head(smooth: Any, batch: Any
     model = Guided(smooth, velocity_head=True)
     other = copy.deepcopy(model)
     torch.nn.init.normal_(other.v.outer.weight)
-    settings = af.guidance_setting(8, 1.0).double()
+    settings = guidance_setting(8, 1.0).double()
     with_settings = (batch[0], batch[1].replace(guidance=settings))
     objective = af.AlphaFlow(guidance=af.Guidance(omega=1.0, kappa=0.5))
     assert torch.equal(call(objective, model, with_settings).total, call(objective, other, with_settings).total)

@@ -31,11 +31,11 @@ class Black(ImageRecipe):
 def test_moments_that_were_merged_stay_as_they_were() -> None:
     generator = torch.Generator().manual_seed(0)
     sets = [torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(3)]
-    first, second, third = (af.RunningMoments() for _ in sets)
+    first, second, third = (af.metrics.RunningMoments() for _ in sets)
     for moments, features in zip((first, second, third), sets, strict=True):
         moments.add(features)
     alone = second.moments()
-    total = af.RunningMoments()
+    total = af.metrics.RunningMoments()
     for moments in (second, first, third):  # the second is the first that is taken in
         total.merge(*moments.parts())
     again = second.moments()

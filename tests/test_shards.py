@@ -22,6 +22,7 @@ from alphaflow.data_tools.encode import encode
 from alphaflow.data_tools.plan import Options
 
 import alphaflow as af
+from alphaflow.autoencoders.autoencoder import Normalisation
 from alphaflow.data import open_files as reading
 from alphaflow.data.listing.entry import Entry
 from alphaflow.data.listing.listing import Listing
@@ -39,7 +40,7 @@ class Moments:
     """Mean = pixels, deviation = a half: a posterior that is easy to check."""
 
     posterior = True
-    normalisation = af.Normalisation((0.5,) * 3, (2.0,) * 3)
+    normalisation = Normalisation((0.5,) * 3, (2.0,) * 3)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.cat([pixels, torch.full_like(pixels, 0.5)], dim=1)
