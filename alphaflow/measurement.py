@@ -15,7 +15,7 @@ from .types import Batch
 
 
 class Measurement(ABC):
-    """A measurement of samples during training. `alphaflow.Evaluation` is one; `of` makes one of any callable.
+    """A measurement of samples during training. `alphaflow.TrainingEvaluation` is one; `of` makes one of any callable.
 
     Attributes:
         every: steps between measurements.
@@ -52,8 +52,8 @@ class _Foreign(Measurement):
         return self.inner(recipe, model, device)
 
 
-class Probe(Protocol):
-    """Measures gradients during training; `alphaflow.Probe` is one."""
+class GradientMeasurement(Protocol):
+    """Measures gradients during training; `alphaflow.GradientProbe` is one."""
 
     @property
     def every(self) -> int:

@@ -48,7 +48,7 @@ class Invertible(TimeDistribution, Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Uniform(Compact):
+class UniformTimes(Compact):
     """t ~ U(0, 1)."""
 
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
@@ -148,7 +148,7 @@ class ArctanLogNormal(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class Beta(Compact):
+class BetaTimes(Compact):
     """t ~ Beta(a, b), as the ratio of two gamma draws: density ∝ t^(a−1)·(1−t)^(b−1)."""
 
     a: float = 1.0
@@ -156,7 +156,7 @@ class Beta(Compact):
 
     def __post_init__(self) -> None:
         if self.a <= 0 or self.b <= 0:
-            raise ValueError(f"Beta needs a > 0 and b > 0, got {self.a} and {self.b}")
+            raise ValueError(f"BetaTimes needs a > 0 and b > 0, got {self.a} and {self.b}")
 
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
         """Draws b times: (b,)."""
@@ -273,7 +273,7 @@ class TimePairs(Compact, Pairs):
 
 
 @dataclass(frozen=True, repr=False)
-class Dyadic(Compact, Pairs):
+class DyadicPairs(Compact, Pairs):
     """The grid of Shortcut Models (arXiv 2410.12557): jumps of 1, ½, ¼, … down to 2/steps, from multiples of the jump.
 
     Times without a partner are multiples of 1/steps, t > 0.
@@ -286,7 +286,7 @@ class Dyadic(Compact, Pairs):
 
     def __post_init__(self) -> None:
         if self.steps < 2 or self.steps & (self.steps - 1):
-            raise ValueError(f"Dyadic needs a power of two of at least 2, got {self.steps}")
+            raise ValueError(f"DyadicPairs needs a power of two of at least 2, got {self.steps}")
 
     @property
     def finest(self) -> float:  # type: ignore[override]

@@ -31,7 +31,7 @@ from .progress import shown
 if TYPE_CHECKING:
     import torch
 
-    from alphaflow.evaluation.result import Result
+    from alphaflow.evaluation.result import EvaluationResult
     from alphaflow.runs.run import Run
 
 
@@ -120,14 +120,14 @@ def evaluate(
     world = join(found)
     with shown(world.main) as progress:
         result = measure(
-            _opened(target, checkpoint, raw, found, trust) if is_run else target, reference, world=world,
+            _opened(target, checkpoint, raw, found, trust) if is_run else target, reference,
             progress=progress, metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe", least=1)), count=count,
             seeds=tuple(integers(seed, "--seed", least=0)), guidance=guide(guidance, guidance_interval), size=size,
             frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
             save=save, pictures=pictures, kid_subset_size=kid_subset_size,
         )  # fmt: skip
     leave()
-    if result is not None:
+    if world.main:
         _tell(result, json, csv, pictures, save)
 
 
@@ -166,7 +166,9 @@ def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, t
     return Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
 
 
-def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | None, save: Path | None) -> None:
+def _tell(
+    result: EvaluationResult, json: Path | None, csv: Path | None, pictures: Path | None, save: Path | None
+) -> None:
     """Prints the figures and writes them."""
     _print(result)
     for line in result.warnings:
@@ -184,12 +186,12 @@ def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | 
         print(f"samples in {save}")
 
 
-def _print(result: Result) -> None:
+def _print(result: EvaluationResult) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from alphaflow.evaluation.catalogue import VALUES
+    from alphaflow.evaluation.catalogue import OUTPUTS
 
     reference = result.protocol["reference"]
     of = f"{reference['count']:,} images: " if reference["count"] else ""
@@ -199,14 +201,14 @@ def _print(result: Result) -> None:
         left = heading == "what"
         table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     table.columns[1].min_width = min(max(len(row.name) for row in rows), 10)
-    names = [name for name in VALUES if any(name in row.values for row in rows)]
+    names = [name for name in OUTPUTS if any(name in row.values for row in rows)]
     for name in names:
-        table.add_column(VALUES[name].title, justify="right", overflow="fold")
+        table.add_column(OUTPUTS[name].title, justify="right", overflow="fold")
     for row in rows:
         cells = []
         for name in names:
-            cell = VALUES[name].form.format(row.values[name]) if name in row.values else "–"
-            cells.append(cell + (" ± " + VALUES[name].form.format(row.std[name]) if name in row.std else ""))
+            cell = OUTPUTS[name].form.format(row.values[name]) if name in row.values else "–"
+            cells.append(cell + (" ± " + OUTPUTS[name].form.format(row.std[name]) if name in row.std else ""))
         table.add_row(str(row.nfe or "–"), row.name, str(row.count), *cells)
     Console().print(table)
 

@@ -58,10 +58,10 @@ def train(
     Under torchrun, `torchrun --nproc-per-node 8 -m alphaflow train RECIPE`, the processes share each batch.
     On SIGINT, SIGTERM, SIGUSR1 or SIGHUP training finishes its step, saves, and exits with status 130, 143, 138 or 129.
     """
-    from alphaflow.diagnosis.probe import Probe
+    from alphaflow.diagnosis.probe import GradientProbe
 
     given = {option.name: parameters.pop(option.name) for option in MACHINE}
-    probe = None if probe_every is None else Probe(probe_every)
+    probe = None if probe_every is None else GradientProbe(probe_every)
     rest: dict[str, Any] = {
         "device": device, "checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
         "start": from_run, "probe": probe, **machine(**given),
@@ -157,7 +157,7 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> Non
         return
     samples = f"; samples: {picture}" if picture.is_file() else ""
     trainer.display.say(f"done: {folder.path} holds {trainer.step} steps{samples}")
-    listed = sorted(trainer.recipe.samplers)
+    listed = list(trainer.recipe.samplers_by_nfe)
     if listed:
         place, trust = shlex.quote(str(folder.path)), "" if builtin else " --trust"
         nfes = ",".join(map(str, listed))

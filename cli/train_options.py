@@ -118,17 +118,17 @@ def machine(
     max_rollbacks: MaxRollbacks = 2,
 ) -> dict[str, Any]:
     """The Trainer's arguments from these options."""
-    from alphaflow.evaluation.in_training import Evaluation
-    from alphaflow.training.engine import Setup
-    from alphaflow.training.guard import Guard
-    from alphaflow.training.saving import Keep
+    from alphaflow.evaluation.in_training import TrainingEvaluation
+    from alphaflow.training.engine import MachineSetup
+    from alphaflow.training.guard import BatchGuard
+    from alphaflow.training.saving import CheckpointRetention
 
-    setup = Setup(
+    setup = MachineSetup(
         precision=precision, tf32=tf32, accumulate=accumulate, recompute=recompute, compile=compile, parallel=parallel
     )
     return {
         "setup": setup,
-        "guard": Guard(rollbacks=max_rollbacks),
-        "keep": Keep(last=keep_last, every=keep_every, best=keep_best),
-        "evaluation": None if evaluate_every is None else Evaluation(evaluate_every),
+        "guard": BatchGuard(rollbacks=max_rollbacks),
+        "keep": CheckpointRetention(last=keep_last, every=keep_every, best=keep_best),
+        "evaluation": None if evaluate_every is None else TrainingEvaluation(evaluate_every),
     }

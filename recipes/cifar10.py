@@ -19,7 +19,7 @@ def recipe(
         model=af.DiT.S(images.shape, patch=2, classes=images.classes),
         objective=af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.5, times=af.LogitNormal(-0.4, 1.0)),
         dataset=images,
-        samplers={1: af.ODE(1), 2: af.Consistency(2), 4: af.ODE(4)},
+        samplers=(af.ODE(1), af.Consistency(2), af.ODE(4)),
         steps=steps,
         lr=2e-4,
     )

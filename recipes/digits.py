@@ -16,7 +16,7 @@ def recipe(
 ) -> af.Recipe:
     """A small class-conditional DiT; by default with the curriculum that anneals α from 1 to 0."""
     digits = af.Digits(batch_size=batch_size)
-    weighting = af.Adaptive(p=0.5)
+    weighting = af.AdaptiveWeighting(p=0.5)
     objective = {
         "alpha-flow": af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.25, weighting=weighting),
         "mean-flow": af.MeanFlow(fm_share=0.75, weighting=weighting),
@@ -29,7 +29,7 @@ def recipe(
         model=af.DiT(digits.shape, patch=4, depth=depth, width=width, heads=2, classes=digits.classes, guidance=guided),
         objective=objective,
         dataset=digits,
-        samplers={nfe: af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)},
+        samplers=[af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)],
         steps=steps,
         lr=af.Linear(start=steps // 2, end=steps, first=lr, last=0.0),
         ema=0.999,

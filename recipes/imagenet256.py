@@ -22,5 +22,5 @@ def recipe(
         model=build(latents.shape, patch=2, classes=latents.classes),
         dataset=latents,
         autoencoder=latents.autoencoder,
-        **af.published(method, size, guided=cfg, steps=steps),
+        **af.published_settings(method, size, guided=cfg, steps=steps),
     )

@@ -28,5 +28,5 @@ def recipe(
         model=build(clips.shape, patch=(1, 2, 2), classes=dataset.classes, factorised=factorised),
         dataset=dataset,
         autoencoder=clips.autoencoder,
-        **af.published(method, row[size], guided=cfg, steps=steps),
+        **af.published_settings(method, row[size], guided=cfg, steps=steps),
     )

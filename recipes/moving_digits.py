@@ -20,18 +20,18 @@ def recipe(
     """The clips are rendered to MP4 and encoded to shards at the first run; patches are of 4 frames, 4 × 4 pixels."""
     clips = af.LatentShards(af.moving_digits(cache, digits=digits), batch_size=batch_size, kind="clips")
     # eight frames of one digit show it through more noise than an image does: times nearer to 1
-    times, weighting, alpha = af.LogitNormal(0.5, 1.0), af.Adaptive(p=0.5), af.Sigmoid(end=max(steps * 2 // 3, 1))
+    times, weighting = af.LogitNormal(0.5, 1.0), af.AdaptiveWeighting(p=0.5)
+    alpha = af.Sigmoid(end=max(steps * 2 // 3, 1))
     objective = {
         "alpha-flow": af.AlphaFlow(alpha=alpha, fm_share=0.5, times=times, weighting=weighting),
         "mean-flow": af.MeanFlow(fm_share=0.75, times=times, weighting=weighting),
         "flow-matching": af.FlowMatching(times=times, weighting=weighting),
     }[method]
-    solver: Literal["euler", "jump"] = "euler" if method == "flow-matching" else "jump"
     return af.Recipe(
         model=af.DiT(clips.shape, patch=(4, 4, 4), depth=depth, width=width, heads=2, classes=clips.classes),
         objective=objective,
         dataset=clips,
-        samplers={nfe: af.ODE(nfe, solver=solver) for nfe in (1, 2, 4)},
+        samplers=[af.ODE(nfe, solver="euler" if method == "flow-matching" else "jump") for nfe in (1, 2, 4)],
         steps=steps,
         autoencoder=clips.autoencoder,
         lr=af.Linear(start=steps // 2, end=steps, first=lr, last=0.0),

@@ -183,7 +183,7 @@ from own_network import Own
 def recipe(*, steps: int = 4, wide: bool = False) -> af.Recipe:
     digits = af.Digits(batch_size=16)
     return af.Recipe(model=Own(64 if wide else 8), objective=af.MeanFlow(), dataset=digits, steps=steps,
-                     samplers={1: af.ODE(1)})
+                     samplers=(af.ODE(1),))
 '''
 NETWORK = """
 import torch

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import alphaflow as af
+from alphaflow.guidance_input import guidance_setting
 
 Cli = Callable[..., Any]
 
@@ -25,7 +26,7 @@ def recipe(objective: af.Objective, steps: int = 8, **network: Any) -> af.Recipe
     options = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "classes": 10, **network}
     model = af.DiT(digits.shape, **options)
     return af.Recipe(
-        model=model, objective=objective, dataset=digits, samplers={1: af.ODE(1)}, steps=steps, lr=1e-2, ema=0.9
+        model=model, objective=objective, dataset=digits, samplers=(af.ODE(1),), steps=steps, lr=1e-2, ema=0.9
     )
 
 
@@ -270,15 +271,15 @@ def test_velocity_head_and_guidance_inputs_of_the_transformer() -> None:
         torch.nn.init.normal_(weight, std=0.2)
     z, r, t = torch.randn(5, 1, 4, 4), torch.rand(5) / 2, torch.rand(5) / 2 + 0.5
     labels = torch.tensor([0, 1, 2, 0, 1])
-    cond = af.Cond(labels=labels, guidance=af.guidance_setting(5, 3.0, (0.2, 0.7)))
+    cond = af.Cond(labels=labels, guidance=guidance_setting(5, 3.0, (0.2, 0.7)))
     u, v = model(z, r, t, cond, velocity=True)
     assert torch.equal(u, model(z, r, t, cond))
     assert not torch.allclose(u, v)
     assert torch.equal(
-        model(z, r, t, af.Cond(labels=labels)), model(z, r, t, cond.replace(guidance=af.guidance_setting(5, 1.0)))
+        model(z, r, t, af.Cond(labels=labels)), model(z, r, t, cond.replace(guidance=guidance_setting(5, 1.0)))
     )
     for other in ((2.0, (0.2, 0.7)), (3.0, (0.1, 0.7)), (3.0, (0.2, 0.8))):
-        changed = cond.replace(guidance=af.guidance_setting(5, *other))
+        changed = cond.replace(guidance=guidance_setting(5, *other))
         assert not torch.allclose(u, model(z, r, t, changed))
     # the head shares the first block only: with the last two and its own last layer copied over it gives u
     model.velocity_blocks.load_state_dict(model.blocks[1:].state_dict())

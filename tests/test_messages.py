@@ -35,7 +35,7 @@ class Burning(af.Digits):
 def recipe(*, steps: int = 6) -> af.Recipe:
     model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     data = Burning(batch_size=8)
-    return af.Recipe(model=model, objective=af.FlowMatching(), dataset=data, steps=steps, samplers={{1: af.ODE(1)}})
+    return af.Recipe(model=model, objective=af.FlowMatching(), dataset=data, steps=steps, samplers=(af.ODE(1),))
 """
 
 

@@ -1,4 +1,4 @@
-"""Where pictures and clips are measured from: folders, zips, arrays, shards, a run. All are read block by block."""
+"""Where pictures and clips are measured from: folders, zips, arrays, shards, a run. All are read batch by batch."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from ..pixel_values import finite_bytes
 from ..runs.labels import balanced_labels
 from ..runs.pipeline import Pipeline
 from ..types import Labels
-from .npz_pictures import Arrays
-from .sample_set import Block, Source
+from .npz_samples import NpzSamples
+from .sample_set import SampleBatch, SampleSet
 
 BUILT_IN: dict[str, Callable[[], IndexedDataset]] = {"digits": Digits}
 """Data sets that come with the package, by name."""
 
 
-class Images(Source):
-    """Pictures or clips in memory: ``af.evaluate(af.Images(pixels), af.Images(real), metrics=("fid",))``.
+class InMemorySamples(SampleSet):
+    """Images or clips in memory: ``af.evaluate(af.InMemorySamples(pixels), "real.npz", metrics=("fid",))``.
 
     Args:
         pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w).
@@ -64,12 +64,12 @@ class Images(Source):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
-        return Block(start, self.pixels[start:stop], None if self.labels is None else self.labels[start:stop])
+        return SampleBatch(start, self.pixels[start:stop], None if self.labels is None else self.labels[start:stop])
 
 
-class Stored(Source):
+class DecodedDataset(SampleSet):
     """A data set of pixels, or of latents, which are decoded: their means, where they have a posterior.
 
     Args:
@@ -77,7 +77,7 @@ class Stored(Source):
         name: where it comes from.
         autoencoder: decodes; None where samples are pixels.
         device: where it does.
-        ahead: as `Source` has it.
+        ahead: as `SampleSet` has it.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class Stored(Source):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
         batch = self.dataset.fetch(np.arange(start, stop))
         x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x.to(self._device))
-        return Block(start, finite_bytes(x, start), batch.cond.labels)
+        return SampleBatch(start, finite_bytes(x, start), batch.cond.labels)
 
 
-class Samples(Source):
-    """What a run makes: every class equally often, 8-bit. Sample i is the same at every block size but in one respect.
+class GeneratedSamples(SampleSet):
+    """What a run makes: every class equally often, 8-bit. Sample i is the same at every batch size but in one respect.
 
-    (Consistency sampling draws its fresh noise block by block.)
+    (Consistency sampling draws its fresh noise batch by batch.)
 
     Args:
         run: opened.
@@ -128,13 +128,13 @@ class Samples(Source):
     def __len__(self) -> int:
         return self.count
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
         labels = None if self._labels is None else self._labels[start:stop]
-        return Block(start, self._maker(start, stop, labels), labels)
+        return SampleBatch(start, self._maker(start, stop, labels), labels)
 
 
-def open_source(
+def open_sample_set(
     target: Path | str,
     *,
     size: int | None = None,
@@ -143,7 +143,7 @@ def open_source(
     fps: float | None = None,
     kind: Kind | None = None,
     device: torch.device | None = None,
-) -> Source:
+) -> SampleSet:
     """Pictures or clips by where they are.
 
     Args:
@@ -160,23 +160,23 @@ def open_source(
     """
     path = Path(target)
     if str(target) in BUILT_IN and not path.exists():
-        return Stored(BUILT_IN[str(target)](), str(target))
+        return DecodedDataset(BUILT_IN[str(target)](), str(target))
     if path.suffix == ".npz":
-        return Arrays(path)
+        return NpzSamples(path)
     if (path / DATASET).is_file():
         shards = LatentShards(path)
         autoencoder = shards.autoencoder
         if autoencoder is None:
             raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
         place = device or torch.device("cpu")
-        return Stored(shards, str(path), autoencoder_on(autoencoder, place), place)
+        return DecodedDataset(shards, str(path), autoencoder_on(autoencoder, place), place)
     if (kind or kind_of(path)) == "clips":
         clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
-        return Stored(clips, str(path))
-    return Stored(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
+        return DecodedDataset(clips, str(path))
+    return DecodedDataset(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
 
 
-def training_data(run: Pipeline) -> Source:
+def training_data(run: Pipeline) -> SampleSet:
     """The data that a run was trained on, in order and without augmentation.
 
     Raises:
@@ -188,6 +188,6 @@ def training_data(run: Pipeline) -> Source:
     if not isinstance(dataset, IndexedDataset):
         raise UserError("the run's data can't serve as a reference; give real images with --reference")
     decoder = None if isinstance(run.autoencoder, Pixels) else run.autoencoder
-    return Stored(
+    return DecodedDataset(
         dataset, "the run's training data", decoder, run.device, ahead=False
     )  # it may be the user's, for one thread

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from ..derivatives import with_derivative
 from ..describe import Compact
-from ..flow import expand, interpolate, mean_square, velocity
+from ..flow import expand_like, interpolate, mean_square, velocity
 from ..guidance import Guided, TrainedGuidance
 from ..network import Upcast, upcast
 from ..schedules import Scheduled, value_at
 from ..times import LogitNormal, PairDistribution, Pairing, Pairs, TimeDistribution
 from ..types import Cond, Loss, Model, PerSample, Sample, Time
-from ..weighting import Adaptive, Weighting
+from ..weighting import AdaptiveWeighting, Weighting
 from .guided import guided_velocity
-from .records import Draw, Prediction, Target
+from .records import Prediction, RegressionTarget, TrainingDraw
 
 
 class LossFunction(ABC):
@@ -98,7 +98,7 @@ class Objective(Compact, LossFunction):
     Args:
         fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples of the whole batch, however
             it is worked on in parts.
-        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `Dyadic`).
+        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `DyadicPairs`).
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
         teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
@@ -108,7 +108,7 @@ class Objective(Compact, LossFunction):
     fm_share: Scheduled = 0.5
     times: TimeDistribution | PairDistribution = LogitNormal(-0.4, 1.0)
     guidance: TrainedGuidance | None = None
-    weighting: Weighting = Adaptive()
+    weighting: Weighting = AdaptiveWeighting()
     teacher: Model | None = None
     ema_target: bool = False
 
@@ -153,34 +153,34 @@ class Objective(Compact, LossFunction):
         return {"fm_share": self.share(step)}
 
     @abstractmethod
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """The target of the few-step samples, which ``draw`` consists of. ``model`` is u⁻."""
 
-    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+    def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """The loss (n,) of few-step samples: their squared error, weighted."""
         error = mean_square(u - target.u)
         return self.weighting(error.detach(), target.alpha) * error
 
-    def flow_loss(self, u: Sample, draw: Draw) -> PerSample:
+    def flow_loss(self, u: Sample, draw: TrainingDraw) -> PerSample:
         """The loss (n,) of samples with r = t: their squared error, weighted with α = 1."""
         error = mean_square(u - draw.v)
         return self.weighting(error.detach(), torch.ones_like(draw.t)) * error
 
-    def direction(self, draw: Draw, step: int) -> Sample | None:
+    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
         """dz/dt of the few-step samples, which ``draw`` consists of, if their target needs du⁻/dt; else None.
 
-        It is then taken along with the prediction, where both are of the same network: `Draw.derivative`.
+        It is then taken along with the prediction, where both are of the same network: `TrainingDraw.derivative`.
         """
         return None
 
-    def predict(self, model: Model, draw: Draw, along: Sample | None = None) -> Prediction:
+    def predict(self, model: Model, draw: TrainingDraw, along: Sample | None = None) -> Prediction:
         """The network's prediction for a draw, with gradient; with du/dt of the few-step samples if dz/dt is given."""
         if along is None:
             return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
         u, dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along)
         return Prediction(u, dudt=dudt)
 
-    def auxiliary_loss(self, prediction: Prediction, draw: Draw) -> PerSample | None:
+    def auxiliary_loss(self, prediction: Prediction, draw: TrainingDraw) -> PerSample | None:
         """A further loss of each sample (b,), with gradient, or None."""
         return None
 
@@ -247,7 +247,7 @@ class Objective(Compact, LossFunction):
         goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
         return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
 
-    def _target(self, model: Model, draw: Draw, step: int, own: bool) -> Target:
+    def _target(self, model: Model, draw: TrainingDraw, step: int, own: bool) -> RegressionTarget:
         """The few-step samples' target, of n = 0 too; ``own``: u⁻ is the network in training.
 
         A network may be split among processes, which then all run it, or none: where others have few-step samples.
@@ -258,7 +258,7 @@ class Objective(Compact, LossFunction):
             one = draw.part(slice(1), few=1)
             if not own or self.direction(one, step) is None:  # else the derivative comes with the prediction
                 self.target(model, one, step)
-        return Target(draw.v[:0], draw.t[:0])
+        return RegressionTarget(draw.v[:0], draw.t[:0])
 
     def draw(
         self,
@@ -270,11 +270,12 @@ class Objective(Compact, LossFunction):
         *,
         few: int | None = None,
         predicted: bool = False,
-    ) -> Draw:
+    ) -> TrainingDraw:
         """Draws times and noise, drops labels, mixes guidance into the velocity, by u⁻ = ``model``.
 
         ``few`` is the number of few-step samples; None for what fm_share makes of a whole batch. If u⁻ is about to be
-        ``predicted`` for this draw, what it will say of the samples with r = t is left for later (`Draw.completed`).
+        ``predicted`` for this draw, what it will say of the samples with r = t is left for later
+        (`TrainingDraw.completed`).
         """
         b = x.shape[0]
         few = self.few(b, step) if few is None else few
@@ -293,7 +294,7 @@ class Objective(Compact, LossFunction):
         guided = guided_velocity(
             self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
         )
-        return Draw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
+        return TrainingDraw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:
@@ -303,7 +304,7 @@ def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Te
     α⁻¹·‖u − target‖² has the gradient of tfm + tc, where tc = 2·uᵀ·sg[(u − target)/α − (u − ṽ)]. In the MeanFlow
     branch that is 2(t − r)·uᵀ·du⁻/dt: trajectory flow matching plus trajectory consistency (α-Flow, arXiv 2510.20771).
     """
-    mse, consistency = mean_square(u - goal), (u - goal) / expand(alpha, u) - (u - v)
+    mse, consistency = mean_square(u - goal), (u - goal) / expand_like(alpha, u) - (u - v)
     tc = 2 * (u * consistency).flatten(1).mean(1)
     return {"mse": mse, "residual": mse / alpha.square(), "tfm": mean_square(u - v), "tc": tc}
 

@@ -216,7 +216,7 @@ class InTraining(Pipeline):
 
     def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> None:
         autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
-        super().__init__(model, recipe.samplers, autoencoder, describe_data(recipe.dataset), device)
+        super().__init__(model, recipe.samplers_by_nfe, autoencoder, describe_data(recipe.dataset), device)
         self._recipe = recipe
 
     def recipe(self) -> Recipe:

@@ -83,7 +83,7 @@ class Run(Pipeline):
         record = self.record
         if any(part is None for part in [record["model"], record["autoencoder"], *record["samplers"].values()]):
             recipe = self.recipe()
-            return recipe.model, recipe.samplers, autoencoder_on(recipe.autoencoder or Pixels(), device)
+            return recipe.model, recipe.samplers_by_nfe, autoencoder_on(recipe.autoencoder or Pixels(), device)
         samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
         autoencoder = autoencoder_on(cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)), device)
         with torch.device("meta"):  # takes no memory

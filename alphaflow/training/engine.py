@@ -29,7 +29,7 @@ from .flops import example, forward_flops
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Setup(Compact):
+class MachineSetup(Compact):
     """How a recipe is run on a machine. It changes speed and memory; what is trained stays the same, but for rounding.
 
     Args:
@@ -59,7 +59,7 @@ class Setup(Compact):
         if self.accumulate < 1:
             raise UserError(f"accumulate must be at least 1, got {self.accumulate}")
 
-    def of(self, recipe: Recipe) -> Setup:
+    def of(self, recipe: Recipe) -> MachineSetup:
         """The same setup, with the recipe's own where it leaves something open."""
         tf32 = recipe.tf32 if self.tf32 is None else self.tf32
         return replace(self, precision=self.precision or recipe.precision, tf32=tf32)
@@ -81,7 +81,7 @@ class Engine:
         optimizer: of both.
     """
 
-    def __init__(self, recipe: Recipe, setup: Setup, device: torch.device, world: World) -> None:
+    def __init__(self, recipe: Recipe, setup: MachineSetup, device: torch.device, world: World) -> None:
         self.recipe, self.setup, self.device, self.world = recipe, setup.of(recipe), device, world
         self.model = recipe.model
         decays = recipe.ema if isinstance(recipe.ema, tuple) else (recipe.ema,)
@@ -174,7 +174,7 @@ class Engine:
             average.update()
 
     def check_probe(self) -> None:
-        """Raises a UserError if gradients can't be measured in training: `Probe`."""
+        """Raises a UserError if gradients can't be measured in training: `GradientProbe`."""
         if not isinstance(self.recipe.objective, Objective):
             raise UserError(f"only an af.Objective can be probed, not {type(self.recipe.objective).__name__}")
         if self.split:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Guard(Compact):
+class BatchGuard(Compact):
     """When a batch is skipped, when training goes back, and when it stops.
 
     A batch is bad if its loss or its gradient is not finite, or if its squared error is a spike: over ``factor`` times
@@ -85,7 +85,7 @@ class Watch:
         guard: the rules.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: BatchGuard) -> None:
         self.guard = guard
         self.good: deque[float] = deque(maxlen=guard.window)
         self.bad = 0

@@ -25,7 +25,7 @@ from .engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Keep(Compact):
+class CheckpointRetention(Compact):
     """Which checkpoints stay on disk. Without arguments all do.
 
     Args:
@@ -80,7 +80,9 @@ class Saver:
         evaluation: knows of what more is better; None where nothing is measured.
     """
 
-    def __init__(self, folder: RunFolder, engine: Engine, keep: Keep, evaluation: Measurement | None = None) -> None:
+    def __init__(
+        self, folder: RunFolder, engine: Engine, keep: CheckpointRetention, evaluation: Measurement | None = None
+    ) -> None:
         self.folder, self.engine, self.keep, self.evaluation = folder, engine, keep, evaluation
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import UserError, said
 from ..files import hold
-from ..measurement import Measurement, Probe
+from ..measurement import GradientMeasurement, Measurement
 from ..objectives.objective import Objective
 from ..parallel.device import find_device
 from ..parallel.world import join
@@ -26,13 +26,13 @@ from ..types import Batch, Loss
 from . import recovery, state
 from .display import Display, Unfailing
 from .ema import EMA
-from .engine import Engine, Setup
+from .engine import Engine, MachineSetup
 from .feed import Feed, shared_out
-from .guard import Guard, Incident, Watch, examine, squared_error
+from .guard import BatchGuard, Incident, Watch, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
 from .sanity import remarks
-from .saving import Keep, Saver
+from .saving import CheckpointRetention, Saver
 from .stopping import Stop
 
 
@@ -54,14 +54,13 @@ class Trainer:
         checkpoint_every, sample_every: steps between checkpoints and between sample pictures, both also written at
             the end; None for a tenth of all steps.
         log_every: steps between rows of metrics.jsonl; a row holds means over them.
-        evaluation: a measurement of samples during training, `Evaluation`; its values go to metrics.jsonl and to the
-            checkpoints' manifests.
+        evaluation: measures samples, `TrainingEvaluation`; its values go to metrics.jsonl and checkpoints' manifests.
         display: what shows the progress.
         origin: where the recipe came from, for run.json.
         resume: continue the run in ``out`` from its last whole checkpoint.
         start: weights to begin with: a run's folder (its last averaged weights), a checkpoint's folder, or a
             safetensors file. What the network doesn't share with it keeps its own initialisation.
-        probe: a measurement of gradients during training, `Probe`; its values go to metrics.jsonl.
+        probe: a measurement of gradients during training, `GradientProbe`; its values go to metrics.jsonl.
 
     Attributes:
         step: optimiser steps done.
@@ -79,9 +78,9 @@ class Trainer:
         out: Path | str | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
-        setup: Setup | None = None,
-        guard: Guard | None = None,
-        keep: Keep | None = None,
+        setup: MachineSetup | None = None,
+        guard: BatchGuard | None = None,
+        keep: CheckpointRetention | None = None,
         checkpoint_every: int | None = None,
         sample_every: int | None = None,
         log_every: int = 50,
@@ -90,7 +89,7 @@ class Trainer:
         origin: Origin | None = None,
         resume: bool = False,
         start: Path | str | None = None,
-        probe: Probe | None = None,
+        probe: GradientMeasurement | None = None,
     ) -> None:
         self.recipe, self.seed, self.probe, self.start = recipe, seed, probe, start
         self.evaluation = None if evaluation is None else Measurement.of(evaluation)
@@ -108,22 +107,22 @@ class Trainer:
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
             file = find_weights(start)
             self.display.say(start_from(file, recipe.model, of_images=is_of_images(file)))
-        setup = (setup or Setup()).of(recipe)
+        setup = (setup or MachineSetup()).of(recipe)
         record = describe_run(recipe, seed, start, setup, self.world.size)  # while each process has the whole network
         self.engine = Engine(recipe, setup, self.device, self.world)
         if probe is not None:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
-        self.watch, self.stop = Watch(guard or Guard()), Stop()
+        self.watch, self.stop = Watch(guard or BatchGuard()), Stop()
         self.feed = Feed(recipe.dataset, shared_out(recipe.dataset, self.world), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
         self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)
         self.report = Reporter(self.engine, self.folder, self.display)
         self._saver: Saver | None = None
-        self._open(keep or Keep(), origin or Origin("python"), record, resume)
+        self._open(keep or CheckpointRetention(), origin or Origin("python"), record, resume)
 
-    def _open(self, keep: Keep, origin: Origin, record: dict[str, Any], resume: bool) -> None:
+    def _open(self, keep: CheckpointRetention, origin: Origin, record: dict[str, Any], resume: bool) -> None:
         """Begins the run's folder, or goes on from it."""
         self.report.check(self.evaluation, keep.best)
         folder = self.folder
@@ -180,7 +179,7 @@ class Trainer:
         SIGTERM, SIGINT and SIGUSR1 let it finish the step and save; a second SIGINT ends it at once.
 
         Raises:
-            UserError: training can't go on (see `Guard`), or the last checkpoint can't be written. What was saved
+            UserError: training can't go on (see `BatchGuard`), or the last checkpoint can't be written. What was saved
                 before stays. (Of any other exception the run's error.txt keeps the traceback.)
         """
         with nullcontext() if self.folder is None else self.folder.keeping_faults(self.world.rank):
