@@ -1,0 +1,1 @@
+"""What remains of training: a run on disk."""

@@ -1,0 +1,163 @@
+"""A run's folder on disk: where things lie, and which checkpoints there are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import parsed, replacing, sweep, write_json
+from ..version import versions
+from . import checkpoint
+from .record import KEYS, SECOND_TIME, Origin, wrong_types
+
+
+class RunFolder:
+    """``runs/NAME/``: recipe.py, run.json, metrics.jsonl, checkpoints/, samples/."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def record(self) -> Path:
+        """run.json."""
+        return self.path / "run.json"
+
+    @property
+    def recipe(self) -> Path:
+        """recipe.py."""
+        return self.path / "recipe.py"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def incidents(self) -> Path:
+        """incidents.jsonl: bad batches and what was done."""
+        return self.path / "incidents.jsonl"
+
+    def error(self, rank: int = 0) -> Path:
+        """error.txt, of further processes error-RANK.txt: the traceback of the fault that ended the training."""
+        return self.path / f"error{f'-{rank}' if rank else ''}.txt"
+
+    def samples(self, step: int) -> Path:
+        """samples/step-NNNNNNNN.png."""
+        return self.path / "samples" / f"step-{step:08d}.png"
+
+    def checkpoint(self, step: int) -> Path:
+        """checkpoints/step-NNNNNNNN, a folder."""
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        place = self.path / "checkpoints"
+        found = place.iterdir() if place.is_dir() else ()
+        return sorted((p for p in found if re.fullmatch(r"step-\d{8,}", p.name) and p.is_dir()), key=step_of)
+
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint.
+
+        Raises:
+            UserError: there is none.
+        """
+        saved = self.checkpoints()
+        if not saved:
+            raise UserError(f"{self.path} has no checkpoint yet; train on with --resume")
+        return saved[-1]
+
+    def checkpoint_of(self, step: int | None) -> Path:
+        """The checkpoint of a step; None for the newest.
+
+        Raises:
+            UserError: there is none.
+        """
+        last = self.last_checkpoint()
+        if step is None:
+            return last
+        steps = [step_of(path) for path in self.checkpoints()]
+        if step not in steps:
+            known = ", ".join(map(str, steps)) if len(steps) <= 10 else f"{len(steps)}, from {steps[0]} to {steps[-1]}"
+            nearest = min(steps, key=lambda there: abs(there - step))
+            raise UserError(f"{self.path} has no checkpoint of step {step}; it has {known}; the nearest is {nearest}")
+        return self.checkpoint(step)
+
+    def sweep(self) -> None:
+        """Removes what a killed process left half-written, and puts back what it was about to replace."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "samples"):
+            sweep(folder)
+
+    def exists(self) -> bool:
+        """Whether a run is there."""
+        return self.record.is_file()
+
+    def create(self, origin: Origin, record: dict[str, Any]) -> None:
+        """Makes the folder and writes recipe.py and run.json.
+
+        Raises:
+            UserError: the folder holds a run, or anything else.
+        """
+        if self.exists():
+            way = "continue it with --resume" if self.checkpoints() else "it has no checkpoint yet: remove it"
+            raise UserError(f"{self.path} already holds a run; {way}, or choose another --out")
+        begun = {self.recipe.name}  # by a process that was killed at once
+        other = self.path.is_dir() and any(
+            place.name not in begun and not place.name.endswith(".tmp") for place in self.path.iterdir()
+        )
+        if other or ((self.path.exists() or self.path.is_symlink()) and not self.path.is_dir()):
+            raise UserError(f"{self.path} exists and is not a run's folder; choose another --out")
+        if origin.text:
+            with replacing(self.recipe) as beside:
+                beside.write_text(origin.text, encoding="utf-8")
+        stamp = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+        if record.get("model") is not None:
+            stamp["second_time"] = SECOND_TIME
+        origin_record = {name: value for name, value in asdict(origin).items() if name != "text"}
+        write_json(self.record, {"recipe": origin_record, **record, **stamp})
+
+    def read(self) -> dict[str, Any]:
+        """run.json.
+
+        Raises:
+            UserError: there is none, it can't be read, or its network is of the convention before `SECOND_TIME`.
+        """
+        if not self.exists():
+            place = self.path
+            what = (
+                "it holds no run.json"
+                if place.is_dir()
+                else "it is a file"
+                if place.exists()
+                else "there is no such folder"
+            )
+            inside = next((above for above in place.parents if (above / "run.json").is_file()), None)
+            hint = f"it lies in one, {inside}" if inside is not None else "give the folder that `alphaflow train` made"
+            raise UserError(f"{place} is no run: {what}; {hint}")
+        try:
+            record: dict[str, Any] = parsed(self.record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.record} is damaged ({error}); restore it, or train anew") from error
+        missing = KEYS - (record.keys() if isinstance(record, dict) else set())
+        if missing:
+            raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")
+        wrong = wrong_types(record)
+        if wrong:
+            raise UserError(f"{self.record} is damaged: {wrong} is not what a run records; restore it, or train anew")
+        if record["model"] is not None and record.get("second_time") != SECOND_TIME:
+            raise UserError(f"{self.path} {checkpoint.EMBEDS_R}")
+        return record
+
+    def origin(self) -> Origin:
+        """Where the run's recipe came from."""
+        record = self.read()["recipe"]
+        text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
+        return Origin(text=text, **record)
+
+
+def step_of(place: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(place.name.removeprefix("step-"))

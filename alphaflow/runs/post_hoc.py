@@ -1,0 +1,52 @@
+"""Averages of weights of any width, after training (EDM2, arXiv 2312.02696, section 3.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..averages import PowerLaw, combination
+from ..errors import UserError
+from .checkpoint import read_plain
+from .folder import RunFolder, step_of
+
+
+def post_hoc_average(run: Path | str, width: float, step: int | None = None) -> dict[str, Tensor]:
+    """The weights' power-law average of any width, from those that a run kept in its checkpoints.
+
+    The wanted profile of weights over training is approached by a combination of the kept ones', by least squares
+    (EDM2, algorithm 3); the closer the kept widths and the more checkpoints, the closer it is.
+
+        run = af.Run("runs/mine")
+        run.model.load_state_dict(af.post_hoc_average("runs/mine", 0.12))
+
+    Args:
+        run: its folder; its recipe kept averages with `PowerLaw`.
+        width: σ_rel.
+        step: of the average; None for the last checkpoint.
+
+    Raises:
+        UserError: it is no run, kept none, or has no such checkpoint.
+    """
+    folder = RunFolder(run)
+    folder.read()
+    end = step_of(folder.checkpoint_of(step))
+    kept: list[tuple[Path, float, float]] = []
+    for place in folder.checkpoints():
+        saved = read_plain(place)
+        for name, kept_width in saved["widths"].items():
+            if saved["step"] <= end and saved["updates"][name]:
+                kept.append((place / f"{name}.safetensors", saved["updates"][name], PowerLaw(kept_width).gamma))
+    if not kept:
+        raise UserError(f"{run} kept no power-law average: give its recipe ema=(0.9999, af.PowerLaw(0.05), …)")
+    times, gammas = np.array([t for _, t, _ in kept]), np.array([gamma for *_, gamma in kept])
+    shares = combination(times, gammas, max(times), PowerLaw(width).gamma)
+    total: dict[str, Tensor] = {}
+    for (file, *_), share in zip(kept, shares.tolist(), strict=True):
+        for name, weight in load_file(file).items():
+            part = weight.double() * share if weight.is_floating_point() else weight
+            total[name] = total[name] + part if name in total and weight.is_floating_point() else part
+    return {name: weight.float() if weight.is_floating_point() else weight for name, weight in total.items()}

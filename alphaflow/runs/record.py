@@ -1,0 +1,84 @@
+"""run.json: what it records of a run."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..autoencoders.pixels import Pixels
+from ..data.dataset import describe_data
+from ..describe import NotDescribableError, describe
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+
+def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any, processes: int) -> dict[str, Any]:
+    """What run.json keeps beside the recipe's origin."""
+    objects = {"model": recipe.model, "autoencoder": recipe.autoencoder or Pixels(), "objective": recipe.objective}
+    described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
+    described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
+    parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
+    begun = None if start is None else str(start)
+    run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}
+    return {
+        **described,
+        "data": describe_data(recipe.dataset),
+        **run,
+        "setup": _describe(setup),
+        "processes": processes,
+    }
+
+
+def _describe(value: Any) -> Any:
+    """The description, or None where the value is the user's own: the recipe rebuilds it then."""
+    with suppress(NotDescribableError):
+        return describe(value)
+    return None
+
+
+KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}
+
+SECOND_TIME = "t - r"
+"""The second time that alphaflow's networks embed, as run.json has it; before it did, they embedded r."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a recipe came from: enough to call it again.
+
+    Attributes:
+        name: as the command line knows it, for example ``digits``.
+        text: the recipe file's source; empty where the recipe was composed in Python without a file.
+        function: the recipe function's name in that file.
+        arguments: what it was called with, as JSON values.
+        folder: where the file lay, for the modules beside it; None for built-in recipes.
+    """
+
+    name: str
+    text: str = ""
+    function: str = "recipe"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    folder: str | None = None
+
+
+def wrong_types(record: dict[str, Any]) -> str:
+    """The first entry of run.json that is of another type than `create` writes; empty if none is."""
+    data, recipe = record["data"], record["recipe"]
+    expected: list[tuple[str, Any, tuple[type, ...]]] = [
+        ("recipe", recipe, (dict,)), ("data", data, (dict,)), ("samplers", record["samplers"], (dict,)),
+        ("model", record["model"], (dict, type(None))), ("autoencoder", record["autoencoder"], (dict, type(None))),
+        ("steps", record["steps"], (int,)), ("seed", record["seed"], (int,)),
+        ("start", record.get("start"), (str, type(None))),
+    ]  # fmt: skip
+    if isinstance(data, dict):
+        expected += [("data.shape", data.get("shape"), (list,)), ("data.class_names", data.get("class_names"), (list,))]
+        expected += [("data.classes", data.get("classes"), (int, type(None)))]
+        expected += [("data.shape", n, (int,)) for n in data.get("shape") or ()]
+        expected += [("data.class_names", name, (str,)) for name in data.get("class_names") or ()]
+    if isinstance(recipe, dict):
+        expected += [(f"recipe.{name}", recipe.get(name), (str,)) for name in ("name", "function")]
+        expected += [("recipe.arguments", recipe.get("arguments"), (dict,))]
+    return next((name for name, value, types in expected if not isinstance(value, types)), "")

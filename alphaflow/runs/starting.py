@@ -1,0 +1,101 @@
+"""Weights to start from, of a network that may differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import UserError
+from ..models.inflation import CLASSES
+from . import checkpoint
+from .checkpoint import read_weights
+from .folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Start:
+    """Names of weights after `load_matching`.
+
+    Attributes:
+        new: the network's that the file doesn't have; they stay as they are.
+        unused: the file's that the network doesn't have.
+        fitted: of another shape in the file, which the network fitted to itself.
+    """
+
+    new: list[str]
+    unused: list[str]
+    fitted: list[str]
+
+
+def load_matching(file: Path, model: nn.Module, *, of_images: bool = False) -> Start:
+    """Loads the weights that a network shares with a safetensors file, by name: a start for fine-tuning.
+
+    A network with a method ``adapt`` first fits the file's weights to itself, as `DiT` does with those of images.
+
+    Args:
+        file: the weights.
+        model: takes them over.
+        of_images: the file is of a network of images, which have no time.
+
+    Raises:
+        UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
+    """
+    there, own = read_weights(file, model), model.state_dict()
+    adapt = getattr(model, "adapt", None)
+    weights = there if adapt is None else adapt(there, of_images=of_images)
+    shared = {name: weight for name, weight in weights.items() if name in own}
+    if not shared:
+        raise UserError(
+            f"{file} has no weight in common with this recipe's network; start from a run of a like network"
+        )
+    for name, weight in shared.items():
+        if weight.shape != own[name].shape:
+            raise UserError(
+                f"{file} holds {name} of shape {tuple(weight.shape)}, this recipe's network {tuple(own[name].shape)}; "
+                "give the recipe that run's parameters, or start from a run of a like network"
+            )
+    model.load_state_dict(shared, strict=False)
+    return Start(
+        new=[name for name in own if name not in shared],
+        unused=[name for name in weights if name not in shared],
+        fitted=[name for name, weight in shared.items() if weight.shape != there[name].shape],
+    )
+
+
+def start_from(file: Path, model: nn.Module, *, of_images: bool = False) -> str:
+    """Loads what a network shares with a safetensors file (`load_matching`); says what it did in a line."""
+    start = load_matching(file, model, of_images=of_images)
+    says = [f"starting from {file}"]
+    says += [f"{len(start.new)} weights are new, {start.new[0]} the first"] if start.new else []
+    says += [f"{len(start.unused)} of its weights are not used, {start.unused[0]} the first"] if start.unused else []
+    fitted = [name for name in start.fitted if name != CLASSES]
+    says += [f"fitted to another shape: {', '.join(fitted)}"] if fitted else []
+    says += ["its classes are others: only 'no class' is taken over"] if CLASSES in start.fitted else []
+    return "; ".join(says)
+
+
+def find_weights(path: Path | str) -> Path:
+    """The weights to start from: a run's last averaged ones, a checkpoint's averaged ones, or a safetensors file.
+
+    Raises:
+        UserError: the path is none of them.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return path
+    if (path / checkpoint.AVERAGE).is_file():
+        return path / checkpoint.AVERAGE
+    folder = RunFolder(path)
+    folder.read()
+    return folder.last_checkpoint() / checkpoint.AVERAGE
+
+
+def is_of_images(weights: Path) -> bool:
+    """Whether a file of weights lies in a run of images; False where it lies in none."""
+    try:
+        record = RunFolder(weights.resolve().parent.parent.parent).read()  # RUN/checkpoints/step-N/ema.safetensors
+    except UserError:
+        return False
+    return len(record["data"]["shape"]) == 3
