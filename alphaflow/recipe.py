@@ -28,10 +28,10 @@ class Recipe:
     Args:
         model: the network u(z, r, t, cond), a ``torch.nn.Module``.
         objective: what it is trained for.
-        dataset: what it is trained on.
+        dataset: what it is trained on, a `Dataset` or what `Dataset.of` takes for one.
         steps: optimiser steps.
         samplers: how to sample, by number of network evaluations: ``{1: ODE(1), 2: Consistency(2)}``.
-        autoencoder: turns samples into pixels; None where samples are pixels in [-1, 1].
+        autoencoder: turns samples into pixels, an `Autoencoder`; None where samples are pixels in [-1, 1].
         lr: learning rate, a number or a schedule.
         betas, weight_decay: of Adam (AdamW where weight_decay > 0).
         optimizer: makes another optimiser from the parameters, in place of Adam; ``lr`` still sets its rate.
@@ -58,6 +58,12 @@ class Recipe:
     tf32: bool | None = None
 
     def __post_init__(self) -> None:
+        from .autoencoders.autoencoder import Autoencoder
+        from .data.dataset import Dataset
+
+        object.__setattr__(self, "dataset", Dataset.of(self.dataset))
+        if self.autoencoder is not None:
+            Autoencoder.of(self.autoencoder)
         if not is_whole(self.steps) or self.steps < 1:
             raise UserError(f"a recipe needs at least 1 step, a whole number, got steps={self.steps!r}")
         if self.precision not in ("fp32", "bf16"):
@@ -86,9 +92,16 @@ class Recipe:
             raise UserError(
                 "guidance as a network input needs both sides: DiT(guidance=True) and guidance=af.GuidanceInputs()"
             )
-        knows, has = getattr(self.model, "config", {}).get("classes"), getattr(self.dataset, "classes", None)
+        knows, has = getattr(self.model, "config", {}).get("classes"), self.dataset.classes
         if knows is not None and has is not None and has > knows:
             raise UserError(f"the network has {knows} classes and the data {has}; give it classes=dataset.classes")
         wrong = [(nfe, sampler.nfe) for nfe, sampler in self.samplers.items() if sampler.nfe != nfe]
         if wrong:
             raise UserError(f"the sampler listed for {wrong[0][0]} evaluations takes {wrong[0][1]}; list it under that")
+
+    @property
+    def decoder(self) -> Autoencoder:
+        """What turns samples into pixels: the autoencoder, or `Pixels` where there is none."""
+        from .autoencoders.pixels import Pixels
+
+        return Pixels() if self.autoencoder is None else self.autoencoder

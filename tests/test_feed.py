@@ -15,15 +15,14 @@ import pytest
 import torch
 
 import alphaflow as af
-from alphaflow.parallel.world import World
-from alphaflow.training.feed import Feed, shared_out
+from alphaflow.training.feed import Feed
 
 CPU = torch.device("cpu")
 
 
 def feed(ahead: int, batch_size: int = 48) -> Feed:
     data = af.Digits(batch_size=batch_size, seed=3)
-    return Feed(data, shared_out(data, World()), CPU, ahead)
+    return Feed(data, data.share(0, 1), CPU, ahead)
 
 
 def readers() -> list[threading.Thread]:
@@ -97,7 +96,7 @@ def test_other_datasets_are_read_in_line() -> None:
         def load_state_dict(self, state: dict[str, Any]) -> None:
             pass
 
-    data = Stream()
+    data = af.Dataset.of(Stream())
     torch.manual_seed(0)
     read = Feed(data, data, CPU, 2)
     next(read)

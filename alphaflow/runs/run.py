@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..autoencoders.opening import AUTOENCODERS, autoencoder_on
-from ..autoencoders.pixels import Pixels
+from ..autoencoders.opening import AUTOENCODERS
 from ..data.dataset import describe_data
 from ..describe import rebuild
 from ..errors import UserError, said
@@ -88,7 +87,7 @@ class Run:
         run.device, run.model, run._recipe, run.step, run.record, run.trust = device, model, recipe, 0, {}, False
         run.ema = True
         run.samplers = dict(recipe.samplers)
-        run.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
+        run.autoencoder = recipe.decoder.on(device)
         run._take(describe_data(recipe.dataset))
         return run
 
@@ -179,7 +178,7 @@ class Run:
             UserError: as `sampler`; or nothing turns the run's samples into pixels.
         """
         sampler = self.sampler(nfe, guidance)
-        if isinstance(self.autoencoder, Pixels) and self.shape[0] not in (1, 3):
+        if self.autoencoder.plain and self.shape[0] not in (1, 3):
             raise UserError(
                 f"the run's samples have {self.shape[0]} channels and nothing decodes them: its recipe names no "
                 "autoencoder; give the one that the data were encoded with, af.Recipe(…, autoencoder=…)"
@@ -228,7 +227,7 @@ class Run:
         return self._decoded(self.shape)
 
     def _decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if isinstance(self.autoencoder, Pixels):
+        if self.autoencoder.plain:
             return shape
         return tuple(self.autoencoder.decode(torch.zeros(1, *shape, device=self.device)).shape[1:])
 
@@ -248,11 +247,11 @@ class Run:
             recipe = self.recipe()
             self.model: nn.Module = recipe.model
             self.samplers: dict[int, Sampler] = dict(recipe.samplers)
-            self.autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), self.device)
+            self.autoencoder = recipe.decoder.on(self.device)
             return
         samplers = {int(nfe): rebuild(part, SAMPLERS) for nfe, part in record["samplers"].items()}
         self.samplers = cast(dict[int, Sampler], samplers)
-        self.autoencoder = autoencoder_on(cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)), self.device)
+        self.autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)).on(self.device)
         with torch.device("meta"):  # takes no memory
             size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
         if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later

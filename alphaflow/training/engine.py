@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import average_name
-from ..data.mixture import Mixture
 from ..describe import Compact
 from ..errors import UserError
 from ..models.dit import DiT
@@ -215,15 +214,14 @@ class Engine:
         """
         if not isinstance(self.recipe.objective, Objective) or not isinstance(self.model, DiT):
             return True
-        x, cond = example(self.recipe, 2, self.device)
-        kinds = [x, x[:, :, 0]] if isinstance(self.recipe.dataset, Mixture) else [x]
         dtype = next(self.model.parameters()).dtype
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         average = averaged(self.recipe.objective, self.ema.model)
-        for kind in kinds:
+        for shape in self.recipe.dataset.shapes:
+            x, cond = example(shape, self.recipe.dataset.classes, 2, self.device)
             generator = torch.Generator(self.device).manual_seed(0)
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
-                loss = self.recipe.objective(self.model, kind.to(dtype), cond, 0, generator, **average)
+                loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, **average)
             gradients = torch.autograd.grad(loss.total, trained, allow_unused=True)
             if any(gradient is None for gradient in gradients):
                 return True

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..autoencoders.opening import autoencoder_on
-from ..autoencoders.pixels import Pixels
 from ..data.dataset import describe_data
 from ..media.previews import Picture
 from ..pixel_values import to_bytes
@@ -38,7 +36,7 @@ def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device) -> Pi
     cond = Cond() if labels is None else Cond(labels=labels)
     sampler = recipe.samplers[min(recipe.samplers)]
     x = sampler(model, noise.to(device), cond.to(device), torch.Generator(device).manual_seed(GRID_SEED))
-    pixels = autoencoder_on(recipe.autoencoder or Pixels(), device).decode(x)
+    pixels = recipe.decoder.on(device).decode(x)
     if pixels.shape[1] not in (1, 3):  # latents without an autoencoder: nothing to see
         return None
     return Picture(to_bytes(pixels).cpu(), columns, data["fps"])

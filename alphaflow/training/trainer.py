@@ -25,7 +25,7 @@ from . import recovery, state
 from .display import Display, Unfailing
 from .ema import EMA
 from .engine import Engine, Setup
-from .feed import Feed, shared_out
+from .feed import Feed
 from .guard import Guard, Incident, Watch, examine, squared_error
 from .measuring import Evaluation, Probe, higher_is_better
 from .meter import Meter
@@ -111,7 +111,7 @@ class Trainer:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
         self.watch, self.stop = Watch(guard or Guard()), Stop()
-        self.feed = Feed(recipe.dataset, shared_out(recipe.dataset, self.world), self.device)
+        self.feed = Feed(recipe.dataset, recipe.dataset.share(self.world.rank, self.world.size), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
         keep = keep or Keep()
