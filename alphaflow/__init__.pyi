@@ -1,6 +1,7 @@
 from . import metrics as metrics
 from . import tangents as tangents
 from .autoencoders.autoencoder import Autoencoder as Autoencoder
+from .autoencoders.autoencoder import Normalisation as Normalisation
 from .autoencoders.autoencoder import Normalised as Normalised
 from .autoencoders.diffusers_vae import DiffusersVAE as DiffusersVAE
 from .autoencoders.pixels import Pixels as Pixels

@@ -29,11 +29,11 @@ class Recipe:
     Args:
         model: the network u(z, r, t, cond), a ``torch.nn.Module``.
         objective: what it is trained for: an `Objective`, or any ``function(model, x, cond, step, generator) -> Loss``.
-        dataset: what it is trained on.
+        dataset: what it is trained on, a `Dataset` or what `Dataset.of` takes for one.
         steps: optimiser steps.
         samplers: how to sample, ``(ODE(1), Consistency(2))``: one for each number of network evaluations, which each
             sampler knows; the cheapest draws the pictures while training. ``()`` for none.
-        autoencoder: turns samples into pixels; None where samples are pixels in [-1, 1].
+        autoencoder: turns samples into pixels, an `Autoencoder`; None where samples are pixels in [-1, 1].
         lr: learning rate, a number or a schedule.
         betas, weight_decay: of Adam (AdamW where weight_decay > 0).
         optimizer: makes another optimiser from the parameters, in place of Adam; ``lr`` still sets its rate.
@@ -60,6 +60,12 @@ class Recipe:
     tf32: bool | None = None
 
     def __post_init__(self) -> None:
+        from .autoencoders.autoencoder import Autoencoder
+        from .data.dataset import Dataset
+
+        object.__setattr__(self, "dataset", Dataset.of(self.dataset))
+        if self.autoencoder is not None:
+            Autoencoder.of(self.autoencoder)
         if not is_whole(self.steps) or self.steps < 1:
             raise UserError(f"a recipe needs at least 1 step, a whole number, got steps={self.steps!r}")
         if self.precision not in ("fp32", "bf16"):
@@ -102,6 +108,13 @@ class Recipe:
     def samplers_by_nfe(self) -> dict[int, Sampler]:
         """The samplers by the number of network evaluations that a sample costs with them, fewest first."""
         return {sampler.nfe: sampler for sampler in sorted(self.samplers, key=lambda sampler: sampler.nfe)}
+
+    @property
+    def decoder(self) -> Autoencoder:
+        """What turns samples into pixels: the autoencoder, or `Pixels` where there is none."""
+        from .autoencoders.pixels import Pixels
+
+        return Pixels() if self.autoencoder is None else self.autoencoder
 
 
 def _checked(samplers: Any) -> tuple[Sampler, ...]:

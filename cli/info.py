@@ -75,4 +75,4 @@ def _costs(recipe: Recipe, device: Any, measure: int) -> None:
 
 
 def _batch_size(recipe: Recipe) -> int:
-    return int(getattr(recipe.dataset, "batch_size", 0)) or len(next(iter(recipe.dataset)).x)
+    return recipe.dataset.batch_size or len(next(iter(recipe.dataset)).x)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alphaflow.autoencoders.autoencoder import Autoencoder, Normalisation, has_posterior, per_channel
+from alphaflow.autoencoders.autoencoder import Autoencoder, Normalisation, per_channel
 from alphaflow.data.listing.listing import Listing
 from alphaflow.describe import NotDescribableError, describe
 from alphaflow.errors import UserError
@@ -29,18 +29,15 @@ def about(
     if first is None:
         raise UserError(f"every file of {listing.path} was rejected; see {out / shard_writer.PARTS}")
     stored = _first_array(out, first)
-    posterior = has_posterior(autoencoder)
-    channels = stored.shape[0] // 2 if posterior else stored.shape[0]
-    own = getattr(autoencoder, "normalisation", None)
-    measured: dict[str, Any] | None = None
-    if options.measure or (own is None and type(autoencoder).__name__ != "Pixels"):
+    channels = stored.shape[0] // 2 if autoencoder.posterior else stored.shape[0]
+    own, measured = autoencoder.normalisation, None
+    if options.measure or (own is None and not autoencoder.plain):
         each, on = options.measure or "channel", options.measure_on
-        normalisation, count = measure(out, parts, stored.shape, posterior, each=each, on=on)
+        normalisation, count = measure(out, parts, stored.shape, autoencoder.posterior, each=each, on=on)
         measured = {"each": each, "samples": count}
     else:
-        shift, scale = (own.shift, own.scale) if isinstance(own, Normalisation) else own or ((0.0,), (1.0,))
-        numbers = [per_channel(v if len(v) > 1 else v[0], channels, 0.0) for v in (tuple(shift), tuple(scale))]
-        normalisation = Normalisation(*numbers)
+        shift, scale = ((0.0,), (1.0,)) if own is None else (own.shift, own.scale)
+        normalisation = Normalisation(*(per_channel(v if len(v) > 1 else v[0], channels) for v in (shift, scale)))
     try:
         described = describe(autoencoder)
         if "device" in described:
@@ -52,7 +49,7 @@ def about(
         "versions": _versions(),
         "shape": [channels, *stored.shape[1:]],
         "stored_shape": list(stored.shape),
-        "posterior": posterior,
+        "posterior": autoencoder.posterior,
         "shift": list(normalisation.shift),
         "scale": list(normalisation.scale),
         "measured": measured,

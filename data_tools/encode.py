@@ -74,9 +74,10 @@ def encode(
     it is made, so any number of jobs and kills ends in the same files. The last job to finish writes the index.
 
     Raises:
-        UserError: other settings than the folder was begun with, files that aren't those that shards were made of, or
-            too many rejects. What is done stays.
+        UserError: no `Autoencoder`, other settings than the folder was begun with, files that aren't those that shards
+            were made of, or too many rejects. What is done stays.
     """
+    autoencoder = Autoencoder.of(autoencoder)
     if listing.path.is_dir() and out.resolve().is_relative_to(listing.path.resolve()):
         raise UserError(
             f"{out} lies in {listing.path}, and would be read as a part of it next time; choose another place"

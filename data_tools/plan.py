@@ -81,16 +81,12 @@ def identity(autoencoder: Autoencoder) -> dict[str, Any]:
     """
     named: list[str] = [field.name for field in fields(autoencoder)] if is_dataclass(autoencoder) else []
     settings = {name: repr(getattr(autoencoder, name)) for name in named if name not in ("device", "inner", "name")}
-    network = getattr(autoencoder, "vae", None)
-    candidates = [autoencoder] if isinstance(autoencoder, torch.nn.Module) else [network, *vars(autoencoder).values()]
-    modules = {id(module): module for module in candidates if isinstance(module, torch.nn.Module)}
     found, device = hashlib.sha256(), "cpu"
-    for module in modules.values():
-        for name, weight in module.state_dict().items():
+    for network in autoencoder.networks():
+        for name, weight in network.state_dict().items():
             device = weight.device.type
             found.update(name.encode())
             found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    inner = getattr(autoencoder, "inner", None)
-    nested = {} if inner is None else {"inner": identity(inner)}
+    nested = {name: identity(held) for name, held in vars(autoencoder).items() if isinstance(held, Autoencoder)}
     kind = type(autoencoder).__name__
     return {"class": kind, "settings": settings, "weights": found.hexdigest(), "device": device, **nested}

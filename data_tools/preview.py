@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alphaflow.autoencoders.opening import autoencoder_on
+from alphaflow.autoencoders.autoencoder import Autoencoder
 from alphaflow.data.latent_shards import LatentShards
 from alphaflow.errors import UserError
 from alphaflow.pixel_values import to_bytes
 
 
 def preview(
-    folder: Path, count: int = 64, seed: int = 0, autoencoder: Any = None, device: torch.device | None = None
+    folder: Path,
+    count: int = 64,
+    seed: int = 0,
+    autoencoder: Autoencoder | None = None,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Random samples, decoded: 8-bit pixels (n, 3, h, w) or (n, 3, f, h, w), and their classes' names.
 
@@ -28,14 +31,14 @@ def preview(
         device: where that one runs; None for its own choice.
 
     Raises:
-        UserError: no shards, or an autoencoder that is the user's own was not given.
+        UserError: no shards, an autoencoder that is the user's own was not given, or something else was.
     """
     shards = LatentShards(folder, batch_size=1, seed=seed, draw=True)
-    decoder = shards.autoencoder if autoencoder is None else shards.description.measured(autoencoder)
+    decoder = shards.autoencoder if autoencoder is None else shards.description.measured(Autoencoder.of(autoencoder))
     if decoder is None:
         raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
     if device is not None:
-        decoder = autoencoder_on(decoder, device)
+        decoder = decoder.on(device)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])
     batch = shards.fetch(chosen, np.random.default_rng(seed))
     with torch.inference_mode():

@@ -479,7 +479,7 @@ def test_a_run_is_opened_on_the_device(run: Path) -> None:
     check(opened.model, CUDA)
 
 
-class Halved(nn.Module):
+class Halved(af.Autoencoder, nn.Module):
     """An autoencoder of the user's own, with weights."""
 
     def __init__(self) -> None:

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 import alphaflow as af
 from alphaflow.parallel.world import World
-from alphaflow.training.feed import shared_out
 
 Torchrun = Callable[..., Any]
 WORKERS = Path(__file__).parent / "workers"
@@ -136,11 +135,9 @@ def test_batches_are_shared_out() -> None:
 
     whole = next(iter(af.Digits(batch_size=12, seed=3)))
     for make in (lambda: af.Digits(batch_size=12, seed=3), Plain):
-        data: Any
         parts = []
         for rank in range(3):
-            data = make()
-            parts.append(next(iter(shared_out(data, World(rank, 3)))))
+            parts.append(next(iter(af.Dataset.of(make()).share(rank, 3))))
         rows = torch.stack([part.x for part in parts], dim=1).flatten(0, 1)
         assert torch.equal(rows, whole.x)
     shared = af.Digits(batch_size=12, seed=3)

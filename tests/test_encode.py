@@ -38,7 +38,7 @@ PATH = str(Path(af.__file__).resolve().parent.parent)
 Cli = Callable[..., Any]
 
 
-class Halving:
+class Halving(af.Autoencoder):
     """An autoencoder of a user's own: a posterior of half the size; deterministic."""
 
     posterior = True

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ import pytest
 import torch
 
 import alphaflow as af
-from alphaflow.parallel.world import World
-from alphaflow.training.feed import Feed, shared_out
+from alphaflow.data.dataset import describe_data
+from alphaflow.training.feed import Feed
 
 CPU = torch.device("cpu")
 
 
 def feed(ahead: int, batch_size: int = 48) -> Feed:
     data = af.Digits(batch_size=batch_size, seed=3)
-    return Feed(data, shared_out(data, World()), CPU, ahead)
+    return Feed(data, data.share(0, 1), CPU, ahead)
 
 
 def readers() -> list[threading.Thread]:
@@ -81,30 +82,92 @@ def test_what_goes_wrong_in_the_thread_is_raised_here() -> None:
         next(Feed(data, data, CPU, 2))
 
 
+class Stream:
+    """A dataset of the user's own, without a base: it counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    shape, classes = (1, 8, 8), 3
+
+    def __iter__(self) -> Iterator[af.Batch]:
+        while True:
+            self.count += 1
+            yield af.Batch(
+                torch.randn(4, 1, 8, 8) + self.count, af.Cond(labels=torch.tensor([0, 1, 2, self.count % 9]))
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+
+
 def test_other_datasets_are_read_in_line() -> None:
     """Their randomness may be torch's own, and they may be unable to go back to a place."""
-
-    class Stream:
-        shape, classes = (1, 2, 2), None
-
-        def __iter__(self) -> Iterator[af.Batch]:
-            while True:
-                yield af.Batch(torch.randn(4, 1, 2, 2))
-
-        def state_dict(self) -> dict[str, Any]:
-            return {}
-
-        def load_state_dict(self, state: dict[str, Any]) -> None:
-            pass
-
-    data = Stream()
+    data = af.Dataset.of(Stream())
     torch.manual_seed(0)
     read = Feed(data, data, CPU, 2)
     next(read)
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    torch.randn(4, 1, 2, 2)
+    torch.randn(4, 1, 8, 8)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_dataset_without_a_base_trains_and_is_asked_each_time() -> None:
+    """A recipe takes it in once; what it doesn't say has defaults, and messages name its own class."""
+    stream = Stream()
+    model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=3)
+    made = af.Recipe(model=model, objective=af.MeanFlow(), dataset=stream, steps=5, samplers={})  # type: ignore[arg-type]
+    assert replace(made, steps=4).dataset is made.dataset
+    facts = describe_data(made.dataset)
+    assert facts == {
+        "shape": [1, 8, 8], "classes": 3, "sampled_classes": 3, "class_names": ["0", "1", "2"], "fps": None
+    }  # fmt: skip
+    trainer = af.Trainer(made)
+    trainer.train_step()
+    trainer.train_step()
+    assert stream.count == 2 == trainer.feed.state_dict()["count"]
+    stream.classes = 1  # type: ignore[misc]
+    with pytest.raises(af.UserError, match=r"^Stream: "):
+        trainer.train_step()
+
+
+def test_a_dataset_of_the_users_own_says_what_it_knows() -> None:
+    """As attributes of its class or of itself, or computed."""
+
+    class Derived(af.Dataset):
+        class_names, rewinds = ("a", "b"), True
+
+        def __init__(self) -> None:
+            self.stream, self.fps = Stream(), 7.5  # type: ignore[misc]
+            self.shape = (1, 8, 8)
+
+        def __iter__(self) -> Iterator[af.Batch]:
+            return iter(self.stream)
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.stream.state_dict()
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.stream.load_state_dict(state)
+
+        @property
+        def sampled_classes(self) -> int:
+            return 1
+
+    data = Derived()
+    assert af.Dataset.of(data) is data
+    facts = {"shape": [1, 8, 8], "classes": 2, "sampled_classes": 1, "class_names": ["a", "b"], "fps": 7.5}
+    assert describe_data(data) == facts
+    assert (data.shapes, data.indexed, data.autoencoder, data.batch_size) == (((1, 8, 8),), None, None, None)
+    assert Feed(data, data, CPU, 2).ahead == 2
+    parts = [next(iter(Derived().share(rank, 2))).cond.labels for rank in range(2)]
+    assert [list(part) for part in parts if part is not None] == [[0, 2], [1, 1]]
+    with pytest.raises(af.UserError, match="a batch of 4 can't be shared out among 3 processes evenly"):
+        next(iter(data.share(0, 3)))
 
 
 def test_a_run_that_reads_ahead_resumes_exactly(tmp_path: Path) -> None:
@@ -154,6 +217,7 @@ def test_a_process_that_ends_while_reading_ends_well() -> None:
     """The thread is inside an operation of PyTorch's when the process wants to go."""
     code = """
 import alphaflow as af, torch
+from alphaflow.data.dataset import describe_data
 from alphaflow.training.feed import Feed
 class Slow(af.Digits):
     def fetch(self, indices, generator=None):

@@ -117,6 +117,13 @@ def test_wrong_mixtures() -> None:
     with pytest.raises(af.UserError, match="different autoencoders"):
         af.Mixture(clips, Numbers((3, 4, 4), [], 5, 2))
 
+    class Encoded(Numbers):
+        encoding = ("digest", af.Normalisation((0.0,), (1.0,)))
+
+    with pytest.raises(af.UserError, match="different autoencoders"):
+        af.Mixture(clips, Encoded((2, 4, 4), [], 5, 2))
+    af.Mixture(Encoded((2, 4, 4, 4), [], 5, 2), Encoded((2, 4, 4), [], 5, 2))
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -147,6 +154,7 @@ def test_data_know_their_rate(shards: Path) -> None:
     assert af.LatentShards(shards / "video" / "train").fps == stream.fps == folder.fps == 8
     assert af.VideoFolder(shards / "clips", frames=2, size=16, fps=4).fps == 4
     assert af.LatentShards(shards / "image" / "train").fps is None
+    assert stream.autoencoder == af.LatentShards(shards / "video" / "train").autoencoder == af.Pixels()
 
 
 @pytest.mark.parametrize("factorised", [False, True])

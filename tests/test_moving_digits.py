@@ -66,11 +66,12 @@ def test_files_show_the_digits_on_their_way(cache: Path) -> None:
     assert labels is not None
     for file in files[::7]:
         info = video_info(file)
-        assert (info.width, info.height, info.fps) == (PIXEL * SIZE, PIXEL * SIZE, FPS)
+        assert info.fps == FPS
         assert info.duration == pytest.approx(FRAMES / FPS, abs=1e-3)
         index = int(file.stem.partition("-")[0])
         assert file.parent.name == str(int(labels[index]))
         decoded = read_clip(file, FRAMES).frames[..., 0].astype(float)
+        assert decoded.shape == (FRAMES, PIXEL * SIZE, PIXEL * SIZE)
         errors = [np.abs(decoded - frames_of(ink[index], motion)).mean() for motion in MOTIONS]
         assert min(errors) < 3
         assert sorted(errors)[1] > 8

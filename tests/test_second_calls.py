@@ -73,7 +73,7 @@ def test_streams_are_shared_out_once(tmp_path: Path) -> None:
         stream.share(0, 4)
 
 
-class Pair:
+class Pair(af.Autoencoder):
     """An autoencoder of two networks."""
 
     def __init__(self, second: float) -> None:

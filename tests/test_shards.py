@@ -11,8 +11,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,9 +26,11 @@ from alphaflow.data_tools.plan import Options
 
 import alphaflow as af
 from alphaflow.autoencoders.autoencoder import Normalisation
+from alphaflow.autoencoders.opening import open_autoencoder
 from alphaflow.data import open_files as reading
 from alphaflow.data.listing.entry import Entry
 from alphaflow.data.listing.listing import Listing
+from alphaflow.pixel_values import to_bytes
 from alphaflow.training.display import Display
 
 
@@ -36,7 +41,7 @@ class Numbered(ImageRecipe):
         return np.full((4, 4, 3), int(entry.name), np.uint8), {"source": entry.name}
 
 
-class Moments:
+class Moments(af.Autoencoder):
     """Mean = pixels, deviation = a half: a posterior that is easy to check."""
 
     posterior = True
@@ -88,7 +93,8 @@ def test_every_sample_once_an_epoch(folder: Path) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_an_epoch(world: int, folder: Path) -> None:
     """Together, step for step, they see what one reader of a batch as large as all of theirs sees."""
-    readers = [iter(af.LatentShards(folder, batch_size=6, seed=4, rank=rank, world=world)) for rank in range(world)]
+    of_all = [af.LatentShards(folder, batch_size=6 * world, seed=4) for _ in range(world)]
+    readers = [iter(data.share(rank, world)) for rank, data in enumerate(of_all)]
     whole = iter(af.LatentShards(folder, batch_size=6 * world, seed=4))
     seen: list[int] = []
     for _ in range(N):
@@ -141,7 +147,7 @@ def test_measured_shift_and_scale_decode_to_the_same_pixels(tmp_path: Path) -> N
     assert torch.allclose(shards.autoencoder.decode(batch.x[7:8]), expected, atol=5e-3)
 
 
-class Plain:
+class Plain(af.Autoencoder):
     """An own autoencoder without a normalisation, whose latents are far from unit variance."""
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -162,10 +168,52 @@ def test_a_preview_with_an_own_autoencoder(tmp_path: Path) -> None:
     encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", Plain(), Numbered(4), options)
     pixels, _ = preview(tmp_path / "out", count=40, autoencoder=Plain())
     assert (pixels[:, 0, 0, 0].int() - 4 * torch.arange(40)).abs().max() <= 1
-    pair = Plain()
-    pair.normalisation = ((3.0,) * 3, (0.1,) * 3)  # type: ignore[attr-defined]
-    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "pair", pair, Numbered(4), options)
-    assert af.LatentShards(tmp_path / "pair").description.normalisation.scale == (0.1,) * 3
+    own = Plain()
+    own.normalisation = af.Normalisation((3.0,), (0.1,))  # one number for all channels
+    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "own", own, Numbered(4), options)
+    assert af.LatentShards(tmp_path / "own").description.normalisation == af.Normalisation((3.0,) * 3, (0.1,) * 3)
+
+
+@pytest.mark.parametrize("measure", [None, "channel", "element"])
+@pytest.mark.parametrize("make", [Plain, Moments, lambda: af.Normalised(Moments(), (0.1,) * 3, (3.0,) * 3)])
+def test_what_was_measured_is_undone(make: Callable[[], Any], measure: Any, tmp_path: Path) -> None:
+    """Whether or not an own autoencoder has a normalisation, and declares it: the picture comes back."""
+    from alphaflow.data_tools.preview import preview
+
+    entries = [Entry(str(4 * i), "") for i in range(40)]
+    options = Options(samples_per_shard=10, batch_size=4, workers=0, measure=measure)
+    own = make()
+    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", own, Numbered(4), options)
+    shards = af.LatentShards(tmp_path / "out")
+    pixels = shards.description.measured(make()).decode(shards.all().x)  # of means: nothing is drawn
+    assert (((pixels[:, 0, 0, 0] + 1) * 127.5) - 4 * torch.arange(40)).abs().max() < 0.5
+    if not own.posterior:
+        assert torch.equal(preview(tmp_path / "out", count=40, autoencoder=make())[0], to_bytes(pixels))
+
+
+def test_what_is_no_autoencoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every door, by the name of the class to derive from."""
+    from alphaflow.data_tools.preview import preview
+
+    class Loose:
+        """Has the methods, and derives from nothing."""
+
+        encode, decode, latent_shape = Plain.encode, Plain.decode, Plain.latent_shape
+
+    entries, wrong = [Entry("0", "")], cast(Any, Loose())
+    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", Plain(), Numbered(4), Options(workers=0))
+    doors: list[Callable[[], Any]] = [
+        lambda: encode(Listing(Path("none"), "images", entries, []), tmp_path / "none", wrong, Numbered(4), Options()),
+        lambda: preview(tmp_path / "out", autoencoder=wrong),
+        lambda: af.Normalised(wrong, (0.0,), (1.0,)),
+        lambda: replace(af.find_recipe("digits")(width=32, depth=1), autoencoder=wrong),
+        lambda: open_autoencoder("loose:Loose", None, False, "cpu"),
+    ]
+    monkeypatch.setitem(sys.modules, "loose", cast(Any, SimpleNamespace(Loose=Loose)))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for door in doors:
+        with pytest.raises(af.UserError, match=r"derives from af\.Autoencoder, not a Loose"):
+            door()
 
 
 def test_damaged_shards(folder: Path, tmp_path: Path) -> None:
@@ -492,7 +540,8 @@ def test_workers_of_a_data_loader_share_an_epoch(context: str, folder: Path) -> 
     """Two ranks with two workers each, 13 samples a batch: 52 of 53 samples, none twice."""
     seen: list[int] = []
     for rank in range(2):
-        shards = af.LatentShards(folder, batch_size=13, seed=5, rank=rank, world=2)
+        shards = af.LatentShards(folder, batch_size=26, seed=5)
+        shards.share(rank, 2)
         loader = torch.utils.data.DataLoader(shards, batch_size=None, num_workers=2, multiprocessing_context=context)
         batches = itertools.islice(iter(loader), 2)  # one of each worker
         seen += [number for batch in batches for number in numbers(batch)]

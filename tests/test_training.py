@@ -518,7 +518,7 @@ def test_lines_go_on_after_a_rollback(capsys: pytest.CaptureFixture[str], monkey
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["10/100", "5/100", "8/100"]
 
 
-class Inverted:
+class Inverted(af.Autoencoder):
     """An autoencoder of a user's own."""
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,38 +1,82 @@
-"""The protocol of autoencoders, and what is put around one."""
+"""What an autoencoder is, how its latents are normalised, and what is put around one."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..describe import Compact
+from ..errors import UserError
 
 
-class Autoencoder(Protocol):
-    """Any object that encodes pixels and decodes latents, both channels first and batched.
+class Autoencoder(ABC):
+    """What encodes pixels and decodes latents, both channels first and batched. Your own derives from it.
 
-    Two attributes may stand beside the methods: ``posterior``, true where `encode` gives the posterior's mean and
-    standard deviation, stacked on channels (b, 2c, …), instead of latents; and ``normalisation``, a pair (shift, scale)
-    of numbers for each channel, or a `Normalisation`. A model is trained on (latent − shift)·scale, and `decode` takes
-    that.
+    ``posterior`` and ``normalisation`` may be set as attributes, of the class or of the object, where they aren't as
+    here.
+
+    Attributes:
+        plain: whether latents are pixels already, so that they can be looked at as they are.
     """
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels in [-1, 1] (b, 3, …) → latents, or the posterior's moments, (b, c, …), not normalised."""
-        ...
+    plain: ClassVar[bool] = False
 
+    @cached_property
+    def posterior(self) -> bool:
+        """Whether `encode` gives a posterior's mean and standard deviation, stacked on channels, instead of latents."""
+        return False
+
+    @cached_property
+    def normalisation(self) -> Normalisation | None:
+        """What `decode` undoes: a model is trained on (latent − shift)·scale.
+
+        None where `decode` takes latents as `encode` gives them; encoding a data set then measures both.
+        """
+        return None
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels in [-1, 1] (b, 3, …) → latents (b, c, …), or a posterior's moments (b, 2c, …); not normalised."""
+
+    @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents (b, c, …) → pixels in [-1, 1]."""
-        ...
 
+    @abstractmethod
     def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
         """The latents' shape for square pixels of this size: (c, h, w), or (c, f, h, w) for videos."""
-        ...
+
+    def on(self, device: torch.device) -> Autoencoder:
+        """The autoencoder for tensors of this device; it is moved there if it is a ``torch.nn.Module``."""
+        return self.to(device) if isinstance(self, nn.Module) else self
+
+    def networks(self) -> list[nn.Module]:
+        """What holds its weights, by which shards know it again: itself, or the modules among its attributes."""
+        held = [self] if isinstance(self, nn.Module) else list(vars(self).values())
+        return list({id(each): each for each in held if isinstance(each, nn.Module)}.values())
+
+    def measured(self, normalisation: Normalisation) -> Autoencoder:
+        """The same with another normalisation: what was measured on its latents."""
+        return Normalised(self, normalisation.shift, normalisation.scale)
+
+    @staticmethod
+    def of(given: object) -> Autoencoder:
+        """What was given as an autoencoder.
+
+        Raises:
+            UserError: it doesn't derive from this class.
+        """
+        if not isinstance(given, Autoencoder):
+            kind = type(given).__name__
+            raise UserError(f"an autoencoder is an object of a class that derives from af.Autoencoder, not a {kind}")
+        return given
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,10 +121,12 @@ def _broadcast(numbers: tuple[float, ...], latents: Tensor) -> Tensor:
     return torch.tensor(numbers, dtype=latents.dtype, device=latents.device).view(1, channels, *places)
 
 
-def per_channel(value: float | Sequence[float] | None, channels: int, otherwise: float) -> tuple[float, ...]:
-    """A number for each channel; or, of a list that is some times as long, for each element."""
-    if value is None:
-        return (otherwise,) * channels
+def per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    """A number for each channel; or, of a list that is some times as long, for each element.
+
+    Raises:
+        ValueError: the list's length is no multiple of the channels' number.
+    """
     if isinstance(value, int | float):
         return (float(value),) * channels
     numbers = tuple(float(number) for number in value)
@@ -89,19 +135,17 @@ def per_channel(value: float | Sequence[float] | None, channels: int, otherwise:
     return numbers
 
 
-def has_posterior(autoencoder: Autoencoder) -> bool:
-    """Whether ``encode`` gives moments."""
-    return bool(getattr(autoencoder, "posterior", False))
-
-
 @dataclass(frozen=True, repr=False)
-class Normalised(Compact):
-    """An autoencoder with a shift and a scale put around it, for one that has none of its own.
+class Normalised(Compact, Autoencoder):
+    """An autoencoder with a shift and a scale of its latents put around it, in place of its own if it has one.
 
     Args:
-        inner: the autoencoder; its `decode` takes latents as its `encode` gives them.
+        inner: the autoencoder.
         shift: what is subtracted, see `Normalisation`.
         scale: what is then multiplied with.
+
+    Raises:
+        UserError: ``inner`` is no `Autoencoder`.
     """
 
     inner: Autoencoder
@@ -109,12 +153,15 @@ class Normalised(Compact):
     scale: tuple[float, ...]
     brief: ClassVar[tuple[str, ...]] = ("shift", "scale")
 
-    @property
+    def __post_init__(self) -> None:
+        Autoencoder.of(self.inner)
+
+    @cached_property
     def posterior(self) -> bool:
         """Whether ``encode`` gives moments."""
-        return has_posterior(self.inner)
+        return self.inner.posterior
 
-    @property
+    @cached_property
     def normalisation(self) -> Normalisation:
         """The shift and the scale."""
         return Normalisation(self.shift, self.scale)
@@ -124,9 +171,18 @@ class Normalised(Compact):
         return self.inner.encode(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents → pixels in [-1, 1]."""
-        return self.inner.decode(self.normalisation.inverse(latents))
+        """Latents (b, c, …), normalised by this shift and scale → pixels in [-1, 1]."""
+        found, own = self.normalisation.inverse(latents), self.inner.normalisation
+        return self.inner.decode(found if own is None else own.forward(found))
 
     def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
         """As the inner autoencoder has it."""
         return self.inner.latent_shape(size, frames)
+
+    def on(self, device: torch.device) -> Autoencoder:
+        """The same around the inner autoencoder on this device."""
+        return replace(self, inner=self.inner.on(device))
+
+    def measured(self, normalisation: Normalisation) -> Autoencoder:
+        """The same with this shift and scale."""
+        return replace(self, shift=normalisation.shift, scale=normalisation.scale)

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,11 +15,11 @@ from urllib.parse import urlparse
 from urllib.request import getproxies
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..describe import Compact
 from ..errors import UserError
-from .autoencoder import Normalisation, per_channel
+from .autoencoder import Autoencoder, Normalisation, per_channel
 from .chunks import decode_in_chunks
 
 VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "HunyuanVideo", "Magvit", "Allegro", "QwenImage")
@@ -30,7 +30,7 @@ STREAMED = ("CogVideoX", "Wan")
 
 
 @dataclass(frozen=True, repr=False)
-class DiffusersVAE(Compact):
+class DiffusersVAE(Compact, Autoencoder):
     """An autoencoder of diffusers: AutoencoderKL, AutoencoderTiny, AutoencoderDC, and those for video.
 
     The class is the one that the folder's config.json names. Nothing is loaded until it is needed. Scale and shift are
@@ -140,8 +140,8 @@ class DiffusersVAE(Compact):
         else:
             found = Normalisation((float(shift),) * channels, (float(factor),) * channels)
         return Normalisation(
-            found.shift if self.shift is None else per_channel(self.shift, channels, 0.0),
-            found.scale if self.scale is None else per_channel(self.scale, channels, 1.0),
+            found.shift if self.shift is None else per_channel(self.shift, channels),
+            found.scale if self.scale is None else per_channel(self.scale, channels),
         )
 
     @cached_property
@@ -179,6 +179,18 @@ class DiffusersVAE(Compact):
         shape = (1, 3, size, size) if frames is None else (1, 3, frames, size, size)
         encoded = self.encode(torch.zeros(shape))
         return (self.channels, *encoded.shape[2:])
+
+    def on(self, device: torch.device) -> Autoencoder:
+        """The same on this device, where it was left open (``"auto"``); else itself."""
+        return replace(self, device=str(device)) if self.device == "auto" else self
+
+    def networks(self) -> list[nn.Module]:
+        """The loaded network."""
+        return [self.vae]
+
+    def measured(self, normalisation: Normalisation) -> Autoencoder:
+        """The same with this shift and scale."""
+        return replace(self, shift=normalisation.shift, scale=normalisation.scale)
 
     @staticmethod
     def _parts(batch: Tensor) -> tuple[Tensor, ...]:

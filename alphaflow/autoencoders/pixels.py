@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..describe import Compact
+from .autoencoder import Autoencoder
 
 
 @dataclass(frozen=True, repr=False)
-class Pixels(Compact):
+class Pixels(Compact, Autoencoder):
     """No autoencoder: latents are pixels.
 
     Args:
@@ -19,6 +21,7 @@ class Pixels(Compact):
     """
 
     channels: int = 3
+    plain: ClassVar[bool] = True
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels in [-1, 1], unchanged; of one channel, colours' luma (ITU-R BT.601) (b, 3, …) → (b, 1, …)."""

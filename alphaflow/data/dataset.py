@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,36 +15,147 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..errors import UserError
 from ..types import Batch
 
+if TYPE_CHECKING:
+    from ..autoencoders.autoencoder import Autoencoder
+
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class Dataset(Protocol):
-    """What training needs: an endless stream of batches that can be continued where it stopped."""
+class Dataset(IterableDataset[Batch], ABC):
+    """An endless stream of batches that can be continued where it stopped. Your own derives from it, or from one below.
+
+    It must have a ``shape``. That and ``class_names``, ``classes``, ``batch_size``, ``fps`` and ``autoencoder`` may be
+    set as attributes, of the class or of the object, where they aren't as here.
+
+    Attributes:
+        shape: of one sample, channels first: (c, h, w) or (c, f, h, w), or any other.
+        class_names: a name for each class, by label; empty where there are no classes, or none has a name.
+        batch_size: samples a batch; None where it isn't known before one is read.
+        rewinds: whether `load_state_dict` goes back to a place exactly, and all randomness is the dataset's own: it may
+            then be read ahead, in a thread.
+    """
+
+    shape: tuple[int, ...]
+    class_names: Sequence[str] = ()
+    batch_size: int | None = None
+    rewinds: ClassVar[bool] = False
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches without end, from where the stream stands."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: plain numbers and strings."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the stream from there: the next batch is the one that would have come next."""
+
+    @cached_property
+    def classes(self) -> int | None:
+        """The number of classes, or None: as many as have names."""
+        return len(self.class_names) or None
+
+    @cached_property
+    def fps(self) -> float | None:
+        """Frames a second of clips; None for images, or where nothing says."""
+        return None
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """What the samples were encoded with; None for pixels, and where it is the user's own."""
+        return None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one sample, channels first: (c, h, w) or (c, f, h, w)."""
-        ...
+    def sampled_classes(self) -> int | None:
+        """A run's samples are of the first so many classes; None where there are none."""
+        return self.classes
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of samples, one for each kind of batch."""
+        return (self.shape,)
+
+    @property
+    def indexed(self) -> IndexedDataset | None:
+        """What generated samples are compared with: the data of known length that ``shape`` is of, or None."""
+        return None
+
+    @property
+    def kind_name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
+    def share(self, rank: int, world: int) -> Iterable[Batch]:
+        """The part of every batch that process ``rank`` of ``world`` works on; of one process, the dataset itself.
+
+        Here every process reads whole batches and takes every world-th sample. A dataset that can read its part alone
+        may make itself that reader, and give back itself.
+
+        Raises:
+            UserError: a batch can't be shared out evenly.
+        """
+        return self if world == 1 else _Cut(self, rank, world)
+
+    def reorder(self, seed: int) -> None:
+        """Goes on from the same place in another order, if the dataset can; here nothing happens."""
+
+    @staticmethod
+    def of(given: Any) -> Dataset:
+        """A dataset as it is; or any object with shape, classes, iter, state_dict and load_state_dict as a dataset."""
+        return given if isinstance(given, Dataset) else _Foreign(given)
+
+
+class _Foreign(Dataset):
+    """An object that has what training needs, and derives from nothing here. It is asked each time, and no sooner."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.inner.shape)
 
     @property
     def classes(self) -> int | None:
-        """The number of classes, or None."""
-        ...
+        classes: int | None = self.inner.classes
+        return classes
+
+    @property
+    def kind_name(self) -> str:
+        return type(self.inner).__name__
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches without end."""
-        ...
+        return iter(self.inner)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: plain numbers and strings."""
-        ...
+        state: dict[str, Any] = self.inner.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the stream from there: the next batch is the one that would have come next."""
-        ...
+        self.inner.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
 
 
-class IndexedDataset(IterableDataset[Batch], ABC):
+@dataclass(frozen=True)
+class _Cut:
+    """Every world-th sample of each batch, from the rank-th on."""
+
+    dataset: Dataset
+    rank: int
+    world: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.dataset:
+            if len(batch.x) % self.world:
+                raise UserError(f"a batch of {len(batch.x)} can't be shared out among {self.world} processes evenly")
+            yield batch[slice(self.rank, None, self.world)]
+
+
+class IndexedDataset(Dataset):
     """A dataset of known length that can fetch any samples: exact shuffle, exact resume.
 
     Each epoch is a fresh permutation of all samples, drawn from (seed, epoch). A batch may span two epochs, so that
@@ -55,35 +168,22 @@ class IndexedDataset(IterableDataset[Batch], ABC):
     Args:
         batch_size: samples a batch.
         seed: of the order; None takes torch's global seed (``torch.manual_seed``), which `alphaflow train` sets.
-        rank, world: of ``world`` readers with one seed, this one takes every world-th sample from its rank on, so that
-            together they see each sample once an epoch.
+
+    Attributes:
+        rank, world: of ``world`` readers this one takes every world-th sample from its rank on (`share`).
     """
 
-    def __init__(self, batch_size: int, seed: int | None, *, rank: int = 0, world: int = 1) -> None:
+    batch_size: int
+    rewinds: ClassVar[bool] = True
+
+    def __init__(self, batch_size: int, seed: int | None) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= rank < world:
-            raise ValueError(f"rank must be at least 0 and below world, got {rank} of {world}")
-        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.batch_size, self.rank, self.world = batch_size, 0, 1
         self.seed = torch.initial_seed() % 2**63 if seed is None else seed
         self._epoch = 0
         self._position = 0
         self._order: Indices | None = None
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Of one sample, channels first."""
-
-    @property
-    def classes(self) -> int | None:
-        """The number of classes, or None."""
-        return len(self.class_names) or None
-
-    @property
-    @abstractmethod
-    def class_names(self) -> Sequence[str]:
-        """A name for each class; empty where there are none."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -102,29 +202,37 @@ class IndexedDataset(IterableDataset[Batch], ABC):
             augment = np.random.default_rng((self.seed, self._epoch, self._position, *[rank][: world > 1]))
             yield self.fetch(self._take(self.batch_size * world)[rank::world], augment)
 
-    def once(self, batch_size: int = 512) -> Iterator[Batch]:
-        """Every sample once, in order, without augmentation; the stream's position stays."""
-        for start in range(0, len(self), batch_size):
-            yield self.fetch(np.arange(start, min(start + batch_size, len(self))))
+    @property
+    def encoding(self) -> Hashable:
+        """What made the samples of pixels, to be compared with another dataset's; None for pixels themselves."""
+        return None
+
+    @property
+    def indexed(self) -> IndexedDataset:
+        """Itself."""
+        return self
 
     def all(self) -> Batch:
         """Every sample in one batch, in order, without augmentation."""
         return self.fetch(np.arange(len(self)))
 
-    def share(self, rank: int, world: int) -> None:
-        """Makes this the reader ``rank`` of ``world``, whose batches together are as large as this one's were.
+    def share(self, rank: int, world: int) -> Iterable[Batch]:
+        """Itself, made the reader ``rank`` of ``world``, whose batches together are as large as this one's were.
+
+        Together they see each sample once an epoch.
 
         Raises:
             UserError: the batch can't be shared out evenly, or it is shared out among others already.
         """
-        if (self.rank, self.world) == (rank, world):
-            return
+        if world == 1 or (self.rank, self.world) == (rank, world):
+            return self
         if self.world != 1 or self.batch_size % world:
             raise UserError(
                 f"a batch of {self.batch_size} can't be shared out among {world} processes evenly; "
                 "give a multiple of their number"
             )
         self.batch_size, self.rank, self.world = self.batch_size // world, rank, world
+        return self
 
     def reorder(self, seed: int) -> None:
         """Goes on from the same place in another order."""
@@ -161,16 +269,11 @@ class IndexedDataset(IterableDataset[Batch], ABC):
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """What a run knows of its data: shape, classes and their names, the rate of clips.
-
-    ``sampled_classes``: samples are of the first so many classes unless one says; what a dataset says itself
-    (`Mixture`), else all.
-    """
-    classes = dataset.classes
+    """What a run knows of its data: shape, classes and their names, classes of its samples, the rate of clips."""
     return {
         "shape": list(dataset.shape),
-        "classes": classes,
-        "sampled_classes": getattr(dataset, "sampled_classes", classes),
-        "class_names": list(getattr(dataset, "class_names", [])) or [str(index) for index in range(classes or 0)],
-        "fps": getattr(dataset, "fps", None),
+        "classes": dataset.classes,
+        "sampled_classes": dataset.sampled_classes,
+        "class_names": list(dataset.class_names) or [str(index) for index in range(dataset.classes or 0)],
+        "fps": dataset.fps,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import resources
 
 import numpy as np
@@ -23,22 +22,15 @@ class Digits(IndexedDataset):
         seed: of the order; None takes torch's global seed.
     """
 
+    shape = (1, 8, 8)
+    class_names = tuple("0123456789")
+
     def __init__(self, batch_size: int = 128, seed: int | None = None) -> None:
         super().__init__(batch_size, seed)
         with resources.files("alphaflow.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
             ink, labels = arrays["ink"], arrays["labels"]
         self._x = torch.from_numpy(ink.astype(np.float32) / 8 - 1)[:, None]
         self._labels = torch.from_numpy(labels.astype(np.int64))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(1, 8, 8)."""
-        return tuple(self._x.shape[1:])
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """'0' … '9'."""
-        return [str(digit) for digit in range(10)]
 
     def __len__(self) -> int:
         return len(self._x)

@@ -62,24 +62,16 @@ class ImageFolder(IndexedDataset):
         if size is not None and size < 1:
             raise UserError(f"the image size must be at least 1 pixel, got {size}")
         self.listing = list_files(path, "images").checked()
+        self.class_names = self.listing.class_names
         self.size, self.mode, self.flip = size, mode or _common_mode(self.listing.entries), flip
         labels = [entry.label for entry in self.listing.entries] if self.listing.class_names else []
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = PerProcess(ThreadPoolExecutor)
         self._pixels: Tensor | None = None
         self._first = self._decode(0)
+        self.shape = tuple(self._first.shape)
         if len(self) * self._first.numel() <= memory:
             self._pixels = self._stack(range(len(self)))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(c, h, w)."""
-        return tuple(self._first.shape)
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """By label; empty where there are none."""
-        return self.listing.class_names
 
     def __len__(self) -> int:
         return len(self.listing.entries)
@@ -134,7 +126,7 @@ class VideoFolder(IndexedDataset):
 
     Which they are, and their classes, is as `list_files` has it.
 
-    Each sample of an epoch is one clip of one video, from a random start; `once` takes the middle.
+    Each sample of an epoch is one clip of one video, from a random start; `fetch` without a generator takes the middle.
 
     Args:
         path: the folder, the zip, or a tar, a folder or a pattern of tars.
@@ -168,7 +160,10 @@ class VideoFolder(IndexedDataset):
             raise UserError(f"clips need frames, size and fps above 0, got {frames}, {size} and {fps}")
         self.frames, self.size, self.given_fps = frames, size, fps
         self.listing = list_files(path, "clips", frames=fps is not None).checked()
+        self.class_names = self.listing.class_names
         self._pool = PerProcess(ThreadPoolExecutor)
+        channels = 3 if mode == "RGB" else 1
+        self.shape = tuple(self._clip(0, 0.5).shape) if size is None else (channels, frames, size, size)
 
     @cached_property
     def fps(self) -> float | None:
@@ -181,17 +176,6 @@ class VideoFolder(IndexedDataset):
                 return video_info(file).fps
         except (ClipError, OSError):  # a folder of frames; or what reading says
             return None
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """(c, frames, h, w)."""
-        channels = 3 if self.mode == "RGB" else 1
-        return tuple(self._clip(0, 0.5).shape) if self.size is None else (channels, self.frames, self.size, self.size)
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """By label; empty where there are none."""
-        return self.listing.class_names
 
     def __len__(self) -> int:
         return len(self.listing.entries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,6 @@ class LatentShards(IndexedDataset):
         damaged: ``"raise"`` stops at a shard that can't be read, ``"skip"`` leaves its samples out.
         hashes: also compare every file's SHA-256 as it is opened, about 1 GB/s; else only the files' sizes, and, as
             samples are read, that they are finite.
-        rank, world: this process takes every world-th sample of each epoch, so that each is seen once by one.
 
     Raises:
         UserError: no finished shards there, or of another kind, or (``"raise"``) one is missing or not as it was
@@ -63,19 +62,18 @@ class LatentShards(IndexedDataset):
         draw: bool = False,
         damaged: str = "raise",
         hashes: bool = False,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed, rank=rank, world=world)
+        super().__init__(batch_size, seed)
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.path, self.draw, self.damaged, self.hashes = Path(path), draw, damaged, hashes
         self.description = Description(path, kind=kind)
-        found: Kind = "clips" if len(self.description.shape) == 4 else "images"
+        self.shape, self.class_names = self.description.shape, self.description.class_names
+        found: Kind = "clips" if len(self.shape) == 4 else "images"
         wanted = kind or found
         if wanted != found:
             raise UserError(
-                f"{path} holds {found}, {self.description.shape}, and {wanted} are wanted; give shards that "
+                f"{path} holds {found}, {self.shape}, and {wanted} are wanted; give shards that "
                 f"`alphaflow encode {ENCODING[wanted]}` made, or a recipe for {found}"
             )
         self._index = self._checked_index()
@@ -95,16 +93,6 @@ class LatentShards(IndexedDataset):
         self._values = int(np.prod(self.description.stored))
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a latent: (c, h, w) or (c, f, h, w)."""
-        return self.description.shape
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """By label; empty where there are no classes."""
-        return self.description.class_names
-
-    @property
     def fps(self) -> float | None:
         """Frames a second of clips, their median where they differ; None for images, or where no file says."""
         return self.description.fps
@@ -113,6 +101,13 @@ class LatentShards(IndexedDataset):
     def autoencoder(self) -> Autoencoder | None:
         """The autoencoder that the shards were made with; None where it is the user's own."""
         return self.description.autoencoder()
+
+    @cached_property
+    def encoding(self) -> Hashable:
+        """The digest of the autoencoder's weights, and shift and scale; None where the latents are pixels."""
+        plain = self.autoencoder is not None and self.autoencoder.plain
+        described = self.description
+        return None if plain else (described.record["plan"]["autoencoder"]["weights"], described.normalisation)
 
     def __len__(self) -> int:
         return len(self._index)

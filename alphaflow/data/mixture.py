@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 
-from ..autoencoders.pixels import Pixels
+from ..autoencoders.autoencoder import Autoencoder
 from ..errors import UserError
 from ..types import NO_CLASS, Batch
-from .dataset import IndexedDataset
+from .dataset import Dataset, IndexedDataset
 
 
-class Mixture:
+class Mixture(Dataset):
     """Joint training on clips and images: every batch is of one kind, in an even order with an exact share of each.
 
     Images are single frames, batches (b, c, h, w) among clips' (b, c, f, h, w); a `DiT` of clips takes both. Kinds
@@ -32,32 +33,25 @@ class Mixture:
         UserError: the kinds are mixed up, the channels or the autoencoders differ, or the share is not inside (0, 1).
     """
 
+    rewinds: ClassVar[bool] = True
+
     def __init__(self, clips: IndexedDataset, images: IndexedDataset, image_share: float = 0.2) -> None:
         if not 0 < image_share < 1:
             raise UserError(f"the share of batches of images lies between 0 and 1, got {image_share}")
         if len(clips.shape) != 4 or len(images.shape) != 3:
             raise UserError(f"a mixture is of clips and images, in this order; got {clips.shape} and {images.shape}")
-        if clips.shape[0] != images.shape[0] or _latents(clips) != _latents(images):
+        if clips.shape[0] != images.shape[0] or clips.encoding != images.encoding:
             raise UserError(
                 f"clips {clips.shape} and images {images.shape} are latents of different autoencoders or scales; "
                 "encode both with the same one"
             )
         self.clips, self.images, self.image_share = clips, images, image_share
+        self.shape, self.batch_size = clips.shape, clips.batch_size
         known = list(clips.class_names)
-        self.class_names: Sequence[str] = [*known, *(name for name in images.class_names if name not in known)]
+        self.class_names = [*known, *(name for name in images.class_names if name not in known)]
         index = {name: number for number, name in enumerate(self.class_names)}
         self._relabelled = torch.tensor([index[name] for name in images.class_names], dtype=torch.long)
         self._count = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a clip, (c, f, h, w)."""
-        return self.clips.shape
-
-    @property
-    def classes(self) -> int | None:
-        """The number of classes, or None."""
-        return len(self.class_names) or None
 
     @property
     def sampled_classes(self) -> int | None:
@@ -65,20 +59,24 @@ class Mixture:
         return self.clips.classes
 
     @property
-    def batch_size(self) -> int:
-        """Of clips."""
-        return self.clips.batch_size
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of a clip, (c, f, h, w), and of an image, (c, h, w)."""
+        return self.clips.shape, self.images.shape
 
     @property
+    def indexed(self) -> IndexedDataset:
+        """The clips."""
+        return self.clips
+
+    @cached_property
     def fps(self) -> float | None:
         """The clips' frames a second, or None."""
-        fps: float | None = getattr(self.clips, "fps", None)
-        return fps
+        return self.clips.fps
 
-    @property
-    def autoencoder(self) -> Any:
-        """The one that both were encoded with; None for pixels."""
-        return getattr(self.clips, "autoencoder", None)
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """The one that both were encoded with; None for pixels, and where it is the user's own."""
+        return self.clips.autoencoder
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches without end, from where the stream stands."""
@@ -88,10 +86,12 @@ class Mixture:
             of_images = int((number + 1) * self.image_share) > int(number * self.image_share)
             yield self._labelled(next(images), self._relabelled) if of_images else self._labelled(next(clips), None)
 
-    def share(self, rank: int, world: int) -> None:
+    def share(self, rank: int, world: int) -> Iterable[Batch]:
         """As `IndexedDataset.share`, of both."""
         self.clips.share(rank, world)
         self.images.share(rank, world)
+        self.batch_size = self.clips.batch_size
+        return self
 
     def reorder(self, seed: int) -> None:
         """Goes on from the same place in another order, in both."""
@@ -125,11 +125,3 @@ class Mixture:
 
     def __repr__(self) -> str:
         return f"Mixture({self.clips!r}, {self.images!r}, image_share={self.image_share})"
-
-
-def _latents(dataset: IndexedDataset) -> Any:
-    """What made a dataset's latents, to compare: the autoencoder's weights, shift and scale; None for pixels."""
-    description = getattr(dataset, "description", None)
-    if description is None or isinstance(getattr(dataset, "autoencoder", None), Pixels):
-        return None
-    return description.record["plan"]["autoencoder"]["weights"], description.normalisation

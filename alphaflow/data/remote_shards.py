@@ -5,22 +5,24 @@ from __future__ import annotations
 import io
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
 
+from ..autoencoders.autoencoder import Autoencoder
 from ..errors import UserError, said
 from ..types import Batch
 from .arrays import read_array
+from .dataset import Dataset
 from .shard_description import Description
 
 
-class RemoteShards(IterableDataset[Batch]):
+class RemoteShards(Dataset):
     """Shards that are streamed: ``https://…/train-{000000..000127}.tar``, ``gs://…``, ``pipe:…``, by webdataset.
 
     Shards come in a fresh random order each epoch and samples through a shuffle buffer: not an exact shuffle, and not
@@ -58,7 +60,8 @@ class RemoteShards(IterableDataset[Batch]):
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.damaged, self.skipped = damaged, list[str]()
-        self.urls, self.batch_size, self.buffer, self.draw, self.pipes = urls, batch_size, buffer, draw, pipes
+        self.batch_size: int = batch_size
+        self.urls, self.buffer, self.draw, self.pipes = urls, buffer, draw, pipes
         self.seed = torch.initial_seed() % 2**63 if seed is None else seed
         file = Path(description)
         try:
@@ -66,27 +69,18 @@ class RemoteShards(IterableDataset[Batch]):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} can't be read ({said(error)}); give a copy of the shards' dataset.json") from error
         self.description = Description(file.parent, text)
+        self.shape, self.class_names = self.description.shape, self.description.class_names
         self.epoch, self._readers = 0, 1
 
     @property
     def fps(self) -> float | None:
-        """Frames a second of clips, as `LatentShards` has it."""
+        """Frames a second of clips, their median where they differ; None for images, or where no file says."""
         return self.description.fps
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a latent: (c, h, w) or (c, f, h, w)."""
-        return self.description.shape
-
-    @property
-    def classes(self) -> int | None:
-        """The number of classes, or None."""
-        return len(self.description.class_names) or None
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """By label; empty where there are no classes."""
-        return self.description.class_names
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """The autoencoder that the shards were made with; None where it is the user's own."""
+        return self.description.autoencoder()
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches without end; one may span two epochs."""
@@ -109,17 +103,18 @@ class RemoteShards(IterableDataset[Batch]):
                 raise UserError(f"no sample came from {self.urls}; are there fewer shards than readers?")
             self.epoch += 1
 
-    def share(self, rank: int, world: int) -> None:
-        """Batches of the ``world``-th part of the size; webdataset shares out the shards by torchrun's rank.
+    def share(self, rank: int, world: int) -> Iterable[Batch]:
+        """Itself, with batches of the ``world``-th part of the size; webdataset shares out shards by torchrun's rank.
 
         Raises:
             UserError: the batch can't be shared out evenly, or it is shared out among others already.
         """
-        if self._readers == world:
-            return
+        if world in (1, self._readers):
+            return self
         if self._readers != 1 or self.batch_size % world:
             raise UserError(f"a batch of {self.batch_size} can't be shared out among {world} processes evenly")
         self.batch_size, self._readers = self.batch_size // world, world
+        return self
 
     def reorder(self, seed: int) -> None:
         """Goes on in another order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..autoencoders.autoencoder import Autoencoder, Normalisation, Normalised
-from ..autoencoders.diffusers_vae import DiffusersVAE
+from ..autoencoders.autoencoder import Autoencoder, Normalisation
 from ..autoencoders.opening import AUTOENCODERS
 from ..describe import rebuild
 from ..errors import UserError, is_number, is_whole, said
@@ -104,12 +102,7 @@ class Description:
 
     def measured(self, autoencoder: Autoencoder) -> Autoencoder:
         """An autoencoder that decodes with the shift and scale that were measured, if they were."""
-        if not self._measured:
-            return autoencoder
-        shift, scale = self.normalisation.shift, self.normalisation.scale
-        if isinstance(autoencoder, DiffusersVAE):
-            return replace(autoencoder, shift=shift, scale=scale)
-        return autoencoder if hasattr(autoencoder, "normalisation") else Normalised(autoencoder, shift, scale)
+        return autoencoder.measured(self.normalisation) if self._measured else autoencoder
 
     def normalise_(self, stored: Tensor) -> Tensor:
         """Brings stored arrays (b, …), float32, to unit variance, in place: (mean − shift)·scale, std·scale."""

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..autoencoders.opening import autoencoder_on
-from ..autoencoders.pixels import Pixels
 from ..data.dataset import IndexedDataset
 from ..data.decoding.images import Mode
 from ..data.digits import Digits
@@ -19,7 +17,6 @@ from ..data.folders import ImageFolder, VideoFolder
 from ..data.latent_shards import LatentShards
 from ..data.listing.endings import Kind
 from ..data.listing.listing import kind_of
-from ..data.mixture import Mixture
 from ..data.shard_description import DATASET
 from ..errors import UserError
 from ..features.networks import FRAMES
@@ -91,7 +88,7 @@ class DecodedDataset(SampleSet):
     ) -> None:
         self.dataset, self.name, self._autoencoder, self.ahead = dataset, name, autoencoder, ahead
         self._device = device
-        self.class_names, self.fps = dataset.class_names, getattr(dataset, "fps", None)
+        self.class_names, self.fps = dataset.class_names, dataset.fps
         self.shape = tuple(self.read(0, 1).pixels.shape[1:])
 
     def __len__(self) -> int:
@@ -169,7 +166,7 @@ def open_sample_set(
         if autoencoder is None:
             raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
         place = device or torch.device("cpu")
-        return DecodedDataset(shards, str(path), autoencoder_on(autoencoder, place), place)
+        return DecodedDataset(shards, str(path), autoencoder.on(place), place)
     if (kind or kind_of(path)) == "clips":
         clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
         return DecodedDataset(clips, str(path))
@@ -182,12 +179,10 @@ def training_data(run: Pipeline) -> SampleSet:
     Raises:
         UserError: it is not of known length.
     """
-    dataset = run.recipe().dataset
-    if isinstance(dataset, Mixture):
-        dataset = dataset.clips
-    if not isinstance(dataset, IndexedDataset):
+    dataset = run.recipe().dataset.indexed
+    if dataset is None:
         raise UserError("the run's data can't serve as a reference; give real images with --reference")
-    decoder = None if isinstance(run.autoencoder, Pixels) else run.autoencoder
+    decoder = None if run.autoencoder.plain else run.autoencoder
     return DecodedDataset(
         dataset, "the run's training data", decoder, run.device, ahead=False
     )  # it may be the user's, for one thread

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..autoencoders.opening import autoencoder_on
-from ..autoencoders.pixels import Pixels
 from ..data.dataset import describe_data
 from ..errors import UserError, said
 from ..guidance import CFG
@@ -151,7 +149,7 @@ class Pipeline(ABC):
             UserError: as `sampler`; or nothing turns the run's samples into pixels.
         """
         sampler = self.sampler(nfe, guidance)
-        if isinstance(self.autoencoder, Pixels) and self.shape[0] not in (1, 3):
+        if self.autoencoder.plain and self.shape[0] not in (1, 3):
             raise UserError(
                 f"the run's samples have {self.shape[0]} channels and nothing decodes them: its recipe names no "
                 "autoencoder; give the one that the data were encoded with, af.Recipe(…, autoencoder=…)"
@@ -200,7 +198,7 @@ class Pipeline(ABC):
         return self._decoded(self.shape)
 
     def _decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if isinstance(self.autoencoder, Pixels):
+        if self.autoencoder.plain:
             return shape
         return tuple(self.autoencoder.decode(torch.zeros(1, *shape, device=self.device)).shape[1:])
 
@@ -215,7 +213,7 @@ class InTraining(Pipeline):
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> None:
-        autoencoder = autoencoder_on(recipe.autoencoder or Pixels(), device)
+        autoencoder = recipe.decoder.on(device)
         super().__init__(model, recipe.samplers_by_nfe, autoencoder, describe_data(recipe.dataset), device)
         self._recipe = recipe
 

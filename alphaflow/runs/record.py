@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..autoencoders.pixels import Pixels
 from ..data.dataset import describe_data
 from ..describe import NotDescribableError, describe
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any, processes: int) -> dict[str, Any]:
     """What run.json keeps beside the recipe's origin."""
-    objects = {"model": recipe.model, "autoencoder": recipe.autoencoder or Pixels(), "objective": recipe.objective}
+    objects = {"model": recipe.model, "autoencoder": recipe.decoder, "objective": recipe.objective}
     described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers_by_nfe.items()}
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())

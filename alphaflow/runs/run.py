@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..autoencoders.opening import AUTOENCODERS, autoencoder_on
-from ..autoencoders.pixels import Pixels
+from ..autoencoders.opening import AUTOENCODERS
 from ..describe import rebuild
 from ..errors import UserError
 from ..parallel.device import find_device
@@ -83,9 +82,9 @@ class Run(Pipeline):
         record = self.record
         if any(part is None for part in [record["model"], record["autoencoder"], *record["samplers"].values()]):
             recipe = self.recipe()
-            return recipe.model, recipe.samplers_by_nfe, autoencoder_on(recipe.autoencoder or Pixels(), device)
+            return recipe.model, recipe.samplers_by_nfe, recipe.decoder.on(device)
         samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
-        autoencoder = autoencoder_on(cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)), device)
+        autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)).on(device)
         with torch.device("meta"):  # takes no memory
             size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
         if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import average_name
-from ..data.mixture import Mixture
 from ..describe import Compact
 from ..errors import UserError
 from ..network import known
@@ -197,14 +196,13 @@ class Engine:
         """
         if not isinstance(self.recipe.objective, Objective) or not known(self.model).static_graph:
             return True
-        x, cond = example(self.recipe, 2, self.device)
-        kinds = [x, x[:, :, 0]] if isinstance(self.recipe.dataset, Mixture) else [x]
         dtype = next(self.model.parameters()).dtype
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        for kind in kinds:
+        for shape in self.recipe.dataset.shapes:
+            x, cond = example(shape, self.recipe.dataset.classes, 2, self.device)
             generator = torch.Generator(self.device).manual_seed(0)
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
-                loss = self.recipe.objective(self.model, kind.to(dtype), cond, 0, generator, ema=self.ema.model)
+                loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, ema=self.ema.model)
             gradients = torch.autograd.grad(loss.total, trained, allow_unused=True)
             if any(gradient is None for gradient in gradients):
                 return True

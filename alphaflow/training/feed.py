@@ -11,41 +11,9 @@ from typing import Any
 
 import torch
 
-from ..data.dataset import Dataset, IndexedDataset
-from ..data.mixture import Mixture
+from ..data.dataset import Dataset
 from ..errors import UserError
-from ..parallel.world import World
 from ..types import Batch, check_labels
-
-
-def shared_out(dataset: Dataset, world: World) -> Iterable[Batch]:
-    """The part of every batch that this process works on: by the dataset's own ``share``, else cut from whole batches.
-
-    Raises:
-        UserError: a batch can't be shared out evenly.
-    """
-    if world.size == 1:
-        return dataset
-    share = getattr(dataset, "share", None)
-    if share is not None:
-        share(world.rank, world.size)
-        return dataset
-    return _Cut(dataset, world)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Every world-th sample of each batch."""
-
-    dataset: Dataset
-    world: World
-
-    def __iter__(self) -> Iterator[Batch]:
-        rank, size = self.world.rank, self.world.size
-        for batch in self.dataset:
-            if len(batch.x) % size:
-                raise UserError(f"a batch of {len(batch.x)} can't be shared out among {size} processes evenly")
-            yield batch[slice(rank, None, size)]
 
 
 @dataclass(frozen=True)
@@ -60,13 +28,12 @@ class _Read:
 class Feed:
     """A dataset's batches on the device.
 
-    Where the stream stands is counted by the batches that were taken, not by those read ahead. Only an
-    `IndexedDataset` and a `Mixture` are read ahead: they can go back to a place exactly, and draw from their own
-    generators.
+    Where the stream stands is counted by the batches that were taken, not by those read ahead. Only a dataset that
+    ``rewinds`` is read ahead.
 
     Args:
         dataset: of the run.
-        parts: this process's part of its batches (`shared_out`).
+        parts: this process's part of its batches (`Dataset.share`).
         device: where they go.
         ahead: how many batches are read ahead; 0 for none, and no thread; None for two where a GPU works meanwhile.
     """
@@ -77,7 +44,7 @@ class Feed:
         self.dataset, self.parts, self.device = dataset, parts, device
         if ahead is None:
             ahead = 2 if device.type == "cuda" else 0
-        self.ahead = ahead if isinstance(dataset, IndexedDataset | Mixture) else 0
+        self.ahead = ahead if dataset.rewinds else 0
         self._batches: Iterator[Batch] | None = None
         self._queue: Queue[_Read] = Queue(max(self.ahead, 1))
         self._end: weakref.finalize[..., Feed] | None = None  # ends the thread, with this object or the process
@@ -93,7 +60,7 @@ class Feed:
             return self._next()
         except (SystemExit, StopIteration) as error:
             kind = type(error).__name__
-            raise RuntimeError(f"{type(self.dataset).__name__} must go on without end, but raised {kind}") from error
+            raise RuntimeError(f"{self.dataset.kind_name} must go on without end, but raised {kind}") from error
 
     def _next(self) -> Batch:
         if self._batches is None:
@@ -125,7 +92,7 @@ class Feed:
             try:
                 check_labels(labels, classes)
             except ValueError as error:
-                raise UserError(f"{type(self.dataset).__name__}: {error}") from error
+                raise UserError(f"{self.dataset.kind_name}: {error}") from error
         return batch
 
     def __enter__(self) -> Feed:
@@ -148,9 +115,7 @@ class Feed:
     def reorder(self, seed: int) -> None:
         """Goes on from the same place in another order, if the dataset can."""
         self.rewind()
-        reorder = getattr(self.dataset, "reorder", None)
-        if reorder is not None:
-            reorder(seed)
+        self.dataset.reorder(seed)
 
     def rewind(self) -> None:
         """Ends reading ahead, until the next batch is asked for: the dataset stands where the last one taken ends."""

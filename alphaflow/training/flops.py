@@ -51,7 +51,7 @@ def _attention_flops(query: int, products: int, *shapes: Any, **options: Any) ->
 
 def forward_flops(recipe: Recipe, device: torch.device) -> float | None:
     """Operations of the network's forward pass of one sample; None where it can't be called alone."""
-    x, cond = example(recipe, 1, device)
+    x, cond = example(recipe.dataset.shape, recipe.dataset.classes, 1, device)
     one = torch.ones(1, device=device)
     model = recipe.model
     try:
@@ -61,8 +61,7 @@ def forward_flops(recipe: Recipe, device: torch.device) -> float | None:
         return None
 
 
-def example(recipe: Recipe, batch: int, device: torch.device) -> tuple[Tensor, Cond]:
-    """Zeros and labels of the recipe's shape."""
-    classes = recipe.dataset.classes
-    x = torch.zeros(batch, *recipe.dataset.shape, device=device)
+def example(shape: tuple[int, ...], classes: int | None, batch: int, device: torch.device) -> tuple[Tensor, Cond]:
+    """Zeros (batch, *shape), and labels where there are classes."""
+    x = torch.zeros(batch, *shape, device=device)
     return x, Cond() if not classes else Cond(labels=torch.arange(batch, device=device) % classes)

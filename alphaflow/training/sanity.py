@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..autoencoders.pixels import Pixels
-
 if TYPE_CHECKING:
     from ..recipe import Recipe
     from ..types import Batch
@@ -36,18 +34,15 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
         processes: that share a batch.
     """
     found, x, size = [], batch.x.float(), len(batch.x) * processes
-    try:
-        count: int | None = len(recipe.dataset)  # type: ignore[arg-type]
-    except Exception:  # a stream, or a length that is never asked for
-        count = None
-    if count is not None and count < size:
-        found.append(f"the data set holds {count} samples, and a batch {size}: a step sees them several times")
+    known = recipe.dataset.indexed
+    if known is not None and len(known) < size:
+        found.append(f"the data set holds {len(known)} samples, and a batch {size}: a step sees them several times")
     elif len(x) > 1 and bool((x == x[:1]).all()):
         found.append("all samples of the first batch are equal")
     low, high = float(x.min()), float(x.max())
     rms = float(x.square().mean().sqrt())
     shape = recipe.dataset.shape
-    pixels = isinstance(recipe.autoencoder or Pixels(), Pixels) and len(shape) in (3, 4) and shape[0] in (1, 3)
+    pixels = recipe.decoder.plain and len(shape) in (3, 4) and shape[0] in (1, 3)
     if pixels and (low >= 0 or max(-low, high) > 1.01):
         found.append(
             f"the first batch's values lie in [{low:.3g}, {high:.3g}]; without an autoencoder, samples are taken for "

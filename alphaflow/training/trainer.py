@@ -27,7 +27,7 @@ from . import recovery, state
 from .display import Display, Unfailing
 from .ema import EMA
 from .engine import Engine, MachineSetup
-from .feed import Feed, shared_out
+from .feed import Feed
 from .guard import BatchGuard, Incident, Watch, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
@@ -114,7 +114,7 @@ class Trainer:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
         self.watch, self.stop = Watch(guard or BatchGuard()), Stop()
-        self.feed = Feed(recipe.dataset, shared_out(recipe.dataset, self.world), self.device)
+        self.feed = Feed(recipe.dataset, recipe.dataset.share(self.world.rank, self.world.size), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
         self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)

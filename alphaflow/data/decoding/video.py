@@ -41,17 +41,14 @@ class VideoInfo:
     Attributes:
         duration: of the pictures, whatever sound there is, in seconds; None where the file doesn't say.
         fps: average frames a second, or None.
-        width, height: as stored, before rotation, in pixels that needn't be square.
     """
 
     duration: float | None
     fps: float | None
-    width: int
-    height: int
 
 
 def video_info(file: Video) -> VideoInfo:
-    """A video's duration, rate and size, of FFmpeg's best stream that is no attached picture.
+    """A video's duration and rate, of FFmpeg's best stream that is no attached picture.
 
     Where the stream doesn't say how long it is, the end of the file is read, or all of it; nothing is decoded.
 
@@ -63,12 +60,7 @@ def video_info(file: Video) -> VideoInfo:
     """
     with opened(file) as (container, stream):
         fps = float(stream.average_rate) if stream.average_rate else None
-        return VideoInfo(picture_end(container, stream), fps, stream.width, stream.height)
-
-
-def frame_times(file: Video) -> list[float]:
-    """The times of all frames, in seconds from the video's beginning, in display order. Decodes the whole file."""
-    return timed(file, 0.0, lambda source, _: [time for time, _ in source])
+        return VideoInfo(picture_end(container, stream), fps)
 
 
 def read_clip(
