@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,18 +75,8 @@ class _Function(LossFunction):
     def __init__(self, function: Callable[..., Loss]) -> None:
         self.function = function
 
-    def __call__(
-        self,
-        model: Model,
-        x: Sample,
-        cond: Cond | None = None,
-        step: int = 0,
-        generator: torch.Generator | None = None,
-        *,
-        ema: Model | None = None,
-        start: int = 0,
-    ) -> Loss:
-        return self.function(model, x, cond, step, generator)
+    def __call__(self, *arguments: Any, ema: Model | None = None, start: int = 0) -> Loss:
+        return self.function(*arguments)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

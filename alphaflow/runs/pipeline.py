@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from ..network import known
 from ..pixel_values import finite_bytes
 from ..recipe import Recipe
 from ..samplers import ODE, Sampler
+from ..seeds import derived
 from ..types import Cond, Labels
 from .labels import balanced_labels
 
@@ -244,8 +244,7 @@ class Maker:
         cond = Cond() if labels is None else Cond(labels=labels)
         if self.guidance is not None and run.takes_guidance:
             cond = cond.replace(guidance=guidance_setting(count, self.guidance.scale, self.guidance.interval))
-        own = np.random.SeedSequence((self.seed, start)).generate_state(1, np.uint64)[0] >> 1
-        fresh = torch.Generator(run.device).manual_seed(int(own) if start else self.seed)
+        fresh = torch.Generator(run.device).manual_seed(derived(self.seed, start) if start else self.seed)
         x = self.sampler(run.model, noise, cond.to(run.device), fresh)
         return finite_bytes(run.autoencoder.decode(x), start)
 

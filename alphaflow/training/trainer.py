@@ -22,6 +22,7 @@ from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..runs.record import Origin, describe_run
 from ..runs.starting import find_weights, is_of_images, start_from
+from ..seeds import derived
 from ..types import Batch, Loss
 from . import recovery, state
 from .display import Display, Unfailing
@@ -298,7 +299,7 @@ class Trainer:
         same = state.read(place, saved, self.engine, self.generator)
         self.step = self._loaded = saved["step"]
         if not same:
-            self.generator.manual_seed(self.world.seed(self.seed + self.step))
+            self.generator.manual_seed(self.world.seed(derived(self.seed, self.step)))
         try:
             self.watch.load_state_dict(saved["watch"])
             self.feed.load_state_dict(saved["dataset"])
