@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .describe import Configured
 from .errors import UserError
 from .types import Model, Sample
 
 
-class Network(nn.Module):
+class Network(nn.Module, Configured):
     """A network u(z, r, t, cond) that says more of itself than how it is called.
 
     Any callable is a `Model`, and any ``torch.nn.Module`` trains. What stands here is optional: a network that has some
@@ -29,7 +30,6 @@ class Network(nn.Module):
         recompute: keep less of the forward pass and compute it again in the backward pass; None where it can't.
         classes: the number of classes it knows; None for any, or none.
         static_graph: the same weights get a gradient whatever the samples, so that trying it on two tells which.
-        config: the arguments that build it again, plain values; None where these aren't known.
     """
 
     offers_tangent: bool = False
@@ -38,7 +38,6 @@ class Network(nn.Module):
     recompute: bool | None = None
     classes: int | None = None
     static_graph: ClassVar[bool] = False
-    config: Mapping[str, Any] | None = None
 
     def adapt(self, weights: Mapping[str, Tensor], *, of_images: bool = False) -> dict[str, Tensor]:
         """Another network's weights, by name, fitted to this one as a start; ``of_images``: that one's samples are."""

@@ -128,7 +128,10 @@ def _checked(samplers: Any) -> tuple[Sampler, ...]:
         )
     known: dict[int, Any] = {}
     for sampler in samplers:
-        nfe: Any = getattr(sampler, "nfe", None)
+        try:
+            nfe = sampler.nfe
+        except AttributeError as error:
+            raise UserError(f"a sampler knows its number of network evaluations; {sampler!r} has no nfe") from error
         if not is_whole(nfe) or nfe < 1:
             raise UserError(f"a sampler knows its number of network evaluations, nfe >= 1; {sampler!r} has {nfe!r}")
         if nfe in known:
