@@ -147,15 +147,14 @@ def _check_there(target: SampleSet | Path | str, reference: Any) -> None:
 def _about_run(run: Run, settings: Settings) -> dict[str, Any]:
     """What of a run the figures depend on."""
     weights = AVERAGE if run.ema else MODEL
-    place = run.folder.checkpoint(run.step) if run.record else None
-    files = {} if place is None else (manifest(place) or {}).get("files", {})
+    files = (manifest(run.folder.checkpoint(run.step)) or {}).get("files", {})
     return {
-        "target": str(run.folder.path) if run.record else "a run in training",
+        "target": str(run.folder.path),
         "run": {
             "checkpoint": run.step,
             "weights": "ema" if run.ema else "raw",
             "weights_sha256": (files.get(weights) or {}).get("sha256"),
-            "recipe": run.record.get("recipe", {}).get("name"),
+            "recipe": run.record["recipe"]["name"],
             "guidance": None if settings.guidance is None else asdict(settings.guidance),
             "labels": "every class equally often" if run.sampled_classes else None,
             "samplers": {str(nfe): str(run.sampler(nfe, settings.guidance)) for nfe in settings.nfes},

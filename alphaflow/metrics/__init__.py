@@ -1,4 +1,4 @@
-"""Metrics between tensors of features or of points: what `alphaflow.evaluate` computes from a network's features."""
+"""Which numbers come of tensors: of features, of points, of probabilities."""
 
 from .frechet import Moments as Moments
 from .frechet import RunningMoments as RunningMoments
