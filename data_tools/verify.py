@@ -52,7 +52,7 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
         if index.dtype != INDEX_DTYPE or index.ndim != 1:
             raise ValueError(f"it holds {index.dtype} {index.shape}")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / INDEX} can't be read ({error}); run the same `alphaflow encode` again") from error
+        raise UserError(f"{folder / INDEX} can't be read ({error}); encode again with the same settings") from error
     report = Report(class_counts=[0] * len(description.class_names))
     seen: set[str] = set()
     for number, shard in enumerate(description.shards):

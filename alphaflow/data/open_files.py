@@ -45,8 +45,8 @@ class Files:
         if count != len(data):
             file = Path(self.paths[number])
             raise UserError(
-                f"{file} was cut while it was in use: it ends before byte {offset + len(data)}; restore it, and look "
-                f"for others with `alphaflow verify {file.parent}`"
+                f"{file} was cut while it was in use: it ends before byte {offset + len(data)}; restore it, and "
+                f"verify the other shards in {file.parent}"
             )
 
     def _open(self, number: int) -> _Opened:

@@ -80,9 +80,13 @@ def _checked(name: str, weights: Weights, path: Path, own: str | None) -> Weight
     expected = own or weights.sha256
     if expected is not None and found != expected:
         raise UserError(
-            f"{path} is not the {'file that you mean' if own else 'published file'} of {name}'s weights: its SHA-256 "
-            f"is {found}, not {expected}; "
-            + ("give the file's own SHA-256" if own else f"if you mean it, give --weights '{name}={path}#{found}'")
+            f"{path} is not {name}'s weights with {'the SHA-256 that you gave' if own else 'their published SHA-256'}: "
+            f"its SHA-256 is {found}, not {expected}; "
+            + (
+                "give the file's own SHA-256"
+                if own
+                else f"to use it all the same, give `weights={ {name: f'{path}#{found}'} }`"
+            )
         )
     return WeightsFile(path, found, found == weights.sha256 or (weights.sha256 is None and own is None))
 
@@ -106,4 +110,4 @@ def _download(name: str, weights: Weights, path: Path) -> None:
 
 def _remedy(name: str, weights: Weights) -> str:
     otherwise = f"; {weights.otherwise}" if weights.otherwise else ""
-    return f"put {weights.url} at {cache_folder() / weights.file}, or give --weights {name}=FILE{otherwise}"
+    return f"put {weights.url} at {cache_folder() / weights.file}, or give `weights={ {name: 'FILE'} }`{otherwise}"

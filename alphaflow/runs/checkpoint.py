@@ -74,7 +74,9 @@ def damage(folder: Path) -> str:
     """What is wrong with a checkpoint, by its manifest; empty if it is whole."""
     known = manifest(folder)
     if known is not None and "training/.metadata" in known["files"]:
-        return "its training state is an earlier alphaflow's; its weights are good for --from"
+        return (
+            "its training state was written by an earlier version of alphaflow; its weights can be used with `start=`"
+        )
     if known is None or not {MODEL, AVERAGE, TENSORS, PLAIN} <= known["files"].keys():
         return f"{MANIFEST} is missing or damaged"
     for name, about in known["files"].items():

@@ -96,7 +96,10 @@ def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | Non
     folder.sweep()
     place = last_whole(folder, say)
     if place is None and folder.checkpoints():
-        raise UserError(f"no checkpoint in {folder.path} is whole; train anew with another --out, or --from it")
+        raise UserError(
+            f"no checkpoint in {folder.path} is whole; "
+            "train again with another `out=`, or use its weights with `start=`"
+        )
     return place
 
 

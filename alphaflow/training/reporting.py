@@ -82,10 +82,8 @@ class Reporter:
         if evaluation is not None:
             measured = self._measure(evaluation.check, evaluation)
         if best is not None and measured is not None and best not in measured:
-            found = (
-                f"what is measured is {', '.join(measured)}" if measured else "nothing is: --evaluate-every N does it"
-            )
-            raise UserError(f"the best checkpoint is to be kept by {best}, which isn't measured; {found}")
+            found = f"what is measured is {', '.join(measured)}" if measured else "nothing is; give `evaluation=`"
+            raise UserError(f"the best checkpoint can't be chosen by {best}, which isn't measured; {found}")
 
     def evaluate(self, evaluation: Measurement, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
