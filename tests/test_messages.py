@@ -22,7 +22,7 @@ from alphaflow.cli.main import build
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.errors import _is_users, place_in_users_code, printable, said
+from alphaflow.errors import _is_users, place_in_users_code, printable, reason, said
 
 Here = Callable[..., Any]
 
@@ -281,6 +281,8 @@ def test_where_an_error_is_the_users(tmp_path: Path) -> None:
     assert said(ours.value) == str(ours.value)
     assert said(KeyError("x")) == "KeyError: 'x'"
     assert said(OSError()) == "OSError"
+    assert reason(OSError(2, "No such file", "x")) == "No such file"
+    assert [reason(ValueError(text)) for text in ("a\n  b", "")] == ["a b", "ValueError"]
 
 
 def test_results_that_cant_be_written_are_refused_before_they_are_measured(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import sha256
 from ..types import Batch
 from .arrays import read_array
@@ -78,12 +78,12 @@ class LatentShards(IndexedDataset):
             )
         self._index = self._checked_index()
         self._files = Files([self.path / shard["file"] for shard in self.description.shards])
-        broken = [(i, reason) for i in range(len(self.description.shards)) if (reason := self._check(i))]
+        broken = [(i, wrong) for i in range(len(self.description.shards)) if (wrong := self._check(i))]
         if broken and damaged == "raise":
-            number, reason = broken[0]
+            number, wrong = broken[0]
             file = self.path / self.description.shards[number]["file"]
             raise UserError(
-                f"the shard {file} {reason}; remove it and encode again with the same settings, "
+                f"the shard {file} {wrong}; remove it and encode again with the same settings, "
                 'or leave it out with damaged="skip"'
             )
         if broken:
@@ -167,7 +167,7 @@ class LatentShards(IndexedDataset):
             with file.open("rb") as stream:
                 index = read_array(stream, file.stat().st_size)
         except (OSError, ValueError) as error:
-            raise UserError(f"{file} can't be read ({error}); encode again with the same settings") from error
+            raise UserError(f"{file} can't be read ({reason(error)}); encode again with the same settings") from error
         size, count = 2 * math.prod(about.stored), len(about.shards)
         lengths, samples = (np.array([shard[key] for shard in about.shards], np.int64) for key in ("bytes", "samples"))
 
@@ -201,7 +201,7 @@ class LatentShards(IndexedDataset):
             if self.hashes and sha256(file) != shard["sha256"]:
                 return "is damaged: its SHA-256 is another"
         except OSError as error:
-            return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+            return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({reason(error)})"
         return ""
 
     def __repr__(self) -> str:

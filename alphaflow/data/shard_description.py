@@ -56,8 +56,8 @@ class Description:
             if finished:
                 self._take(self.record)
         except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else said(error)
-            raise UserError(f"{self.place / DATASET} is damaged ({reason}); encode again, or restore it") from error
+            why = f"no {error}" if isinstance(error, KeyError) else said(error)
+            raise UserError(f"{self.place / DATASET} is damaged ({why}); encode again, or restore it") from error
         if not finished:
             raise UserError(f"{place} isn't finished: encode again with the same settings, which continues it")
 

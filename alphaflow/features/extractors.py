@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..parallel.device import exact_float32
 from . import networks
 from .builtin import FEATURES, UNPUBLISHED
@@ -96,10 +96,9 @@ class Published:
         try:
             network = self.build(file.path)
         except ImportError as error:
-            raise UserError(f"{name} needs torch-fidelity ({error}): pip install torch-fidelity") from error
+            raise UserError(f"{name} needs torch-fidelity ({reason(error)}): pip install torch-fidelity") from error
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(f"{file.path} holds no weights of {name}: {reason}") from error
+            raise UserError(f"{file.path} does not hold the weights of {name}: {reason(error)}") from error
         network = network.to(device).eval().requires_grad_(False)
         return Network(network, self.layers, device, file, 8 if self.video else 64)
 

@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import sha256
 
 
@@ -98,11 +98,9 @@ def _download(name: str, weights: Weights, path: Path) -> None:
         torch.hub.download_url_to_file(weights.url, str(beside), hash_prefix=weights.sha256, progress=False)
         beside.replace(path)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; RuntimeError: another SHA-256
-        reason = " ".join(str(getattr(error, "reason", error)).split())[:120]
-        host = urlparse(weights.url).hostname
+        host, why = urlparse(weights.url).hostname, reason(getattr(error, "reason", error))
         raise UserError(
-            f"the weights of {name} are not here and can't be downloaded from {host} ({reason}); "
-            f"{_remedy(name, weights)}"
+            f"the weights of {name} are not here and can't be downloaded from {host} ({why}); {_remedy(name, weights)}"
         ) from error
     finally:
         beside.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import parsed, replacing, sweep, write_json
 from ..version import versions
 from . import checkpoint
@@ -156,7 +156,7 @@ class RunFolder:
         try:
             record: dict[str, Any] = parsed(self.record.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{self.record} is damaged ({error}); restore it, or train anew") from error
+            raise UserError(f"{self.record} is damaged ({reason(error)}); restore it, or train anew") from error
         missing = KEYS - (record.keys() if isinstance(record, dict) else set())
         if missing:
             raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")

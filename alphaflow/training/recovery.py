@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..parallel.world import World
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
@@ -83,7 +83,7 @@ class Recovery:
             try:
                 incident.append_to(self.folder.incidents)
             except OSError as error:
-                self.say(f"{self.folder.incidents} can't be written ({error.strerror})")
+                self.say(f"{self.folder.incidents} can't be written ({reason(error)})")
 
 
 def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..errors import UserError, said
+from ..errors import UserError, reason, said
 from ..measurement import Measurement
 from ..runs.folder import RunFolder
 from ..schedules import value_at
@@ -159,6 +159,6 @@ class Reporter:
         except OSError as error:
             if not self._full:
                 self.display.say(
-                    f"can't write to {self.folder and self.folder.path} ({error.strerror}); training goes on"
+                    f"can't write to {self.folder and self.folder.path} ({reason(error)}); training goes on"
                 )
             self._full = True
