@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .errors import UserError
+from .errors import UserError, reason
 
 MOST = 10**6
 """More than any width, depth or number of classes."""
@@ -63,7 +63,7 @@ def rebuild(described: Any, kinds: Mapping[str, Any]) -> Any:
     try:
         return kinds[name](**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"run.json describes a {name} that can't be built: {str(error)[:300]}") from error
+        raise UserError(f"run.json describes a {name} that can't be built: {reason(error)}") from error
 
 
 def _value(described: Any, kinds: Mapping[str, Any]) -> Any:

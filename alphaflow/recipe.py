@@ -40,7 +40,7 @@ class Recipe:
         ema: the decay of the weights' average, or a `PowerLaw`; or several of them, the first of which is sampled with.
         clip: the gradient's norm is clipped to this; None for no clipping.
         precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32. As with ``tf32``,
-            `MachineSetup` (``--precision``) may say otherwise.
+            `MachineSetup` may say otherwise.
         tf32: whether products of fp32 matrices run in TF32 on a GPU; None for as PyTorch is set.
     """
 

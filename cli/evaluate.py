@@ -157,7 +157,7 @@ def _check_places(json: Path | None, csv: Path | None, save: Path | None, pictur
         check_json(json)
     others = [] if pictures is None else [file for file in pictures.glob("nfe-*.png") if not is_ours(file)]
     if others:
-        raise foreign(others[0], "evaluate", "folder")
+        raise foreign(others[0], "--pictures")
 
 
 def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run:

@@ -23,7 +23,7 @@ from alphaflow.data.clip_files import SameClipError, of_the_machine, take
 from alphaflow.data.decoding.containers import ClipError
 from alphaflow.data.decoding.images import UNREADABLE, Crop, crop, decode
 from alphaflow.data.listing.entry import Entry
-from alphaflow.errors import said
+from alphaflow.errors import reason, said
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -115,7 +115,7 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
     except (ClipError, *UNREADABLE) as error:
         if (fault := of_the_machine(error)) is not None:
             raise fault from None
-        return _rejected(index, entry, " ".join(str(error).split())[:200] or type(error).__name__)
+        return _rejected(index, entry, reason(error))
     except MemoryError:
         return _rejected(index, entry, "too large for this machine's memory")
     except Exception as error:  # a decoder's own fault, on a file that it can't take

@@ -169,8 +169,8 @@ def _current(
         whole = parsed((out / DATASET).read_text(encoding="utf-8")).get("finished", False)
         differ = shard_writer.changes(out, list(finished.values()), layout.entries, whole)
         raise UserError(
-            f"{len(stale)} of the shards in {out} were made of other files than there are now: {differ}; make those "
-            "shards again with --changed, restore the files, or choose another folder"
+            f"{len(stale)} of the shards in {out} were made from files that have changed since: {differ}; make those "
+            "shards again with `changed=True`, restore the files, or choose another folder"
         )
     if stale:
         mine = [part for part in stale if part.number % options.shards == options.shard]
@@ -215,7 +215,7 @@ class _Rejects:
         shard_writer.list_rejects(self.out, [*self.listed, *self.found])
         last = rejects[-1]
         raise UserError(
-            f"{lost} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: "
+            f"{lost} samples can't be encoded, more than `max_rejects=` allows ({allowed:.0f}); the last: "
             f"{last.name} ({last.reason}). All are listed in {self.out / shard_writer.REJECTS}, and what is done "
             "stays; repair them, or allow more"
         )

@@ -72,6 +72,6 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if out.suffix != ".npz":
         raise UserError(f"statistics are written to an .npz, not to {out.name}")
     if out.exists() and not is_ours(out):
-        raise UserError(f"{out} is there, which no `alphaflow stats` wrote; choose another file")
+        raise UserError(f"{out} exists, and is not a file of statistics; choose another `out=`")
     if out.exists() and not overwrite:
-        raise UserError(f"{out} exists; choose another file, or replace it with --overwrite")
+        raise UserError(f"{out} exists; choose another `out=`, or replace it with `overwrite=True`")

@@ -55,9 +55,9 @@ class Options:
                 f"{self.measure} on {self.measure_on}"
             )
         if not 0 <= self.shard < self.shards:
-            raise UserError(f"--shard I/N needs 0 <= I < N, got {self.shard}/{self.shards}")
+            raise UserError(f"`shard=` needs 0 <= shard < shards, got {self.shard} of {self.shards}")
         if not 0 <= self.max_rejects <= 1:
-            raise UserError(f"max-rejects is a share between 0 and 1, got {self.max_rejects}")
+            raise UserError(f"`max_rejects=` is a share between 0 and 1, got {self.max_rejects}")
         if not self.prefix or "/" in self.prefix:
             raise UserError(f"the shards' prefix is a plain name, got {self.prefix!r}")
 

@@ -36,7 +36,7 @@ def preview(
     shards = LatentShards(folder, batch_size=1, seed=seed, draw=True)
     decoder = shards.autoencoder if autoencoder is None else shards.description.measured(Autoencoder.of(autoencoder))
     if decoder is None:
-        raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
+        raise UserError(f"{folder} was encoded with an autoencoder of your own: give it as `autoencoder=`")
     if device is not None:
         decoder = decoder.on(device)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])

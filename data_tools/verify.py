@@ -14,7 +14,7 @@ import numpy as np
 
 from alphaflow.data.arrays import read_array
 from alphaflow.data.shard_description import INDEX, INDEX_DTYPE, Description
-from alphaflow.errors import UserError
+from alphaflow.errors import UserError, reason
 from alphaflow.files import parsed
 
 
@@ -52,7 +52,9 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
         if index.dtype != INDEX_DTYPE or index.ndim != 1:
             raise ValueError(f"it holds {index.dtype} {index.shape}")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / INDEX} can't be read ({error}); run the same `alphaflow encode` again") from error
+        raise UserError(
+            f"{folder / INDEX} can't be read ({reason(error)}); encode again with the same settings"
+        ) from error
     report = Report(class_counts=[0] * len(description.class_names))
     seen: set[str] = set()
     for number, shard in enumerate(description.shards):
@@ -79,7 +81,7 @@ def _verify_shard(
     try:
         data = file.read_bytes()
     except OSError as error:
-        report.problems.append(f"{name}: {error.strerror}")
+        report.problems.append(f"{name}: {reason(error)}")
         return
     report.shards += 1
     if len(data) != shard["bytes"] or hashlib.sha256(data).hexdigest() != shard["sha256"]:
@@ -113,7 +115,7 @@ def _verify_shard(
                             report.class_counts[label] += 1
                     label, record = -1, ""
     except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
-        report.problems.append(f"{name}: damaged after {count} samples ({error})")
+        report.problems.append(f"{name}: damaged after {count} samples ({reason(error)})")
     if count != shard["samples"]:
         report.problems.append(f"{name}: {count} samples instead of {shard['samples']}")
 

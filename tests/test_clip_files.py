@@ -185,7 +185,7 @@ def test_csvs_as_they_are(tmp_path: Path) -> None:
     assert "unlabelled" in found.summary()
     assert [entry.label for entry in found.entries] == [None, None]
     file.write_text(head + "run,a,0,1,train\nrun,b,0,1,validate\n")
-    with pytest.raises(af.UserError, match="holds the splits train, validate; say which"):
+    with pytest.raises(af.UserError, match="holds the splits train, validate; choose one with `split=`"):
         list_csv(file, folder)
     with pytest.raises(af.UserError, match="has no split 'val'; it has train, validate"):
         list_csv(file, folder, split="val")

@@ -332,7 +332,7 @@ def test_samples_are_replaced_in_another_form(tmp_path: Path) -> None:
     write_samples(tmp_path / "out", lambda: clips, None, [], "npz", overwrite=True)
     assert (tmp_path / "out.txt").read_text() == "precious"
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(af.UserError, match=r"out\.png is there, .*; choose another"):
+    with pytest.raises(af.UserError, match=r"out\.png exists, .*; choose another `place=`"):
         write_samples(tmp_path / "out", lambda: clips, None, [], "npz", overwrite=True)
 
 

@@ -280,7 +280,7 @@ def test_damaged_files_are_listed_and_the_rest_encoded(tmp_path: Path) -> None:
 def test_too_many_rejects_stop_it_and_what_is_done_stays(tmp_path: Path) -> None:
     source = pictures(tmp_path / "source", count=20)
     damaged(source)
-    with pytest.raises(af.UserError, match=r"more than --max-rejects allows \(1\).*what is done stays"):
+    with pytest.raises(af.UserError, match=r"more than `max_rejects=` allows \(1\).*what is done stays"):
         small(source, tmp_path / "out", max_rejects=0.05, samples_per_shard=2)
     assert len((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()) == 2
     done = len(list((tmp_path / "out").glob("*.tar")))
@@ -532,7 +532,10 @@ def test_wrong_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     for words, message in [
         (["encode", "images", tmp_path / "none", tmp_path / "x"], "doesn't exist"),
         (["encode", "images", source, tmp_path / "out", *options, "--mirror"], "was begun with variants 1, not 2"),
-        (["encode", "images", source, tmp_path / "x", *options, "--shard", "3/3"], "0 <= I < N"),
+        (
+            ["encode", "images", source, tmp_path / "x", *options, "--shard", "3/3"],
+            "--shard needs 0 <= shard < shards, got 3 of 3",
+        ),
         (["encode", "images", source, tmp_path / "x", *options, "--shard", "x"], "--shard takes I/N"),
         (
             ["encode", "images", source, tmp_path / "x", "--autoencoder", str(tmp_path / "no-vae")],

@@ -246,7 +246,7 @@ def test_guidance_applied_by_the_sampler(flow_run: Path, cli: Cli) -> None:
     assert (samples.float() - pixels).abs().max() <= 1
     done = cli("sample", flow_run, "--guidance", "2", "--nfe", "1")
     assert done.status == 2
-    assert "guidance costs this run two evaluations a step, so 1 won't do; try --nfe 2" in done.err
+    assert "guidance costs this run two evaluations per step, so 1 is not possible; try --nfe 2" in done.err
 
 
 def test_from_on_the_command_line(flow_run: Path, cli: Cli, tmp_path: Path) -> None:

@@ -411,7 +411,7 @@ def test_damaged_tars_are_counted_by_what_is_lost(tmp_path: Path) -> None:
         assert "damaged" in reject.reason
         assert reject.lost == lost, (name, reject)
         assert all(entry.read() == picture(int(entry.name[-7:-4])) for entry in found.entries)
-    with pytest.raises(af.UserError, match="more than --max-rejects allows"):
+    with pytest.raises(af.UserError, match="more than `max_rejects=` allows"):
         encode(
             list_files(tmp_path / "ten.tar", "images"),
             tmp_path / "out",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from alphaflow.cli.main import build
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.errors import _is_users, place_in_users_code, printable, said
+from alphaflow.errors import _is_users, place_in_users_code, printable, reason, said
 
 Here = Callable[..., Any]
 
@@ -122,6 +124,35 @@ def test_the_librarys_parameters_are_shown_as_flags(
     command = command.with_recipe("digits") if words == "train" else command
     monkeypatch.setattr(RUNNING, "context", SimpleNamespace(command=command) if words else None)
     assert as_flags(text) == shown
+
+
+def test_the_library_names_its_own_parameters() -> None:
+    """No text outside docstrings has a flag; each `` `name=` `` is a parameter of the library's or a class's field."""
+    root = Path(__file__).parent.parent
+    trees = {
+        file: ast.parse(file.read_text(encoding="utf-8"))
+        for top in ("alphaflow", "data_tools")
+        for file in (root / top).rglob("*.py")
+    }
+    parameters, texts = set[str](), list[tuple[Path, str]]()
+    for file, tree in trees.items():
+        docstrings = set[int]()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.arguments):
+                parameters |= {argument.arg for argument in (*node.posonlyargs, *node.args, *node.kwonlyargs)}
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                parameters.add(node.target.id)
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                docstrings.add(id(node.value))
+            elif isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "0" for part in node.values]
+                texts.append((file, "".join(map(str, parts))))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                texts.append((file, node.value))
+    assert not [(file.name, text) for file, text in texts if re.search(r"--[a-z]|`(alphaflow|train|encode) ", text)]
+    named = {(file.name, name) for file, text in texts for name in re.findall(r"`(\w+)=[^`]*`", text)}
+    assert ("device.py", "device") in named
+    assert not {(file, name) for file, name in named if name not in parameters}
 
 
 def test_help_is_found(here: Here) -> None:
@@ -250,6 +281,8 @@ def test_where_an_error_is_the_users(tmp_path: Path) -> None:
     assert said(ours.value) == str(ours.value)
     assert said(KeyError("x")) == "KeyError: 'x'"
     assert said(OSError()) == "OSError"
+    assert reason(OSError(2, "No such file", "x")) == "No such file"
+    assert [reason(ValueError(text)) for text in ("a\n  b", "")] == ["a b", "ValueError"]
 
 
 def test_results_that_cant_be_written_are_refused_before_they_are_measured(
@@ -273,7 +306,7 @@ def test_results_that_cant_be_written_are_refused_before_they_are_measured(
     )
     assert "leave --random out" in said_of(here, "sample", small_run, "--classes", "1", "--random")
     assert "it lies in one" in said_of(here, "sample", small_run / "checkpoints")
-    assert "go on with it by" in said_of(here, "train", small_run)
+    assert f"give its recipe, with --out {small_run} and --resume;" in said_of(here, "train", small_run)
 
 
 def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: Here, tmp_path: Path) -> None:
@@ -285,11 +318,11 @@ def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: He
     (tmp_path / "diagnosis.json").write_text("[1]")
     (tmp_path / "own.mp4").write_bytes(b"mine")
     of_run = ("evaluate", small_run, "--count", "50", "--metrics", "pixel-fd")
-    assert "nfe-1.png is there, and nothing says" in said_of(here, *of_run, "--pictures", tmp_path)
-    assert "diagnosis.json is there" in said_of(here, "diagnose", small_run, "--batches", "1", "--out", tmp_path)
+    assert "nfe-1.png exists, and nothing says" in said_of(here, *of_run, "--pictures", tmp_path)
+    assert "diagnosis.json exists" in said_of(here, "diagnose", small_run, "--batches", "1", "--out", tmp_path)
     encoding = ("encode", "images", tmp_path, tmp_path / "out", "--autoencoder", "nope")
     assert "no such folder, and the Hub's are named OWNER/NAME" in said_of(here, *encoding)
-    assert "own.mp4 is there" in said_of(here, "preview", tmp_path, "--out", tmp_path / "own.mp4")
+    assert "own.mp4 exists" in said_of(here, "preview", tmp_path, "--out", tmp_path / "own.mp4")
     assert (tmp_path / "own.mp4").read_bytes() == b"mine"
     for _ in range(2):
         assert here(*of_run, "--pictures", tmp_path / "figures").status == 0

@@ -255,7 +255,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 def test_occupied_folders_are_left_alone(tmp_path: Path) -> None:
     af.Trainer(recipe(2), out=tmp_path / "run").fit()
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(af.UserError, match="already holds a run; continue it with --resume"):
+    with pytest.raises(af.UserError, match="already holds a run; continue it with `resume=True`"):
         af.Trainer(recipe(2), out=tmp_path / "run")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "draft.txt").write_text("precious")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..describe import Compact
-from ..errors import UserError
+from ..errors import UserError, reason
 from .autoencoder import Autoencoder, Normalisation, per_channel
 from .chunks import decode_in_chunks
 
@@ -91,9 +91,8 @@ class DiffusersVAE(Compact, Autoencoder):
                 )
             return kind.from_pretrained(self.name, low_cpu_mem_usage=False, **options)
         except (OSError, ValueError) as error:
-            line = " ".join(str(error).split())[:200]
             raise UserError(
-                f"can't load the autoencoder {self.name!r}: {line}; give a model on the Hub, or a folder with "
+                f"can't load the autoencoder {self.name!r}: {reason(error)}; give a model on the Hub, or a folder with "
                 "config.json and diffusion_pytorch_model.safetensors"
             ) from error
 
@@ -110,7 +109,7 @@ class DiffusersVAE(Compact, Autoencoder):
             socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
         except OSError as error:
             raise UserError(
-                f"the autoencoder {self.name} isn't cached, and {hub.hostname} can't be reached ({error}); "
+                f"the autoencoder {self.name} isn't cached, and {hub.hostname} can't be reached ({reason(error)}); "
                 "give a folder that holds it, or `pixels` for none"
             ) from error
 

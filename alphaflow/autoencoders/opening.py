@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..parallel.device import find_device
 from .autoencoder import Autoencoder, Normalised
 from .diffusers_vae import DiffusersVAE
@@ -40,7 +40,7 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise UserError(f"the autoencoder {name} can't be imported: {error}") from error
+            raise UserError(f"the autoencoder {name} can't be imported: {reason(error)}") from error
         return Autoencoder.of(found() if isinstance(found, type) else found)
     local = os.environ.get("LOCAL_RANK")
     place = f"cuda:{local}" if device == "auto" and local is not None and torch.cuda.is_available() else device

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..pixel_values import to_unit
 from ..types import Batch, Cond
 from .clip_files import take, video_of
@@ -96,8 +96,8 @@ class ImageFolder(IndexedDataset):
             image = decode(entry.read(), self.mode)
             array = np.asarray(image if self.size is None else centre_crop(image, self.size))
         except UNREADABLE as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise UserError(f"can't read the image {file}: {reason}; repair or remove it") from error
+            why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
+            raise UserError(f"can't read the image {file}: {why}; repair or remove it") from error
         except Image.DecompressionBombError as error:
             raise UserError(f"the image {file} is too large to decode safely; remove it") from error
         pixels = torch.from_numpy(np.atleast_3d(array).transpose(2, 0, 1).copy())
@@ -196,7 +196,7 @@ class VideoFolder(IndexedDataset):
             frames = take(entry, self.frames, self.given_fps, place).frames
         except (ClipError, OSError) as error:
             raise UserError(
-                f"can't read the clip {file}: {error}; repair or remove it, or take fewer frames"
+                f"can't read the clip {file}: {reason(error)}; repair or remove it, or take fewer frames"
             ) from error
         if self.mode == "L":
             frames = np.stack([np.asarray(Image.fromarray(frame).convert("L"))[:, :, None] for frame in frames])

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import sha256
 from ..types import Batch
 from .arrays import read_array
 from .dataset import IndexedDataset, Indices
-from .listing.endings import ENCODING, Kind
+from .listing.endings import Kind
 from .open_files import Files
 from .shard_description import INDEX, INDEX_DTYPE, Description
 
@@ -73,17 +73,17 @@ class LatentShards(IndexedDataset):
         wanted = kind or found
         if wanted != found:
             raise UserError(
-                f"{path} holds {found}, {self.shape}, and {wanted} are wanted; give shards that "
-                f"`alphaflow encode {ENCODING[wanted]}` made, or a recipe for {found}"
+                f"{path} holds {found}, {self.shape}, and {wanted} are wanted; give shards of {wanted}, "
+                f"or use a recipe for {found}"
             )
         self._index = self._checked_index()
         self._files = Files([self.path / shard["file"] for shard in self.description.shards])
-        broken = [(i, reason) for i in range(len(self.description.shards)) if (reason := self._check(i))]
+        broken = [(i, wrong) for i in range(len(self.description.shards)) if (wrong := self._check(i))]
         if broken and damaged == "raise":
-            number, reason = broken[0]
+            number, wrong = broken[0]
             file = self.path / self.description.shards[number]["file"]
             raise UserError(
-                f"the shard {file} {reason}; encode it again (remove it and run the same command), "
+                f"the shard {file} {wrong}; remove it and encode again with the same settings, "
                 'or leave it out with damaged="skip"'
             )
         if broken:
@@ -152,8 +152,8 @@ class LatentShards(IndexedDataset):
         shard, offset, _ = rows[row].tolist()
         file = self.path / self.description.shards[shard]["file"]
         raise UserError(
-            f"the shard {file} is damaged: its sample at byte {offset} is not finite; encode it again (remove it and "
-            'run the same command), or leave damaged shards out with hashes=True, damaged="skip"'
+            f"the shard {file} is damaged: its sample at byte {offset} is not finite; remove it and encode again "
+            "with the same settings, or leave damaged shards out with `hashes=True`, `damaged='skip'`"
         )
 
     def _checked_index(self) -> np.ndarray[Any, Any]:
@@ -167,7 +167,7 @@ class LatentShards(IndexedDataset):
             with file.open("rb") as stream:
                 index = read_array(stream, file.stat().st_size)
         except (OSError, ValueError) as error:
-            raise UserError(f"{file} can't be read ({error}); run the same `alphaflow encode` again") from error
+            raise UserError(f"{file} can't be read ({reason(error)}); encode again with the same settings") from error
         size, count = 2 * math.prod(about.stored), len(about.shards)
         lengths, samples = (np.array([shard[key] for shard in about.shards], np.int64) for key in ("bytes", "samples"))
 
@@ -183,11 +183,11 @@ class LatentShards(IndexedDataset):
             nearer = (np.diff(offset[order]) < size) & (np.diff(shard[order]) == 0)
             if nearer.any() or (offset < HEADER).any() or (offset > lengths[shard] - size).any():
                 return "its samples lie outside of their shards, or in one another"
-            return "" if ((offset - HEADER) % BLOCK == 0).all() else "its samples begin where no member of a tar does"
+            return "" if ((offset - HEADER) % BLOCK == 0).all() else "its offsets don't match the members of the tars"
 
         wrong = problem()
         if wrong:
-            raise UserError(f"{file} doesn't belong to these shards: {wrong}; run the same `alphaflow encode` again")
+            raise UserError(f"{file} doesn't belong to these shards: {wrong}; encode again with the same settings")
         return index
 
     def _check(self, number: int) -> str:
@@ -201,7 +201,7 @@ class LatentShards(IndexedDataset):
             if self.hashes and sha256(file) != shard["sha256"]:
                 return "is damaged: its SHA-256 is another"
         except OSError as error:
-            return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+            return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({reason(error)})"
         return ""
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..errors import UserError, said
+from ..errors import UserError, reason, said
 from ..seeds import global_seed
 from ..types import Batch
 from .arrays import read_array
@@ -203,9 +203,8 @@ class RemoteShards(Dataset):
         return True
 
     def _handle(self, place: str, error: Exception) -> None:
-        said = getattr(error, "strerror", None) or (error.args[0] if error.args else "")
-        line = " ".join(str(said).partition(" @ ")[0].split())[:160]
-        message = f"{place} can't be read: {line or type(error).__name__}"
+        own = error if getattr(error, "strerror", None) or not any(error.args[:1]) else error.args[0]
+        message = f"{place} can't be read: {reason(own).partition(' @ ')[0]}"
         if self.damaged == "raise":
             raise UserError(f'{message}; repair it, or go on without it: damaged="skip"') from error
         if message not in self.skipped:  # webdataset asks at each of its stages

@@ -44,25 +44,22 @@ class Description:
         self.place = Path(place)
         if text is None:
             if not self.place.is_dir():
-                encode = f"alphaflow encode {ENCODING[kind or 'images']} SRC {place}"
-                raise UserError(f"{place} is no folder of shards; `{encode}` makes one")
+                raise UserError(f"{place} is no folder of shards; encode {ENCODING[kind or 'images']} into it first")
             try:
                 text = (self.place / DATASET).read_bytes()
             except OSError as error:
-                encode = f"alphaflow encode {ENCODING[kind]}" if kind else "alphaflow encode"
-                raise UserError(f"{place} holds no {DATASET}; give a folder that `{encode}` made") from error
+                what = f"encoded {ENCODING[kind]}" if kind else "shards"
+                raise UserError(f"{place} holds no {DATASET}; give a folder of {what}") from error
         try:
             self.record: dict[str, Any] = parsed(text)
             finished = self.record["finished"]
             if finished:
                 self._take(self.record)
         except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else said(error)
-            raise UserError(f"{self.place / DATASET} is damaged ({reason}); encode again, or restore it") from error
+            why = f"no {error}" if isinstance(error, KeyError) else said(error)
+            raise UserError(f"{self.place / DATASET} is damaged ({why}); encode again, or restore it") from error
         if not finished:
-            raise UserError(
-                f"{place} isn't finished: run the same `alphaflow encode` again, it goes on where it stopped"
-            )
+            raise UserError(f"{place} isn't finished: encode again with the same settings, which continues it")
 
     def _take(self, record: dict[str, Any]) -> None:
         """What the record says, checked as far as others rely on it without looking."""

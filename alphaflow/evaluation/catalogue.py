@@ -78,7 +78,7 @@ METRICS: Mapping[str, Metric] = {
     "kid": Metric(
         "kid",
         "inception",
-        "kernel Inception distance, 100 subsets of 1,000 or --kid-subset-size",
+        "kernel Inception distance, 100 subsets, each of 1,000 by default",
         (MetricOutput("kid", "KID ↓", "{:.5f}"), MetricOutput("kid_std", "± subsets", "{:.5f}")),
     ),
     "pr": Metric("pr", "inception", "improved precision and recall, k = 3, as ADM has them", _pr()),

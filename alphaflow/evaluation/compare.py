@@ -50,8 +50,8 @@ def check_weights(real: Statistics, fake: Statistics, metrics: Sequence[str]) ->
         space, theirs = fake.spaces.get(METRICS[name].extractor), real.spaces.get(METRICS[name].extractor)
         if space is not None and theirs is not None and theirs.weights not in ("", space.weights):
             raise UserError(
-                f"{name}: the reference was made with weights {theirs.weights[:8]}…, the samples are measured with "
-                f"{space.weights[:8]}…; give the same --weights, or make the reference again"
+                f"{name}: the reference was measured with the weights {theirs.weights[:8]}…, the samples with "
+                f"{space.weights[:8]}…; give the same `weights=`, or make the reference again"
             )
 
 
@@ -104,10 +104,11 @@ def warnings_of(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> l
 def check_subsets(count: int, size: int) -> None:
     """Raises UserError where KID's subsets can't be drawn from so many samples, or frames."""
     if size < 2:
-        raise UserError(f"KID draws subsets of at least 2, got kid_subset_size={size}")
+        raise UserError(f"KID draws subsets of at least 2, got `kid_subset_size={size}`")
     if count < size:
         raise UserError(
-            f"kid draws subsets of {size:,}, but there are {count:,}; give more samples, or a smaller --kid-subset-size"
+            f"kid draws subsets of {size:,}, but there are {count:,}; give more samples, "
+            "or a smaller `kid_subset_size=`"
         )
 
 
@@ -117,7 +118,7 @@ def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics, kid
         return fake.score.mean, fake.score.std
     a, b = real.spaces.get(metric.extractor), fake.spaces[metric.extractor]
     if a is None or (metric.family == "fd" and a.moments is None) or (metric.family != "fd" and a.features is None):
-        raise UserError(f"the reference has nothing for {name}; make it with `alphaflow stats … --metrics {name}`")
+        raise UserError(f"the reference has nothing for {name}; make its statistics again, for {name} too")
     if metric.family == "fd":
         assert a.moments is not None
         assert b.moments is not None

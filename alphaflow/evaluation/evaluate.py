@@ -141,7 +141,7 @@ def _check_there(target: SampleSet | Path | str, reference: Any) -> None:
     if not there:
         raise UserError(f"{target} doesn't exist; give a run's folder, a folder, zip or tars of images, or an .npz")
     if reference is None:
-        raise UserError(f"{target} is no run, so there is no training data to measure against; give --reference")
+        raise UserError(f"{target} is not a run, so there are no training data to compare with; give `reference=`")
 
 
 def _about_run(run: Run, settings: Settings) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Evaluator:
         strange = [name for name in self._given if name not in networks]
         if strange:
             named = f"names {strange[0]}" if strange[0] else "doesn't say which extractor it is for"
-            raise UserError(f"--weights {named}; {', '.join(metrics)} use {', '.join(sorted(networks)) or 'none'}")
+            raise UserError(f"`weights=` {named}; {', '.join(metrics)} use {', '.join(sorted(networks)) or 'none'}")
         if reference.shape:
             check_kind(reference.shape, metrics)
         self._extractors: dict[str, Extractor] = {}

@@ -67,8 +67,8 @@ class EvaluationReference:
         samples = training_data(run)
         if len(samples) > MAX_REFERENCE:
             raise UserError(
-                f"the run's {len(samples):,} training samples would take long to look at each time; do it once, "
-                "`alphaflow stats DATA stats.npz`, and give --reference stats.npz"
+                f"the run's {len(samples):,} training samples would take long to read in every evaluation; make their "
+                "statistics once, and give that file as `reference=`"
             )
         return EvaluationReference(samples.name, samples, class_names=samples.class_names)
 

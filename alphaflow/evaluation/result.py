@@ -105,7 +105,7 @@ def check_json(path: Path) -> None:
     except (OSError, ValueError):
         there = None
     if not isinstance(there, dict) or not {"metrics", "rows", "warnings"} <= there.keys():
-        raise UserError(f"{path} is there, which no `alphaflow evaluate` wrote; choose another file")
+        raise UserError(f"{path} exists, and holds no result of an evaluation; choose another file")
 
 
 def over_seeds(rows: Sequence[Measured]) -> Measured:

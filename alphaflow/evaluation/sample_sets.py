@@ -181,7 +181,7 @@ def training_data(run: Pipeline) -> SampleSet:
     """
     dataset = run.recipe().dataset.indexed
     if dataset is None:
-        raise UserError("the run's data can't serve as a reference; give real images with --reference")
+        raise UserError("the run's data can't be read in order; give real images as `reference=`")
     decoder = None if run.autoencoder.plain else run.autoencoder
     return DecodedDataset(
         dataset, "the run's training data", decoder, run.device, ahead=False

@@ -29,7 +29,7 @@ def saving(
 
     def begin() -> None:
         if place.exists():
-            raise UserError(f"{place} exists; choose another --save, or remove it")
+            raise UserError(f"{place} exists; choose another `save=`, or remove it")
         remove(beside)
         beside.mkdir(parents=True)
 

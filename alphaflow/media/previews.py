@@ -58,7 +58,7 @@ def check_preview(file: Path, new: bool = False) -> None:
     if file.suffix not in (".png", ".mp4"):
         raise UserError(f"a preview is a .png, of clips also an .mp4, not {file.name}")
     if new and file.exists() and not (is_ours if file.suffix == ".png" else is_our_mp4)(file):
-        raise foreign(file, "preview")
+        raise foreign(file, "`file=`")
 
 
 def write_preview(pixels: Tensor, file: Path, fps: float = FPS) -> None:

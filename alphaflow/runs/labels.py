@@ -24,7 +24,7 @@ def chosen_labels(count: int, chosen: list[int], classes: int | None) -> Labels:
         UserError: the model has no classes, or an index is out of range.
     """
     if not classes:
-        raise UserError("this model has no classes; leave --classes out")
+        raise UserError("this model has no classes; leave `chosen=` out")
     wrong = [index for index in chosen if not 0 <= index < classes]
     if wrong:
         raise UserError(f"class {wrong[0]} is out of range: this model has the classes 0 to {classes - 1}")

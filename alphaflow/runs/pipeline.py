@@ -82,7 +82,7 @@ class Pipeline(ABC):
             UserError: nfe is below 1, no sampler of the recipe goes with it, or the run can't be guided.
         """
         if not 1 <= nfe <= MAX_NFE:
-            raise UserError(f"sampling takes at least 1 network evaluation, and at most {MAX_NFE:,}, got {nfe:,}")
+            raise UserError(f"`nfe=` must be at least 1 and at most {MAX_NFE:,}, got {nfe:,}")
         if guidance is not None and guidance.scale <= 0:
             raise UserError(f"a guidance scale is a positive number, 1 for none, got {guidance.scale}")
         cfg = None if self.takes_guidance else guidance
@@ -98,8 +98,10 @@ class Pipeline(ABC):
                         return derived
         listed = ", ".join(map(str, sorted(self.samplers))) or "none"
         if cfg is not None:
-            raise UserError(f"guidance costs this run two evaluations a step, so {nfe} won't do; try `nfe={nfe + 1}`")
-        raise UserError(f"this run has no sampler for --nfe {nfe}; its recipe lists: {listed}")
+            raise UserError(
+                f"guidance costs this run two evaluations per step, so {nfe} is not possible; try `nfe={nfe + 1}`"
+            )
+        raise UserError(f"this run has no sampler for `nfe={nfe}`; its recipe lists: {listed}")
 
     @property
     def takes_guidance(self) -> bool:
@@ -171,7 +173,7 @@ class Pipeline(ABC):
         if frames is None and size is None:
             return
         if frames is not None and len(self.shape) == 3:
-            raise UserError(f"{self.name} makes images, which have no frames; leave --frames out")
+            raise UserError(f"{self.name} makes images, which have no frames; leave `frames=` out")
         _, *known, height, width = self.pixel_shape
         if height != width:
             raise UserError(f"{self.name} makes samples of {height} × {width} pixels; only squares are resized")
@@ -183,11 +185,11 @@ class Pipeline(ABC):
                 self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
             made = self._decoded(shape)
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"{self.name} can't make that: {said(error)}") from error
+            raise UserError(f"{self.name} can't make this size: {said(error)}") from error
         _, *there, height, width = made
         if (*there, height, width) != (*([] if length is None else [length]), side, side):
-            nearest = " ".join([*(f"--frames {n}" for n in there), f"--size {height}"])
-            raise UserError(f"{self.name} can't make exactly that; its autoencoder would give {nearest}")
+            nearest = " ".join([*(f"`frames={n}`" for n in there), f"`size={height}`"])
+            raise UserError(f"{self.name} can't make exactly this size; its autoencoder would give {nearest}")
         if self.fps and known and made[1] > known[0] > 1:  # more frames of the same time (`DiT`)
             self.fps *= (made[1] - 1) / (known[0] - 1)
         self.shape, self.pixel_shape = shape, made

@@ -31,8 +31,8 @@ def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     known = origin.function == "recipe" and origin.text in map(builtin_source, builtin_recipes())
     if not (known or trust):
         raise UserError(
-            f"{folder.recipe} would be run, and no built-in recipe is like it: read it, then say --trust (in Python "
-            "trust=True); `evaluate` can do without it, given --reference"
+            f"{folder.recipe} would be run, and is not one of the built-in recipes: read it, then give `trust=True`; "
+            "evaluating doesn't need it where a reference is given"
         )
     beside = None if known else origin.folder
     found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside)

@@ -226,7 +226,7 @@ def _optimizer(recipe: Recipe, networks: list[list[nn.Parameter]]) -> torch.opti
     groups = [[parameter for parameter in network if parameter.requires_grad] for network in networks]
     parameters = [parameter for group in groups for parameter in group]
     if not groups[0]:
-        raise UserError("the network has no weight to train: those of an opened run are frozen; start with --from")
+        raise UserError("the network has no weight to train: an opened run's are frozen; give that run as `start=`")
     if recipe.optimizer is not None:
         return recipe.optimizer(parameters)
     adam = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam

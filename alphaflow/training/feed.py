@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..data.dataset import Dataset
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..types import Batch, check_labels
 
 
@@ -92,7 +92,7 @@ class Feed:
             try:
                 check_labels(labels, classes)
             except ValueError as error:
-                raise UserError(f"{self.dataset.kind_name}: {error}") from error
+                raise UserError(f"{self.dataset.kind_name}: {reason(error)}") from error
         return batch
 
     def __enter__(self) -> Feed:

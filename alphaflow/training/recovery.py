@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..parallel.world import World
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
@@ -82,7 +82,7 @@ class Recovery:
             try:
                 incident.append_to(self.folder.incidents)
             except OSError as error:
-                self.say(f"{self.folder.incidents} can't be written ({error.strerror})")
+                self.say(f"{self.folder.incidents} can't be written ({reason(error)})")
 
 
 def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | None:
@@ -95,7 +95,10 @@ def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | Non
     folder.sweep()
     place = last_whole(folder, say)
     if place is None and folder.checkpoints():
-        raise UserError(f"no checkpoint in {folder.path} is whole; train anew with another --out, or --from it")
+        raise UserError(
+            f"no checkpoint in {folder.path} is whole; "
+            "train again with another `out=`, or use its weights with `start=`"
+        )
     return place
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..errors import UserError, said
+from ..errors import UserError, reason, said
 from ..measurement import Measurement
 from ..runs.folder import RunFolder
 from ..schedules import value_at
@@ -82,10 +82,8 @@ class Reporter:
         if evaluation is not None:
             measured = self._measure(evaluation.check, evaluation)
         if best is not None and measured is not None and best not in measured:
-            found = (
-                f"what is measured is {', '.join(measured)}" if measured else "nothing is: --evaluate-every N does it"
-            )
-            raise UserError(f"the best checkpoint is to be kept by {best}, which isn't measured; {found}")
+            found = f"what is measured is {', '.join(measured)}" if measured else "nothing is; give `evaluation=`"
+            raise UserError(f"the best checkpoint can't be chosen by {best}, which isn't measured; {found}")
 
     def evaluate(self, evaluation: Measurement, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
@@ -161,6 +159,6 @@ class Reporter:
         except OSError as error:
             if not self._full:
                 self.display.say(
-                    f"can't write to {self.folder and self.folder.path} ({error.strerror}); training goes on"
+                    f"can't write to {self.folder and self.folder.path} ({reason(error)}); training goes on"
                 )
             self._full = True

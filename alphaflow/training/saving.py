@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..describe import Compact
-from ..errors import UserError, said
+from ..errors import UserError, reason, said
 from ..files import put, remove
 from ..measurement import Measurement
 from ..parallel.pieces import weights
@@ -108,7 +108,7 @@ class Saver:
             rest = json.dumps({**state.plain(engine), **plain, "step": step}, indent=2)
         except TypeError as error:
             raise UserError(
-                f"the dataset's state_dict() or the optimiser's state holds what is no plain value: {error}"
+                f"the dataset's or the optimiser's state_dict() holds a value that is not plain: {reason(error)}"
             ) from error
         place = self.folder.checkpoint(step)
         self._pending = self._pool.submit(self._write, place, step, files, rest, dict(values))

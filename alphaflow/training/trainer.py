@@ -287,7 +287,8 @@ class Trainer:
         problem = "" if self._saver is None else self._saver.wait()
         if problem:
             raise UserError(
-                f"the checkpoint of step {self.step} can't be written: {problem}; make room, and go on with --resume"
+                f"the checkpoint of step {self.step} can't be written: {problem}; "
+                "make room, and continue with `resume=True`"
             )
 
     def load(self, place: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import reason
 from .containers import ClipError, Timed, Video, check_size, opened, picture_end, timed
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _shown(frame: av.VideoFrame, aspect: Fraction) -> Pixels:
     try:
         side: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError as error:
-        raise ClipError(f"the frames' display matrix can't be read: {error}; a newer PyAV may do") from error
+        raise ClipError(f"the frames' display matrix can't be read: {reason(error)}; a newer PyAV may do") from error
     if side is None:
         return pixels
     a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].astype(float)  # (x, y) is shown at (ax + cy, bx + dy)

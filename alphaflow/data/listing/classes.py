@@ -96,7 +96,7 @@ def _listed(path: Path, name: str, classes: Classes) -> int:
     """The index of a folder's or tar's class in the list."""
     found = classes.index.get(name)
     if found is None:
-        hint = near(name, classes.names) or "add it, move it away, or give the files' labels (labels)"
+        hint = near(name, classes.names) or "add it, move it away, or give the files' labels with `labels=`"
         raise UserError(f"the class {name!r} of {path} is not in {classes.path}; {hint}")
     return found
 
@@ -159,11 +159,12 @@ def _by_label(
     elif all(label.isdecimal() for label in known):
         index = {label: int(label) if len(label) < 12 and int(label) < MOST_CLASSES else None for label in known}
         names = [str(i) for i in range(max((i for i in index.values() if i is not None), default=-1) + 1)]
-        wrong = f"is beyond {MOST_CLASSES:,} classes; give a list of them (classes)"
+        wrong = f"is beyond {MOST_CLASSES:,} classes; give a list of them with `classes=`"
     elif any(label.isdecimal() for label in known):
         numbers, words = ([label for label in sorted(known) if label.isdecimal() is kind] for kind in (True, False))
         raise UserError(
-            f"some labels are numbers and some are names, {numbers[0]!r} and {words[0]!r}; list the classes (classes)"
+            f"some labels are numbers and some are names, {numbers[0]!r} and {words[0]!r}; "
+            "list the classes with `classes=`"
         )
     else:
         names = sorted(known)
@@ -221,7 +222,7 @@ def _check_none_empty(path: Path, names: Sequence[str], folders: Iterable[str]) 
         if folder not in filled and folder.rpartition("/")[0] in filled and folder.count("/") + 1 in levels:
             raise UserError(
                 f"the folder {folder} in {path} holds nothing that can be read, or is a link to one that is read "
-                "already: is it a class? Fill or remove it, or list the classes (classes)"
+                "already: is it a class? Fill or remove it, or list the classes with `classes=`"
             )
 
 
@@ -240,7 +241,7 @@ def _check_all_tars(path: Path, found: Found, tars: Mapping[str, str]) -> None:
     if empty is not None or packed:
         which = f"{empty} holds nothing that can be read" if empty else f"{packed} files beside the tars are packed"
         raise UserError(
-            f"{path}: {which}, and tars are the classes; restore or unpack it, or list the classes (classes)"
+            f"{path}: {which}, and tars are the classes; restore or unpack it, or list the classes with `classes=`"
         )
 
 

@@ -78,7 +78,7 @@ def counted(passed: Counter[str]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in passed.most_common())
 
 
-HINT = "; if folders hold a clip's frames each, 0001.jpg and so on, say how many a second they are (fps)"
+HINT = "; if folders hold a clip's frames each, 0001.jpg and so on, say how many a second they are with `fps=`"
 
 
 def nothing(path: Path, found: Found) -> UserError:
@@ -87,8 +87,8 @@ def nothing(path: Path, found: Found) -> UserError:
     other = OTHER[kind]
     if not found.rejects and not ENDINGS[other].isdisjoint(found.passed):
         return UserError(
-            f"{path} holds {other}, and {kind} are wanted; give a folder of {kind}, or use a recipe for {other} and "
-            f"`alphaflow encode {ENCODING[other]}`{HINT if kind == 'clips' else ''}"
+            f"{path} holds {other}, and {kind} are wanted; give a folder of {kind}, or encode them as "
+            f"{ENCODING[other]} and use a recipe for {other}{HINT if kind == 'clips' else ''}"
         )
     held = f"; it holds {counted(found.passed)}" if found.passed else ""
     if found.rejects:

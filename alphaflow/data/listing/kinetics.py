@@ -36,7 +36,7 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
         UserError: a file or column is missing, the file has no such split or several, or no clip is there.
     """
     if folder is None or not folder.is_dir():
-        raise UserError("a CSV lists clips by name: give the folder that they lie in (clips_folder)")
+        raise UserError("a CSV lists clips by name: give the folder that they lie in as `folder=`")
     rows, rejects = _rows(path, split)
     found, _ = find(folder, "clips", together=True)
     files = _by_stem(found.entries)
@@ -91,7 +91,7 @@ def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, Row]], list[Re
 def _of_split(path: Path, rows: list[tuple[int, Row]], split: str | None) -> list[tuple[int, Row]]:
     splits = sorted({row["split"] for _, row in rows if row["split"]})
     if split is None and len(splits) > 1:
-        raise UserError(f"{path} holds the splits {', '.join(splits)}; say which (split)")
+        raise UserError(f"{path} holds the splits {', '.join(splits)}; choose one with `split=`")
     if split is not None and splits and split not in splits:
         raise UserError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
     chosen = [(number, row) for number, row in rows if split is None or row["split"] in ("", split)]

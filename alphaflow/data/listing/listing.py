@@ -188,7 +188,7 @@ def kind_of(path: Path) -> Kind:
     if all(only.values()):
         raise UserError(
             f"{path} holds {only['images']:,} pictures and {only['clips']:,} clips; measure a folder with one kind, or "
-            "say that clips are meant (frames)"
+            "ask for clips with `frames=`"
         )
     unknown = endings.keys() - KNOWN - ENDINGS["images"]
     return "clips" if only["clips"] or (not only["images"] and endings[".gif"] and not unknown) else "images"
