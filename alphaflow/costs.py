@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .objectives.objective import LossFunction
-from .training.flops import counted
+from .training.flops import count_flops
 from .training.trainer import Trainer
 from .types import Batch
 
@@ -69,7 +69,12 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
         torch.autograd.backward(objective(model, data.x, data.cond, step, generator, ema=model).total)
 
     return [
-        Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / len(data.x))
+        Phase(
+            name,
+            step,
+            round(recipe.steps * count[name] / count.total()),
+            count_flops(partial(work, step)) / len(data.x),
+        )
         for name, step in found.items()
     ]
 

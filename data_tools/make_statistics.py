@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from alphaflow.data.listing.endings import Kind
+from alphaflow.data.listing.endings import Modality
 from alphaflow.errors import UserError
 from alphaflow.evaluation.catalogue import default_metrics
 from alphaflow.evaluation.evaluator import BATCH, Evaluator, ProgressCallback
@@ -54,7 +54,7 @@ def make_statistics(
         UserError: nothing to read, the file is there, or missing weights.
     """
     _check_free(out, overwrite)
-    kind: Kind | None = "clips" if frames else None
+    kind: Modality | None = "clips" if frames else None
     pictures = EvaluationReference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).samples
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")

@@ -11,14 +11,17 @@ import torch
 from alphaflow.autoencoders.autoencoder import Autoencoder
 from alphaflow.errors import UserError
 
-from .decode import Recipe
+from .decode import ClipTransform, ImageTransform, Transform
 
 Measure = Literal["channel", "element"]
 """What has a shift and a scale of its own."""
 
+RECORDED = {ImageTransform: "ImageRecipe", ClipTransform: "ClipRecipe"}
+"""Names that folders were begun with, and must go on with."""
+
 
 @dataclass(frozen=True)
-class Options:
+class EncodeOptions:
     """How to encode.
 
     Attributes:
@@ -62,11 +65,11 @@ class Options:
             raise UserError(f"the shards' prefix is a plain name, got {self.prefix!r}")
 
 
-def plan_of(autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[str, Any]:
+def plan_of(autoencoder: Autoencoder, transform: Transform, options: EncodeOptions) -> dict[str, Any]:
     """What must be the same when encoding goes on."""
     return {
-        "recipe": {"kind": type(recipe).__name__, **asdict(recipe)},
-        "autoencoder": identity(autoencoder),
+        "recipe": {"kind": RECORDED.get(type(transform), type(transform).__name__), **asdict(transform)},
+        "autoencoder": autoencoder_identity(autoencoder),
         "prefix": options.prefix,
         "samples_per_shard": options.samples_per_shard,
         "batch_size": options.batch_size,
@@ -74,7 +77,7 @@ def plan_of(autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[
     }
 
 
-def identity(autoencoder: Autoencoder) -> dict[str, Any]:
+def autoencoder_identity(autoencoder: Autoencoder) -> dict[str, Any]:
     """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on.
 
     Not where it lies: a folder may be moved.
@@ -87,6 +90,8 @@ def identity(autoencoder: Autoencoder) -> dict[str, Any]:
             device = weight.device.type
             found.update(name.encode())
             found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    nested = {name: identity(held) for name, held in vars(autoencoder).items() if isinstance(held, Autoencoder)}
+    nested = {
+        name: autoencoder_identity(held) for name, held in vars(autoencoder).items() if isinstance(held, Autoencoder)
+    }
     kind = type(autoencoder).__name__
     return {"class": kind, "settings": settings, "weights": found.hexdigest(), "device": device, **nested}

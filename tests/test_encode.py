@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import Decoder, ImageRecipe
+from alphaflow.data_tools.decode import Decoder, ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from alphaflow.data_tools.preview import preview
 from alphaflow.data_tools.verify import verify
 from PIL import Image
@@ -76,8 +76,8 @@ def small(source: Path, out: Path, autoencoder: Any = None, **options: Any) -> A
         list_files(source, "images").mixed(),
         out,
         autoencoder or af.Pixels(),
-        ImageRecipe(16, "adm", variants),
-        Options(**settings),
+        ImageTransform(16, "adm", variants),
+        EncodeOptions(**settings),
     )
 
 
@@ -192,7 +192,7 @@ def test_the_official_crop_is_the_middle_square_then_lanczos(tmp_path: Path) -> 
     white[:, 30:70] = 255
     for name, array in (("noise", noise), ("white", white)):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
-        found, record = ImageRecipe(16, "centre")(Entry(f"{name}.png", str(tmp_path)), 0)
+        found, record = ImageTransform(16, "centre")(Entry(f"{name}.png", str(tmp_path)), 0)
         expected = Image.fromarray(array[:, 30:70]).resize((16, 16), Image.Resampling.LANCZOS)
         assert np.array_equal(found, np.asarray(expected))
         assert record["crop"] == "centre"
@@ -222,8 +222,8 @@ def test_an_unfinished_folder_is_not_read(tmp_path: Path) -> None:
             list_files(source, "images").mixed(),
             tmp_path / "out",
             af.Pixels(),
-            ImageRecipe(32),
-            Options(samples_per_shard=5, batch_size=2),
+            ImageTransform(32),
+            EncodeOptions(samples_per_shard=5, batch_size=2),
         )
     with pytest.raises(af.UserError, match="autoencoder class Pixels, not Halving"):
         small(source, tmp_path / "out", Halving())
@@ -299,8 +299,8 @@ def test_names_that_are_no_utf8_and_rejects_of_the_source(tmp_path: Path) -> Non
     whole = [entry for entry in listed.entries if entry.name.isprintable()]
     again = Listing(listed.path, "images", whole, listed.class_names, [Reject(f"{i}", "double") for i in range(3)])
     for shard in range(8):
-        options = Options(samples_per_shard=3, batch_size=2, workers=0, max_rejects=0.15, shard=shard, shards=8)
-        encode(again, tmp_path / "jobs", af.Pixels(), ImageRecipe(16), options)
+        options = EncodeOptions(samples_per_shard=3, batch_size=2, workers=0, max_rejects=0.15, shard=shard, shards=8)
+        encode(again, tmp_path / "jobs", af.Pixels(), ImageTransform(16), options)
     assert json.loads((tmp_path / "jobs" / "dataset.json").read_text())["rejects"] == 3
 
 
@@ -380,9 +380,9 @@ def test_shards_mix_classes(tmp_path: Path) -> None:
 
 CRASH = """
 import os, signal
-from alphaflow.data_tools.decode import ImageRecipe
+from alphaflow.data_tools.decode import ImageTransform
 
-class Crash(ImageRecipe):
+class Crash(ImageTransform):
     def __call__(self, entry, variant):
         if "005" in entry.name:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 import alphaflow as af
 from alphaflow.measurement import Measurement
 from alphaflow.training.display import Display
-from alphaflow.training.guard import Watch
+from alphaflow.training.guard import GuardMemory
 from alphaflow.training.stopping import Stop
 
 PATH = str(Path(af.__file__).resolve().parent.parent)
@@ -209,7 +209,7 @@ def test_the_robust_score() -> None:
     assert guard.judge(1.0, 1.0, math.nan, []) == "the gradient's norm is nan"
     with pytest.raises(af.UserError, match="patience >= 1"):
         af.BatchGuard(patience=0)
-    watch = Watch(af.BatchGuard(window=3))
+    watch = GuardMemory(af.BatchGuard(window=3))
     for error in (1.0, 2.0, 3.0, 4.0):
         watch.judge(1.0, error, 1.0)
     assert list(watch.good) == [2.0, 3.0, 4.0]

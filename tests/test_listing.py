@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import Decoder, ImageRecipe
+from alphaflow.data_tools.decode import Decoder, ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from alphaflow.data_tools.verify import verify
 from PIL import Image
 
@@ -416,12 +416,12 @@ def test_damaged_tars_are_counted_by_what_is_lost(tmp_path: Path) -> None:
             list_files(tmp_path / "ten.tar", "images"),
             tmp_path / "out",
             af.Pixels(),
-            ImageRecipe(8),
-            Options(workers=0),
+            ImageTransform(8),
+            EncodeOptions(workers=0),
         )
     done = encode(
-        list_files(tmp_path / "ten.tar", "images"), tmp_path / "out", af.Pixels(), ImageRecipe(8),
-        Options(workers=0, max_rejects=0.2),
+        list_files(tmp_path / "ten.tar", "images"), tmp_path / "out", af.Pixels(), ImageTransform(8),
+        EncodeOptions(workers=0, max_rejects=0.2),
     )  # fmt: skip
     assert done.encoded == 40
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["rejects"] == 10
@@ -593,7 +593,7 @@ from alphaflow.data_tools import decode
 
 decode.PATIENCE = 0.3
 
-class Endless(decode.ImageRecipe):
+class Endless(decode.ImageTransform):
     def __call__(self, entry, variant):
         while "cat/1.png" in entry.name:
             pass
@@ -615,7 +615,7 @@ def test_a_file_that_a_decoder_never_ends_with(tmp_path: Path, monkeypatch: pyte
 
 def small(place: Path, out: Path, **options: Any) -> Any:
     settings = {"samples_per_shard": 4, "batch_size": 2, "workers": 0, **options}
-    return encode(list_files(place, "images").mixed(), out, af.Pixels(), ImageRecipe(8), Options(**settings))
+    return encode(list_files(place, "images").mixed(), out, af.Pixels(), ImageTransform(8), EncodeOptions(**settings))
 
 
 @pytest.mark.parametrize("form", ["folder", "a.zip", "a.tar"])

@@ -312,7 +312,7 @@ def test_results_that_cant_be_written_are_refused_before_they_are_measured(
 def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: Here, tmp_path: Path) -> None:
     """Those of ours are replaced: a PNG and an MP4 say so themselves, a plot by the diagnosis beside it."""
     from alphaflow.media.clips import is_our_mp4, write_mp4
-    from alphaflow.media.grids import is_ours
+    from alphaflow.media.grids import is_our_picture
 
     Image.new("RGB", (8, 8)).save(tmp_path / "nfe-1.png")
     (tmp_path / "diagnosis.json").write_text("[1]")
@@ -327,7 +327,7 @@ def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: He
     for _ in range(2):
         assert here(*of_run, "--pictures", tmp_path / "figures").status == 0
         assert here("diagnose", small_run, "--batches", "1", "--out", tmp_path / "found").status == 0
-    assert is_ours(tmp_path / "figures" / "nfe-1.png")
+    assert is_our_picture(tmp_path / "figures" / "nfe-1.png")
     write_mp4(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), tmp_path / "ours.mp4", 8)
     assert is_our_mp4(tmp_path / "ours.mp4")
     assert not is_our_mp4(tmp_path / "own.mp4")

@@ -18,12 +18,13 @@ from ..files import sha256
 from ..types import Batch
 from .arrays import read_array
 from .dataset import IndexedDataset, Indices
-from .listing.endings import Kind
+from .listing.endings import Modality
+from .listing.tars import TAR_BLOCK
 from .open_files import Files
 from .shard_description import INDEX, INDEX_DTYPE, Description
 
-HEADER, BLOCK = 128, 512
-"""Bytes of an array's header, and of a tar's blocks, at which its members begin."""
+HEADER = 128
+"""Bytes of an array's header."""
 
 CACHED = 2**18
 """Bytes of samples that are read and widened at once."""
@@ -58,7 +59,7 @@ class LatentShards(IndexedDataset):
         *,
         batch_size: int = 256,
         seed: int | None = None,
-        kind: Kind | None = None,
+        kind: Modality | None = None,
         draw: bool = False,
         damaged: str = "raise",
         hashes: bool = False,
@@ -69,7 +70,7 @@ class LatentShards(IndexedDataset):
         self.path, self.draw, self.damaged, self.hashes = Path(path), draw, damaged, hashes
         self.description = Description(path, kind=kind)
         self.shape, self.class_names = self.description.shape, self.description.class_names
-        found: Kind = "clips" if len(self.shape) == 4 else "images"
+        found: Modality = "clips" if len(self.shape) == 4 else "images"
         wanted = kind or found
         if wanted != found:
             raise UserError(
@@ -183,7 +184,8 @@ class LatentShards(IndexedDataset):
             nearer = (np.diff(offset[order]) < size) & (np.diff(shard[order]) == 0)
             if nearer.any() or (offset < HEADER).any() or (offset > lengths[shard] - size).any():
                 return "its samples lie outside of their shards, or in one another"
-            return "" if ((offset - HEADER) % BLOCK == 0).all() else "its offsets don't match the members of the tars"
+            fits = ((offset - HEADER) % TAR_BLOCK == 0).all()
+            return "" if fits else "its offsets don't match the members of the tars"
 
         wrong = problem()
         if wrong:

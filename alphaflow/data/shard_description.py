@@ -17,7 +17,7 @@ from ..describe import rebuild
 from ..errors import UserError, is_number, is_whole, said
 from ..files import parsed
 from ..types import Batch, Cond
-from .listing.endings import ENCODING, Kind
+from .listing.endings import ENCODING, Modality
 
 DATASET, INDEX = "dataset.json", "index.npy"
 
@@ -40,7 +40,7 @@ class Description:
         UserError: there is none, it is damaged, or encoding isn't finished.
     """
 
-    def __init__(self, place: Path | str, text: str | bytes | None = None, kind: Kind | None = None) -> None:
+    def __init__(self, place: Path | str, text: str | bytes | None = None, kind: Modality | None = None) -> None:
         self.place = Path(place)
         if text is None:
             if not self.place.is_dir():

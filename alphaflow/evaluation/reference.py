@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..data.decoding.images import Mode
-from ..data.listing.endings import Kind
+from ..data.listing.endings import Modality
 from ..data.listing.listing import tars_of
 from ..data.listing.walk import scan
 from ..data.shard_description import DATASET
@@ -80,7 +80,7 @@ class EvaluationReference:
         mode: Mode | None = None,
         frames: int = FRAMES,
         fps: float | None = None,
-        kind: Kind | None = None,
+        kind: Modality | None = None,
         device: torch.device | None = None,
     ) -> EvaluationReference:
         """Pictures or clips as `open_sample_set` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.

@@ -15,7 +15,7 @@ from ..data.decoding.images import Mode
 from ..data.digits import Digits
 from ..data.folders import ImageFolder, VideoFolder
 from ..data.latent_shards import LatentShards
-from ..data.listing.endings import Kind
+from ..data.listing.endings import Modality
 from ..data.listing.listing import kind_of
 from ..data.shard_description import DATASET
 from ..errors import UserError
@@ -138,7 +138,7 @@ def open_sample_set(
     mode: Mode | None = None,
     frames: int = FRAMES,
     fps: float | None = None,
-    kind: Kind | None = None,
+    kind: Modality | None = None,
     device: torch.device | None = None,
 ) -> SampleSet:
     """Pictures or clips by where they are.

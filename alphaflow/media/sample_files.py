@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import LITTER, check_apart, check_writable, foreign, parsed, remove, replacing, write_json
 from ..types import Labels
-from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
+from .clips import DEFAULT_FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
 from .grids import grid, save_picture
 
 Form = Literal["png", "npz", "mp4", "gif"]
@@ -49,7 +49,7 @@ def write_samples(
     class_names: Sequence[str],
     form: Form = "png",
     overwrite: bool = False,
-    fps: float = FPS,
+    fps: float = DEFAULT_FPS,
 ) -> list[Path]:
     """Writes samples to a folder, whole or not at all, and beside it pictures of the first of them.
 
@@ -142,7 +142,7 @@ def write_each(
     class_names: Sequence[str],
     form: Form = "png",
     start: int = 0,
-    fps: float = FPS,
+    fps: float = DEFAULT_FPS,
 ) -> None:
     """Writes 8-bit pixels (n, c, …) as NNNNNN.png, .mp4 or .gif, in folders by class, numbered from ``start`` on."""
     folders = folder_names(class_names)

@@ -14,7 +14,7 @@ from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..seeds import derived
 from .feed import Feed
-from .guard import Incident, Watch, rollbacks_in
+from .guard import GuardMemory, Incident, rollbacks_in
 
 
 class Recovery:
@@ -29,7 +29,7 @@ class Recovery:
     """
 
     def __init__(
-        self, watch: Watch, folder: RunFolder | None, world: World, say: Callable[[str], None], seed: int
+        self, watch: GuardMemory, folder: RunFolder | None, world: World, say: Callable[[str], None], seed: int
     ) -> None:
         self.watch, self.folder, self.world, self.say, self.seed = watch, folder, world, say, seed
 

@@ -29,7 +29,7 @@ from .display import Display, Unfailing
 from .ema import EMA
 from .engine import Engine, MachineSetup
 from .feed import Feed
-from .guard import BatchGuard, Incident, Watch, examine, squared_error
+from .guard import BatchGuard, GuardMemory, Incident, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
 from .sanity import remarks
@@ -114,7 +114,7 @@ class Trainer:
         if probe is not None:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
-        self.watch, self.stop = Watch(guard or BatchGuard()), Stop()
+        self.watch, self.stop = GuardMemory(guard or BatchGuard()), Stop()
         self.feed = Feed(recipe.dataset, recipe.dataset.share(self.world.rank, self.world.size), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False

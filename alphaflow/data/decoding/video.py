@@ -16,7 +16,7 @@ from .containers import ClipError, Timed, Video, check_size, opened, picture_end
 if TYPE_CHECKING:
     import av
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+PixelArray = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Clip:
             that this is the video's first; taken by time, also that decoding began at it.
     """
 
-    frames: Pixels
+    frames: PixelArray
     times: np.ndarray[Any, np.dtype[np.float64]]
     before: float | None = None
 
@@ -93,7 +93,7 @@ def read_clip(
         raise ValueError(f"a clip needs frames >= 1, fps > 0 and start >= 0, got {frames}, {fps} and {start}")
     limit = None if end is None else end - 1e-6
 
-    def pick(source: Iterator[Timed], stream: Any) -> tuple[list[tuple[float, Pixels]], list[float]]:
+    def pick(source: Iterator[Timed], stream: Any) -> tuple[list[tuple[float, PixelArray]], list[float]]:
         passed: list[float] = []
         noted = _noted(source, passed)
         picked = _by_time(noted, frames, fps, start, limit) if fps else _in_turn(noted, frames, start, limit)
@@ -116,7 +116,7 @@ def _noted(source: Iterator[Timed], passed: list[float]) -> Iterator[Timed]:
         yield time, frame
 
 
-def check_one_size(frames: Sequence[Pixels]) -> None:
+def check_one_size(frames: Sequence[PixelArray]) -> None:
     """Raises a ClipError where frames (h, w, 3) differ in size."""
     sizes = list(dict.fromkeys(f"{frame.shape[1]} × {frame.shape[0]}" for frame in frames))
     if len(sizes) > 1:
@@ -160,7 +160,7 @@ def _by_time(source: Iterator[Timed], frames: int, fps: float, start: float, end
     return found
 
 
-def _shown(frame: av.VideoFrame, aspect: Fraction) -> Pixels:
+def _shown(frame: av.VideoFrame, aspect: Fraction) -> PixelArray:
     """A frame as (h, w, 3), 8-bit, with square pixels, turned and mirrored as its display matrix asks.
 
     Args:
@@ -172,7 +172,7 @@ def _shown(frame: av.VideoFrame, aspect: Fraction) -> Pixels:
     check_size(width, height)
     scaling = None if (width, height) == (frame.width, frame.height) else "BICUBIC"
     array = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation=scaling, threads=1)
-    pixels: Pixels = array.astype(np.uint8, copy=False)
+    pixels: PixelArray = array.astype(np.uint8, copy=False)
     try:
         side: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError as error:

@@ -14,7 +14,7 @@ from ...errors import UserError, said
 from ...files import parsed
 from .entry import Entry, Reject, stamp
 from .found import Found
-from .names import inside, is_hidden, key
+from .names import is_hidden, key, member_path
 from .tars import Member, members
 
 MOST_MEMBERS = 5_000_000
@@ -150,7 +150,7 @@ def _checked(
 ) -> str | None:
     """A member's name inside the place; None where it is a folder, passed over, or a reject."""
     try:
-        clean = inside(name, backslashes)
+        clean = member_path(name, backslashes)
     except ValueError as error:
         found.rejects.append(Reject(prefix + name, str(error)))
         return None

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from ...errors import UserError, near
 from .entry import Entry, Reject
-from .found import PACKED, Found
+from .found import PACKED_ENDINGS, Found
 from .names import key, number, splits_among
 from .tables import Classes, rows_of
 
@@ -237,7 +237,7 @@ def _check_all_tars(path: Path, found: Found, tars: Mapping[str, str]) -> None:
     """Refuses tars, of those that are classes, in which nothing is that can be read, or that are packed."""
     filled = {entry.file for entry in found.entries}
     empty = next((name for file, name in tars.items() if file not in filled), None)
-    packed = sum(found.passed[ending] for ending in PACKED)
+    packed = sum(found.passed[ending] for ending in PACKED_ENDINGS)
     if empty is not None or packed:
         which = f"{empty} holds nothing that can be read" if empty else f"{packed} files beside the tars are packed"
         raise UserError(

@@ -10,15 +10,16 @@ from typing import BinaryIO
 
 from ...errors import UserError, said
 from ..decoding.images import is_picture
-from .endings import CLIPS, ENCODING, ENDINGS, OTHER, Kind
-from .entry import LARGEST, TOO_LARGE, Entry, Reject
+from .endings import CLIPS, ENCODING, ENDINGS, OTHER, Modality
+from .entry import LARGEST_FILE, TOO_LARGE, Entry, Reject
 from .names import ending
 
-PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".7z"}
+PACKED_ENDINGS = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".7z"}
 """Endings of archives that are not looked into where they lie among files."""
 
 KNOWN = {
-    ".txt", ".csv", ".tsv", ".json", ".xml", ".cls", ".md", ".html", ".yaml", ".npy", ".npz", ".tar", *PACKED, *CLIPS,
+    ".txt", ".csv", ".tsv", ".json", ".xml", ".cls", ".md", ".html", ".yaml", ".npy", ".npz", ".tar",
+    *PACKED_ENDINGS, *CLIPS,
 }  # fmt: skip
 """Endings of files that are not looked into: they are no pictures."""
 
@@ -38,7 +39,7 @@ class Found:
         unlabelled: why what lies beside them is no label, by key.
     """
 
-    kind: Kind
+    kind: Modality
     entries: list[Entry] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
@@ -67,7 +68,7 @@ class Found:
                 return False
         if not wanted:
             self.passed[kind or "without an ending"] += 1
-        elif special or (self.kind == "images" and size > LARGEST):
+        elif special or (self.kind == "images" and size > LARGEST_FILE):
             self.rejects.append(Reject(name, special or TOO_LARGE))
             return False
         return wanted
@@ -94,6 +95,6 @@ def nothing(path: Path, found: Found) -> UserError:
     if found.rejects:
         first = found.rejects[0]
         held = f": none that can be read, the first is {first.name} ({first.reason})"
-    if any(name in PACKED for name in found.passed):
+    if any(name in PACKED_ENDINGS for name in found.passed):
         held += "; unpack what is packed, of .tar.gz only the .gz (gunzip): tars and single zips are read as they are"
     return UserError(f"{path} holds no {kind}; expected CLASS/NAME.{'jpg' if kind == 'images' else 'mp4'}{held}")

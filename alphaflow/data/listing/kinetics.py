@@ -16,7 +16,7 @@ from .tables import Classes, cells_of, text_of
 COLUMNS = ("youtube_id", "time_start", "time_end")
 """That a CSV must have; label and split it may have."""
 
-Row = dict[str, str]
+KineticsRow = dict[str, str]
 
 
 def list_csv(path: Path, folder: Path | None, *, split: str | None = None, classes: Classes | None = None) -> Listing:
@@ -71,7 +71,7 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
     return told(Listing(path, "clips", entries, names if known else [], rejects, Counter(), note))
 
 
-def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, Row]], list[Reject]]:
+def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, KineticsRow]], list[Reject]]:
     """A split's rows with their lines' numbers, and rows that are too short."""
     table = cells_of(path, io.StringIO(text_of(path)))
     head = [name.lower() for name in table[0][1]] if table else []
@@ -88,7 +88,7 @@ def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, Row]], list[Re
     return _of_split(path, rows, split), rejects
 
 
-def _of_split(path: Path, rows: list[tuple[int, Row]], split: str | None) -> list[tuple[int, Row]]:
+def _of_split(path: Path, rows: list[tuple[int, KineticsRow]], split: str | None) -> list[tuple[int, KineticsRow]]:
     splits = sorted({row["split"] for _, row in rows if row["split"]})
     if split is None and len(splits) > 1:
         raise UserError(f"{path} holds the splits {', '.join(splits)}; choose one with `split=`")
@@ -108,7 +108,7 @@ def _by_stem(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return files
 
 
-def _segment(row: Row) -> tuple[float, float] | None:
+def _segment(row: KineticsRow) -> tuple[float, float] | None:
     """A row's times in seconds; None if they are none."""
     try:
         start, end = float(row["time_start"]), float(row["time_end"])

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import UserError, printable
 from . import archives
 from .classes import labelled
-from .endings import ENDINGS, OTHER, WORDS, Kind
+from .endings import ENDINGS, OTHER, WORDS, Modality
 from .entry import Entry, Reject, stamp
 from .found import KNOWN, Found, counted, nothing
 from .names import ending, number
@@ -46,7 +46,7 @@ class Listing:
     """
 
     path: Path
-    kind: Kind
+    kind: Modality
     entries: list[Entry] = field(repr=False)
     class_names: list[str] = field(repr=False)
     rejects: list[Reject] = field(default_factory=list)
@@ -106,7 +106,12 @@ class Listing:
 
 
 def list_files(
-    path: Path | str, kind: Kind, *, classes: Classes | None = None, labels: Path | None = None, frames: bool = False
+    path: Path | str,
+    kind: Modality,
+    *,
+    classes: Classes | None = None,
+    labels: Path | None = None,
+    frames: bool = False,
 ) -> Listing:
     """The pictures or clips under a folder, in a zip, or in tars: a .tar, a folder of them, or a pattern.
 
@@ -142,7 +147,7 @@ def list_files(
     return told(Listing(path, kind, found.entries, done.class_names, found.rejects, found.passed, done.note))
 
 
-def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, dict[str, str]]:
+def find(path: Path, kind: Modality, *, together: bool = False) -> tuple[Found, dict[str, str]]:
     """What a place holds of a kind, not yet labelled, and the tars that it is in: their names by their paths.
 
     Args:
@@ -177,7 +182,7 @@ def told(listing: Listing) -> Listing:
     return listing
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> Modality:
     """Whether a place holds pictures or clips, by the endings of its files: of a set of tars those in the first.
 
     Raises:
