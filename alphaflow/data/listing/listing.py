@@ -159,7 +159,7 @@ def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, dict
         if found.archives and found.entries and not together:
             raise UserError(
                 f"{path} holds tars ({found.archives[0]} …) and {WORDS[kind][1]} beside them "
-                f"({found.entries[0].name} …): the same ones twice, or two data sets? Leave only one of both"
+                f"({found.entries[0].name} …): these may be the same ones twice; keep only one of the two"
             )
         tars = {name: path / name for name in sorted(found.archives)}
     elif not tars and path.is_file():
