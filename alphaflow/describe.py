@@ -58,7 +58,9 @@ def rebuild(described: Any, kinds: Mapping[str, Any]) -> Any:
         raise UserError(f"run.json describes {described!r:.100} where one of {', '.join(sorted(kinds))} is expected")
     name = str(described.get("type"))
     if name not in kinds:
-        raise UserError(f"run.json names {name!r:.100}, not one of {', '.join(sorted(kinds))}; upgrade alphaflow")
+        raise UserError(
+            f"run.json names the class {name!r:.100}, which is not one of {', '.join(sorted(kinds))}; upgrade alphaflow"
+        )
     arguments = {key: _value(item, kinds) for key, item in described.items() if key != "type"}
     try:
         return kinds[name](**arguments)

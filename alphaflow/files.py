@@ -127,7 +127,7 @@ def check_writable(place: Path, *, folder: bool = False) -> None:
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"{place} can't be written: {there} is no folder, or not open to you")
+        raise UserError(f"{place} can't be written: {there} is not a folder, or you may not write there")
 
 
 def foreign(file: Path, parameter: str) -> UserError:

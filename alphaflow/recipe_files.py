@@ -179,7 +179,7 @@ def _source(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no recipe: it isn't text in UTF-8") from error
+        raise UserError(f"{file} is not a recipe: it isn't text in UTF-8") from error
 
 
 def _where(error: Exception) -> str:

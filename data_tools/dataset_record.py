@@ -118,7 +118,7 @@ def measure(
 
 
 def _numbers(array: np.ndarray[Any, Any]) -> tuple[float, ...]:
-    """As float32 holds them, in few digits."""
+    """Rounds numbers to the digits that float32 holds."""
     return tuple(float(f"{value:.9g}") for value in array.ravel())
 
 

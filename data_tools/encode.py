@@ -126,7 +126,7 @@ class _Layout:
 
     @property
     def count(self) -> int:
-        """Of shards."""
+        """Number of shards."""
         return -(-len(self.entries) * self.variants // self.each)
 
     def samples(self, n: int) -> range:
@@ -139,7 +139,7 @@ class _Layout:
         return self.entries[samples.start // self.variants : -(-samples.stop // self.variants)]
 
     def digest(self, n: int) -> str:
-        """Of the files of a shard, computed once."""
+        """Digest of a shard's files, computed once."""
         if n not in self._digests:
             self._digests[n] = shard_writer.digest(self.made_of(n))
         return self._digests[n]

@@ -28,13 +28,13 @@ from .encode import encode
 from .plan import EncodeOptions
 
 FRAMES, SIZE, FPS = 8, 12, 8.0
-"""Of a clip: its frames, the side of the square that the digit moves in, frames a second."""
+"""Frames of a clip, side of the square that the digit moves in, and frames per second."""
 
 DIGIT, PIXEL = 8, 4
 """A digit's side; and how many pixels of the MP4, along each side, show one of the digit's."""
 
 VERSION = 2
-"""Of what is rendered: with another one the cache is made anew."""
+"""Version of the rendered clips; with a new version the cache is made again."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
     Every digit is rendered to so many MP4 files of 48 × 48 pixels, 8 frames at 8 frames a second, each with a motion of
     its own (`TRAJECTORIES`); they are then encoded as ``alphaflow encode videos CLIPS SHARDS --autoencoder grey
     --size 12 --frames 8 --fps 8`` does: pixels (1, 8, 12, 12). Processes that ask at once wait for the first; what an
-    interrupted one left is gone on with.
+    interrupted one left is continued.
 
     Args:
         cache: where the folder lies; None for ``$ALPHAFLOW_CACHE``, else ``alphaflow`` in the user's cache

@@ -160,7 +160,7 @@ def finished_shards(out: Path) -> dict[int, ShardRecord]:
             shard = ShardRecord(**record)
             lists = (shard.offsets, shard.labels, shard.fps)
             if type(shard.number) is not int or not all(isinstance(found, list) for found in lists):
-                raise TypeError(f"{file} is no shard's record")
+                raise TypeError(f"{file} is not a shard's record")
             if (out / shard.file).stat().st_size == shard.bytes:
                 found[shard.number] = shard
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -169,7 +169,7 @@ def finished_shards(out: Path) -> dict[int, ShardRecord]:
 
 
 def drop(out: Path, plan: dict[str, Any], class_names: list[str], shards: Sequence[ShardRecord]) -> None:
-    """Removes shards that are made again; nobody reads the folder until it is finished anew."""
+    """Removes shards that are made again; nobody reads the folder until it is finished again."""
     _begun(out, plan, class_names)
     for shard in shards:
         _record_file(out, shard.number).unlink(missing_ok=True)
@@ -230,7 +230,7 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
     Classes stand in it from the start, for others that share their indices.
 
     Raises:
-        UserError: the folder holds something else, or was begun with other settings.
+        UserError: the folder holds something else, or was started with other settings.
     """
     if (out / DATASET).is_file():
         try:
@@ -240,7 +240,9 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
             raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
         others = _others(before, parsed(json.dumps(plan)))
         if others:
-            raise UserError(f"{out} was begun with {'; '.join(others)}; give the same, or choose another folder")
+            raise UserError(
+                f"{out} was started with {'; '.join(others)}; use the same settings, or choose another folder"
+            )
         if not record.get("finished") and record.get("class_names") != class_names:
             _begun(out, plan, class_names)
         return

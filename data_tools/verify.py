@@ -43,7 +43,7 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
         watch: takes shards done and all.
 
     Raises:
-        UserError: it is no finished folder of shards.
+        UserError: it is not a finished folder of shards.
     """
     description = Description(folder)
     try:
@@ -85,7 +85,7 @@ def _verify_shard(
         return
     report.shards += 1
     if len(data) != shard["bytes"] or hashlib.sha256(data).hexdigest() != shard["sha256"]:
-        report.problems.append(f"{name}: not the bytes that were written (length or SHA-256)")
+        report.problems.append(f"{name}: its length or SHA-256 differs from what was written")
     rows = {int(offset): int(label) for offset, label in index[index["shard"] == number][["offset", "label"]].tolist()}
     count, label, record = 0, -1, ""
     try:
@@ -102,9 +102,9 @@ def _verify_shard(
                     problem = _verify_array(content, description)
                     offset = member.offset_data + len(content) - int(np.prod(description.stored)) * 2
                     if key in seen:
-                        problem = "its key was there before"
+                        problem = "an earlier sample has the same key"
                     elif rows.get(offset) != label:
-                        problem = "the index doesn't have it at its place with its label"
+                        problem = "the index doesn't list it here with its label"
                     seen.add(key)
                     count += 1
                     if problem:

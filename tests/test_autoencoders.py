@@ -192,7 +192,7 @@ def test_subfolders_and_what_is_not_there(image_vae: Path, tmp_path: Path, monke
         _ = af.DiffusersVAE(str(tmp_path / "none")).vae
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(af.UserError, match="holds a UNet2DModel, which is no autoencoder"):
+    with pytest.raises(af.UserError, match="holds a UNet2DModel, which is not an autoencoder"):
         _ = af.DiffusersVAE(str(tmp_path / "other")).vae
     import sys
 

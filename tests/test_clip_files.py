@@ -201,5 +201,5 @@ def test_csvs_as_they_are(tmp_path: Path) -> None:
     file.write_bytes(head.encode() + b"r\xe9,a,0,1,train\n")
     with pytest.raises(af.UserError, match="line 2, is not UTF-8"):
         list_csv(file, folder)
-    with pytest.raises(af.UserError, match="clips_folder"):
+    with pytest.raises(af.UserError, match="`folder=`"):
         list_csv(file, None)

@@ -228,7 +228,7 @@ def test_unreadable_images_and_folders(tmp_path: Path) -> None:
     with pytest.raises(af.UserError, match="holds no images"):
         af.ImageFolder(tmp_path / "empty")
     (tmp_path / "no.zip").write_text("hello")
-    with pytest.raises(af.UserError, match="no readable zip"):
+    with pytest.raises(af.UserError, match="neither a folder nor a readable zip"):
         af.ImageFolder(tmp_path / "no.zip")
     save_images(tmp_path / "bad", 2)
     whole = (tmp_path / "bad" / "a" / "01.png").read_bytes()

@@ -217,7 +217,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path: Path) -> None:
     small(source, tmp_path / "out", shard=0, shards=2)
     with pytest.raises(af.UserError, match="isn't finished"):
         af.LatentShards(tmp_path / "out")
-    with pytest.raises(af.UserError, match="was begun with size 16, not 32"):
+    with pytest.raises(af.UserError, match="was started with size 16, not 32"):
         encode(
             list_files(source, "images").mixed(),
             tmp_path / "out",
@@ -497,7 +497,7 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     data[4000] ^= 1
     file.write_bytes(data)
     problems = verify(tmp_path / "out").problems
-    assert any("train-000001.tar" in problem and "not the bytes" in problem for problem in problems)
+    assert any("train-000001.tar" in problem and "SHA-256 differs" in problem for problem in problems)
     file.unlink()
     assert any("train-000001.tar: No such file" in problem for problem in verify(tmp_path / "out").problems)
 
@@ -531,7 +531,7 @@ def test_wrong_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert not ended.value.code
     for words, message in [
         (["encode", "images", tmp_path / "none", tmp_path / "x"], "doesn't exist"),
-        (["encode", "images", source, tmp_path / "out", *options, "--mirror"], "was begun with variants 1, not 2"),
+        (["encode", "images", source, tmp_path / "out", *options, "--mirror"], "was started with variants 1, not 2"),
         (
             ["encode", "images", source, tmp_path / "x", *options, "--shard", "3/3"],
             "--shard needs 0 <= shard < shards, got 3 of 3",
@@ -543,7 +543,7 @@ def test_wrong_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         ),
         (["encode", "images", source, tmp_path / "x", "--autoencoder", "nowhere:thing"], "can't be imported"),
         (["verify", tmp_path], "holds no dataset.json"),
-        (["preview", tmp_path / "none"], "is no folder of shards"),
+        (["preview", tmp_path / "none"], "is not a folder of shards"),
         (["preview", tmp_path / "out", "--out", tmp_path / "x.jpg"], "a preview is a .png"),
         (["preview", tmp_path / "out", "--out", tmp_path / "x.mp4"], "only clips as an .mp4"),
     ]:

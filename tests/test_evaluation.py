@@ -340,7 +340,7 @@ def test_weights_are_never_others(tmp_path: Path, here: Cli, monkeypatch: pytest
         (("--weights", tmp_path / "a.pth"), "is not the published file of inception's weights"),
         (
             ("--weights", f"inception={tmp_path / 'a.pth'}#1234"),
-            "is not inception's weights with the SHA-256 that you gave",
+            "is not the file with that SHA-256",
         ),
         (("--weights", own(tmp_path / "a.pth")), "holds no weights of inception"),
         (("--weights", own(tmp_path / "text.pth")), "holds no weights of inception"),

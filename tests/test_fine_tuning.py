@@ -73,7 +73,7 @@ def test_what_embeds_r_is_refused_by_name(
         renamed = {key.replace("embed_jump", "embed_r"): weight for key, weight in weights.items()}
         assert renamed.keys() != weights.keys()
         save_file(renamed, place / f"{name}.safetensors")
-    says = "is of an earlier alphaflow, whose DiT embedded the time r.*t - r.*train anew"
+    says = "is of an earlier alphaflow, whose DiT embedded the time r.*t - r.*train again"
     for start in (old, place, place / "ema.safetensors"):
         with pytest.raises(af.UserError, match=says):
             af.Trainer(recipe(af.MeanFlow()), start=start)

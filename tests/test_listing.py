@@ -488,7 +488,7 @@ def member(name: bytes, data: bytes, kind: bytes = b"0") -> bytes:
         (member(b"L", b"n.png\0", b"L") * 3000 + member(b"a.png", picture(0)), 0, ["the name of a file is damaged"]),
         (member(b"x", b"22 GNU.sparse.map=a,b\n", b"x") + member(b"a.png", picture(0)), 0, ["no regular file"]),
         (member(b"a.png", picture(0)) + bytes(9766 * 512), 1, ["no file's header at byte"]),
-        (member(b"a.png", picture(0)) + bytes(1023), 1, ["its length is no multiple of 512"]),
+        (member(b"a.png", picture(0)) + bytes(1023), 1, ["its length is not a multiple of 512"]),
         (header(b"x", b"77777777777\0", b"x") + member(b"a.png", picture(0)), 0, ["it ends without a tar's mark"]),
     ],
 )
@@ -517,7 +517,7 @@ def test_a_damaged_list_of_a_zip_makes_no_class(tmp_path: Path) -> None:
         assert "differ" in list_files(tmp_path / "b.zip", "images").rejects[0].reason
     for damaged in (data[:-40], data[: len(data) // 2], b"PK"):
         (tmp_path / "b.zip").write_bytes(damaged)
-        refused(tmp_path / "b.zip", "no readable zip or tar")
+        refused(tmp_path / "b.zip", "neither a folder nor a readable zip or tar")
 
 
 def test_names_never_leave_their_place(tmp_path: Path) -> None:
@@ -645,10 +645,10 @@ def test_a_second_run_sees_what_has_changed(form: str, tmp_path: Path) -> None:
         else:
             put(place, changed)
         if form != "a.tar":  # there all have changed, with the tar's time
-            with pytest.raises(af.UserError, match=f"made of other files than there are now: .*{words}"):
+            with pytest.raises(af.UserError, match=f"made from files that have changed since: .*{words}"):
                 small(place, out)
         else:
-            with pytest.raises(af.UserError, match="made of other files than there are now"):
+            with pytest.raises(af.UserError, match="made from files that have changed since"):
                 small(place, out)
         small(place, out, changed=True)
         small(place, tmp_path / "new")

@@ -78,7 +78,7 @@ def said_of(here: Here, *words: str | Path) -> str:
         ("sample nothing", ["there is no such folder"]),
         ("evaluate digits --reference digits --metrics PIXEL_fdd", ["no metric 'pixel-fdd'; did you mean pixel-fd?"]),
         ("evaluate digits --reference digits --metrics fvd", ["fvd is for clips, but these are pictures"]),
-        ("evaluate digits --reference digits --weights foo=x", ["--weights names foo, which is no extractor"]),
+        ("evaluate digits --reference digits --weights foo=x", ["--weights names foo, which is not an extractor"]),
         ("evaluate digits --nfe 1,1", ["--nfe takes different numbers of at least 1, got 1,1"]),
         ("encode videos . out --fps nan", ["--fps must be positive, got nan"]),
     ],
@@ -96,7 +96,7 @@ def test_empty_words_and_the_home_folder(here: Here, tmp_path: Path, monkeypatch
     for words in (["recipes", "copy", "digits", "~/a.py"], ["recipes", "copy", "digits", "~/b"]):
         assert here(*words).status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"a.py", "b"}
-    assert f"{tmp_path}/c is no run" in said_of(here, "sample", "~/c")
+    assert f"{tmp_path}/c is not a run" in said_of(here, "sample", "~/c")
     assert f"{tmp_path}/none.py" in said_of(here, "train", "~/none.py")
     assert str(tmp_path / "gone") in said_of(here, "train", "digits", "--dry-run", "--from=~/gone")
 
@@ -214,7 +214,7 @@ def test_a_recipe_is_found_where_it_lies(here: Here, tmp_path: Path) -> None:
     for spec in (tmp_path / "named", tmp_path / "mine.py", f"{tmp_path / 'mine.py'}:other"):
         assert here("train", spec, "--dry-run").status == 0, spec
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
-    assert "bytes.py is no recipe: it isn't text in UTF-8" in said_of(here, "train", tmp_path / "bytes.py")
+    assert "bytes.py is not a recipe: it isn't text in UTF-8" in said_of(here, "train", tmp_path / "bytes.py")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_names_from_files_are_written_out(here: Here, tmp_path: Path) -> None:
     name = "a\x1b[31mb\nc"
     assert printable(name) == "a\\x1b[31mb\\nc"
     assert printable("α-Flow × 2") == "α-Flow × 2"
-    assert "a\\x1b[31mb\\nc is no run" in said_of(here, "sample", name)
+    assert "a\\x1b[31mb\\nc is not a run" in said_of(here, "sample", name)
 
 
 def test_where_an_error_is_the_users(tmp_path: Path) -> None:

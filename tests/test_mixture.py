@@ -219,7 +219,7 @@ def test_two_processes_train_on_both(torchrun: Torchrun, shards: Path, tmp_path:
 
 
 def test_a_recipe_of_the_other_kind_says_so(shards: Path) -> None:
-    with pytest.raises(af.UserError, match="is no folder of shards; encode videos into it first"):
+    with pytest.raises(af.UserError, match="is not a folder of shards; encode videos into it first"):
         af.find_recipe("kinetics700")(data=shards / "none")
     with pytest.raises(af.UserError, match=r"holds images, \(3, 16, 16\), and clips are wanted"):
         af.find_recipe("kinetics700")(data=shards / "image")

@@ -237,7 +237,7 @@ def test_damaged_shards(folder: Path, tmp_path: Path) -> None:
     assert sorted(numbers(next(iter(left)))) == [*range(20), *range(30, 40), 50, 51, 52]
     with pytest.raises(af.UserError, match=r"holds no dataset\.json"):
         af.LatentShards(tmp_path)
-    with pytest.raises(af.UserError, match="is no folder of shards"):
+    with pytest.raises(af.UserError, match="is not a folder of shards"):
         af.LatentShards(tmp_path / "none")
     (place / "dataset.json").write_text("{")
     with pytest.raises(af.UserError, match="is damaged"):
@@ -313,7 +313,7 @@ def test_damaged_bits(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_stream(folder: Path, tmp_path: Path) -> None:
-    """A shard cut short, a shard that isn't there, a sample that is no number: named, or skipped and noted."""
+    """A shard cut short, a shard that isn't there, a sample that is not a number: named, or skipped and noted."""
     place = tmp_path / "copy"
     shutil.copytree(folder, place)
     _, offset, _ = af.LatentShards(place)._index[23].tolist()

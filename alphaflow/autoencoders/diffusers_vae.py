@@ -26,7 +26,7 @@ VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "HunyuanVideo", "Magvit",
 """Names in the classes of autoencoders that take (b, c, f, h, w)."""
 
 STREAMED = ("CogVideoX", "Wan")
-"""Of these, those that decode frame after frame by themselves and keep what they need of the frames before."""
+"""Those of them that decode frame by frame and keep what they need of the frames before."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +87,7 @@ class DiffusersVAE(Compact, Autoencoder):
             kind = getattr(diffusers, str(config.get("_class_name")), None)
             if kind is None or not hasattr(kind, "encode") or "TemporalDecoder" in kind.__name__:
                 raise UserError(
-                    f"{self.name} holds a {config.get('_class_name')}, which is no autoencoder of diffusers"
+                    f"{self.name} holds a {config.get('_class_name')}, which is not an autoencoder of diffusers"
                 )
             return kind.from_pretrained(self.name, low_cpu_mem_usage=False, **options)
         except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ class DiffusersVAE(Compact, Autoencoder):
 
     @cached_property
     def channels(self) -> int:
-        """Of the latents."""
+        """Number of channels of the latents."""
         config = self.vae.config
         return int(config.get("latent_channels") or config.get("z_dim"))
 

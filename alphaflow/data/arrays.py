@@ -69,13 +69,13 @@ def open_npz(path: Path) -> zipfile.ZipFile:
         UserError: it can't be.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file")
+        raise UserError(f"{path} is not a file")
     try:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} doesn't exist") from error
     except DAMAGE as error:
-        raise UserError(f"{path} is no readable .npz ({said(error)}); is it whole?") from error
+        raise UserError(f"{path} is not a readable .npz ({said(error)}); is it whole?") from error
 
 
 def array_header(file: zipfile.ZipFile, name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -148,7 +148,7 @@ class LatentShards(IndexedDataset):
         return out, bool(total.isfinite())
 
     def _raise_not_finite(self, rows: np.ndarray[Any, Any], stored: Tensor) -> None:
-        """Says which shard holds the first value that is no number."""
+        """Says which shard holds the first value that is not a number."""
         row = int(torch.nonzero(~stored.flatten(1).isfinite().all(1))[0])
         shard, offset, _ = rows[row].tolist()
         file = self.path / self.description.shards[shard]["file"]

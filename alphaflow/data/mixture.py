@@ -60,7 +60,7 @@ class Mixture(Dataset):
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of a clip, (c, f, h, w), and of an image, (c, h, w)."""
+        """Shapes of a clip, (c, f, h, w), and of an image, (c, h, w)."""
         return self.clips.shape, self.images.shape
 
     @property
@@ -87,7 +87,7 @@ class Mixture(Dataset):
             yield self._labelled(next(images), self._relabelled) if of_images else self._labelled(next(clips), None)
 
     def share(self, rank: int, world: int) -> Iterable[Batch]:
-        """As `IndexedDataset.share`, of both."""
+        """Shares out both datasets, as `IndexedDataset.share` does."""
         self.clips.share(rank, world)
         self.images.share(rank, world)
         self.batch_size = self.clips.batch_size

@@ -44,7 +44,7 @@ class Description:
         self.place = Path(place)
         if text is None:
             if not self.place.is_dir():
-                raise UserError(f"{place} is no folder of shards; encode {ENCODING[kind or 'images']} into it first")
+                raise UserError(f"{place} is not a folder of shards; encode {ENCODING[kind or 'images']} into it first")
             try:
                 text = (self.place / DATASET).read_bytes()
             except OSError as error:
@@ -73,7 +73,7 @@ class Description:
         if not isinstance(self.posterior, bool):
             raise ValueError(f"posterior is {self.posterior!r}")
         if not isinstance(self.class_names, list) or not all(isinstance(name, str) for name in self.class_names):
-            raise ValueError("class_names is no list of names")
+            raise ValueError("class_names is not a list of names")
         if self.fps is not None and not (is_number(self.fps) and self.fps > 0):
             raise ValueError(f"fps is {self.fps!r}")
         expected = (*(n * (1 + self.posterior) for n in self.shape[:1]), *self.shape[1:])
@@ -86,7 +86,7 @@ class Description:
         self.normalisation.tensors(torch.empty(1, *self.shape, device="meta"))
         for shard in self.shards:
             if Path(shard["file"]).name != shard["file"] or "\0" in shard["file"]:
-                raise ValueError(f"{shard['file']!r} is no file in this folder")
+                raise ValueError(f"{shard['file']!r} is not a file in this folder")
             if not all(is_whole(shard[key]) and 0 <= shard[key] < MOST_BYTES for key in ("bytes", "samples")):
                 raise ValueError(f"{shard['file']!r} can't have so many bytes or samples")
 

@@ -95,8 +95,8 @@ def warnings_of(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> l
         least = min(space.count, real.spaces[metric.extractor].count or space.count)
         if least <= width:
             found.append(
-                f"{name}: {least:,} samples don't fill {width:,} dimensions; the distance is far too large, and "
-                "compares only with others of as many samples"
+                f"{name}: {least:,} samples are too few for {width:,} feature dimensions: the distance is far too "
+                "large, and compares only with distances from equally many samples"
             )
     return found
 

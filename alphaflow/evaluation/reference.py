@@ -52,7 +52,7 @@ class EvaluationReference:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample; () where a file doesn't say."""
+        """Shape of one sample; () where a file doesn't say."""
         if self.samples is not None:
             return self.samples.shape
         return () if self.fixed is None else self.fixed.shape

@@ -51,7 +51,7 @@ class SampleSet(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads the samples ``start`` … ``stop`` − 1."""
 
     def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[SampleBatch]:
         """All of them, or every world-th batch from the rank-th on; with ``ahead`` the next is read meanwhile."""

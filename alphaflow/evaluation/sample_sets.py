@@ -62,7 +62,7 @@ class InMemorySamples(SampleSet):
         return len(self.pixels)
 
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         return SampleBatch(start, self.pixels[start:stop], None if self.labels is None else self.labels[start:stop])
 
 
@@ -95,7 +95,7 @@ class DecodedDataset(SampleSet):
         return len(self.dataset)
 
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         batch = self.dataset.fetch(np.arange(start, stop))
         x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x.to(self._device))
         return SampleBatch(start, finite_bytes(x, start), batch.cond.labels)
@@ -126,7 +126,7 @@ class GeneratedSamples(SampleSet):
         return self.count
 
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         labels = None if self._labels is None else self._labels[start:stop]
         return SampleBatch(start, self._maker(start, stop, labels), labels)
 
@@ -164,7 +164,9 @@ def open_sample_set(
         shards = LatentShards(path)
         autoencoder = shards.autoencoder
         if autoencoder is None:
-            raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
+            raise UserError(
+                f"{path} was encoded with your own autoencoder, which can't be loaded here; measure decoded images"
+            )
         place = device or torch.device("cpu")
         return DecodedDataset(shards, str(path), autoencoder.on(place), place)
     if (kind or kind_of(path)) == "clips":

@@ -136,7 +136,7 @@ def _wrong(about: dict[str, Any]) -> str:
     if not isinstance(shape, list) or len(shape) not in (3, 4) or not all(map(_positive, shape)):
         return f"its shape is {shape!r:.100}"
     if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= LONGEST for name in names):
-        return "its class_names is no list of names"
+        return "its class_names is not a list of names"
     if not isinstance(about.get("source"), str):
         return f"its source is {about.get('source')!r:.100}"
     if not isinstance(extractors, dict) or not extractors.keys() <= EXTRACTORS.keys() | UNPUBLISHED.keys():

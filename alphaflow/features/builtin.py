@@ -108,7 +108,7 @@ class RandomExtractor:
 
 @dataclass(frozen=True)
 class MotionExtractor:
-    """Of each clip: the energy of its frame differences, the speed of its centroid."""
+    """Features of each clip: the energy of its frame differences, the speed of its centroid."""
 
     weights: None = None
     batch: int = 64

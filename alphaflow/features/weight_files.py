@@ -80,7 +80,7 @@ def _checked(name: str, weights: Weights, path: Path, own: str | None) -> Weight
     expected = own or weights.sha256
     if expected is not None and found != expected:
         raise UserError(
-            f"{path} is not {name}'s weights with {'the SHA-256 that you gave' if own else 'their published SHA-256'}: "
+            f"{path} is not the {'file with that SHA-256' if own else 'published file'} of {name}'s weights: "
             f"its SHA-256 is {found}, not {expected}; "
             + (
                 "give the file's own SHA-256"

@@ -212,7 +212,7 @@ class Objective(Compact, LossFunction):
             start: the number in the whole batch of x's first sample, where others of it are worked on apart.
 
         Raises:
-            ValueError: x is no floating-point batch, the model's output has another shape, or ``ema`` is missing.
+            ValueError: x is not a floating-point batch, the model's output has another shape, or ``ema`` is missing.
         """
         if not x.is_floating_point() or x.ndim < 2 or not len(x):
             raise ValueError(f"x must be floating point of shape (b, …), b ≥ 1, got {x.dtype} {tuple(x.shape)}")

@@ -23,7 +23,7 @@ TENSORS, PLAIN = "training.safetensors", "state.json"
 
 EMBEDS_R = (
     "is of an earlier alphaflow, whose DiT embedded the time r; this one's embeds the length of the jump, t - r, and "
-    "can't use those weights: train anew, or go on with the alphaflow that they were made with"
+    "can't use those weights: train again, or use the version of alphaflow that made them"
 )
 """What is said of a run or of weights that embed r."""
 

@@ -152,17 +152,17 @@ class RunFolder:
             )
             inside = next((above for above in place.parents if (above / "run.json").is_file()), None)
             hint = f"it lies in one, {inside}" if inside is not None else "give the folder that training made"
-            raise UserError(f"{place} is no run: {what}; {hint}")
+            raise UserError(f"{place} is not a run: {what}; {hint}")
         try:
             record: dict[str, Any] = parsed(self.record.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{self.record} is damaged ({reason(error)}); restore it, or train anew") from error
+            raise UserError(f"{self.record} is damaged ({reason(error)}); restore it, or train again") from error
         missing = KEYS - (record.keys() if isinstance(record, dict) else set())
         if missing:
-            raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")
+            raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train again")
         wrong = wrong_types(record)
         if wrong:
-            raise UserError(f"{self.record} is damaged: {wrong} is not what a run records; restore it, or train anew")
+            raise UserError(f"{self.record} is damaged: {wrong} is not what a run records; restore it, or train again")
         if record["model"] is not None and record.get("second_time") != SECOND_TIME:
             raise UserError(f"{self.path} {checkpoint.EMBEDS_R}")
         return record

@@ -11,8 +11,8 @@ from ..types import Labels
 def balanced_labels(count: int, classes: int) -> Labels:
     """Every class equally often: 0, 1, …, classes − 1, 0, 1, … (count,).
 
-    Where ``count`` is no multiple of ``classes``, the first classes have one more. For ImageNet's 50,000 samples that
-    is 50 of each of 1,000 classes.
+    Where ``count`` is not a multiple of ``classes``, the first classes have one more. For ImageNet's 50,000 samples
+    that is 50 of each of 1,000 classes.
     """
     return torch.arange(count) % classes
 

@@ -196,7 +196,7 @@ class Pipeline(ABC):
 
     @cached_property
     def pixel_shape(self) -> tuple[int, ...]:
-        """Of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, where latents are decoded."""
+        """Shape of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, if latents are decoded."""
         return self._decoded(self.shape)
 
     def _decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:

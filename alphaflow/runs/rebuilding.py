@@ -27,7 +27,9 @@ def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     """
     origin = folder.origin()
     if not origin.text:
-        raise UserError(f"{folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
+        raise UserError(
+            f"{folder.path} was composed in Python and has no recipe.py; give the objects that are needed yourself"
+        )
     known = origin.function == "recipe" and origin.text in map(builtin_source, builtin_recipes())
     if not (known or trust):
         raise UserError(

@@ -44,7 +44,7 @@ class Run(Pipeline):
         ema: whether the weights are the averaged ones.
 
     Raises:
-        UserError: the folder is no run, has no such checkpoint, or the checkpoint is damaged.
+        UserError: the folder is not a run, has no such checkpoint, or the checkpoint is damaged.
     """
 
     def __init__(

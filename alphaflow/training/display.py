@@ -54,22 +54,22 @@ class Unfailing(Display):
             self._inner.__exit__(*error)
 
     def start(self, step: int, steps: int) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.start(step, steps)
 
     def advance(self) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.advance()
 
     def row(self, row: Row) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.row(row)
 
     def say(self, message: str) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.say(message)
 

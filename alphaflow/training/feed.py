@@ -100,7 +100,7 @@ class Feed:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """As `rewind`."""
+        """Calls `rewind`."""
         self.rewind()
 
     def state_dict(self) -> dict[str, Any]:

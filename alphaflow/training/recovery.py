@@ -89,7 +89,7 @@ def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | Non
     """The checkpoint to go on from; None where there is none yet. What a killed process left is removed.
 
     Raises:
-        UserError: the folder is no run, or none of its checkpoints is whole.
+        UserError: the folder is not a run, or none of its checkpoints is whole.
     """
     folder.read()
     folder.sweep()

@@ -159,6 +159,6 @@ class Reporter:
         except OSError as error:
             if not self._full:
                 self.display.say(
-                    f"can't write to {self.folder and self.folder.path} ({reason(error)}); training goes on"
+                    f"can't write to {self.folder and self.folder.path} ({reason(error)}); training continues"
                 )
             self._full = True

@@ -49,5 +49,7 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
             "pixels in [-1, 1]"
         )
     elif not SCALE[0] <= rms <= SCALE[1] and torch.isfinite(x).all():
-        found.append(f"the root mean square of the first batch is {rms:.3g}, of the noise 1: is its scale meant?")
+        found.append(
+            f"the root mean square of the first batch is {rms:.3g}, of the noise 1: check that this scale is intended"
+        )
     return found

@@ -1,4 +1,4 @@
-"""Saving while training goes on: checkpoints are copied at once and written in the background, and old ones removed."""
+"""Saving while training continues: checkpoints are copied at once, written in the background, and old ones removed."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Saver:
             values: what was measured at this step.
 
         Raises:
-            UserError: something in the state is no plain value.
+            UserError: something in the state is not a plain value.
         """
         engine, main = self.engine, self.engine.world.main
         files = {checkpoint.MODEL: weights(engine.model, main)}

@@ -263,7 +263,7 @@ class Trainer:
         return place
 
     def _save(self) -> Path | None:
-        """As `save`, of weights that were looked at."""
+        """Saves as `save` does, without checking the weights again."""
         if self._saver is None:
             return None
         self.settle()
@@ -318,7 +318,7 @@ class Trainer:
 
     def _warn(self, problem: str) -> None:
         if problem:
-            self.display.say(f"a checkpoint can't be written ({problem}); training goes on and tries again")
+            self.display.say(f"a checkpoint can't be written ({problem}); training continues and tries again")
 
     def _hold(self, folder: RunFolder) -> None:
         """One process trains a run at a time: as long as this Trainer is there."""

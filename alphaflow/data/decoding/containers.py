@@ -55,7 +55,7 @@ def opened(file: Video) -> Iterator[tuple[Any, Any]]:
     A container that names other files (a playlist) doesn't get them.
 
     Raises:
-        ClipError: it is no regular file, can't be opened, has no video stream, or frames of too many pixels.
+        ClipError: it is not a regular file, can't be opened, has no video stream, or frames of too many pixels.
     """
     try:
         import av
@@ -118,7 +118,7 @@ def timed(file: Video, start: float, use: Callable[[Iterator[Timed], Any], T]) -
     """Gives a video's frames to ``use``, from its first or one that is shown before ``start`` on, and the stream.
 
     Their times are their time stamps. Where these are missing, or don't increase from one shown frame to the next, as
-    in AVI, ``use`` is called anew with all frames from the beginning: frame k then is at k divided by the rate.
+    in AVI, ``use`` is called again with all frames from the beginning: frame k then is at k divided by the rate.
 
     Raises:
         ClipError: the video can't be opened or decoded, or there is no telling its frames' times.

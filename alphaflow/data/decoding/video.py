@@ -57,7 +57,7 @@ def video_info(file: Video) -> VideoInfo:
         file: a path, or a binary file that can seek; it is read from its beginning.
 
     Raises:
-        ClipError: it is no regular file, can't be opened, or has no video stream.
+        ClipError: it is not a regular file, can't be opened, or has no video stream.
     """
     with opened(file) as (container, stream):
         fps = float(stream.average_rate) if stream.average_rate else None
@@ -86,7 +86,7 @@ def read_clip(
         end: frames at or after this time don't count; None for the end of the file.
 
     Raises:
-        ClipError: the file is no regular one, can't be opened or decoded, is damaged where that can be told, has no
+        ClipError: the file is not a regular one, can't be opened or decoded, is damaged where that can be told, has no
             video stream, is too short, changes its size, has too many pixels, or is to be turned by no right angle.
     """
     if frames < 1 or (fps is not None and fps <= 0) or start < 0:
@@ -183,6 +183,6 @@ def _shown(frame: av.VideoFrame, aspect: Fraction) -> PixelArray:
     turned = abs(b) > abs(a)
     across, down, *others = (c, b, a, d) if turned else (a, d, b, c)
     if 100 * max(map(abs, others)) > min(abs(across), abs(down)) or not across * down:
-        raise ClipError("its frames are to be turned by no right angle")
+        raise ClipError("its frames' rotation is not a multiple of 90 degrees")
     pixels = pixels.transpose(1, 0, 2) if turned else pixels
     return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])

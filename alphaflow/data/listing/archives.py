@@ -38,7 +38,9 @@ def in_zip(path: Path, found: Found) -> None:
     except UserError:
         raise
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"{path} is no folder, and no readable zip or tar ({said(error)}); is it whole?") from error
+        raise UserError(
+            f"{path} is neither a folder nor a readable zip or tar ({said(error)}); is it whole?"
+        ) from error
     with archive:
         seen: set[str] = set()
         for place, info in enumerate(archive.infolist()):

@@ -78,7 +78,10 @@ def labelled(
     places = _of_tars(path, entries, tars) if tars else names
     class_names, indices = class_folders(places)
     if len(class_names) > MOST_CLASSES:
-        raise UserError(f"{path} has {len(class_names):,} folders with files, {class_names[0]}, …: are they classes?")
+        raise UserError(
+            f"{path} has {len(class_names):,} folders with files, {class_names[0]}, …, too many for classes; "
+            "give `labels=` or `classes=`"
+        )
     if not class_names and classes is None:
         return Labelled(entries, [], note=f"unlabelled: {NO_CLASSES if tars else 'all lie in one folder'}")
     if classes is None:
@@ -170,7 +173,9 @@ def _by_label(
         names = sorted(known)
         index, wrong = {name: i for i, name in enumerate(names)}, ""
         if len(names) > MOST_CLASSES:
-            raise UserError(f"{len(names):,} different labels, {names[0]!r}, {names[1]!r}, …: are they classes?")
+            raise UserError(
+                f"{len(names):,} different labels, {names[0]!r}, {names[1]!r}, …, too many for classes; give `classes=`"
+            )
     kept = []
     for entry, label in zip(entries, given, strict=True):
         number = None if label is None else index[label]
@@ -222,7 +227,7 @@ def _check_none_empty(path: Path, names: Sequence[str], folders: Iterable[str]) 
         if folder not in filled and folder.rpartition("/")[0] in filled and folder.count("/") + 1 in levels:
             raise UserError(
                 f"the folder {folder} in {path} holds nothing that can be read, or is a link to one that is read "
-                "already: is it a class? Fill or remove it, or list the classes with `classes=`"
+                "already, so it may be an empty class: fill or remove it, or list the classes with `classes=`"
             )
 
 
@@ -269,7 +274,7 @@ def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None, reje
             f"{rejects[0].name} can't be read" if rejects else "their names' numbers are not in the order of the names"
         )
         raise UserError(
-            f"{file} has labels in the order of the files, which is in doubt: {why}; write names and labels"
+            f"{file} has labels in the order of the files, but that order is uncertain: {why}; write names and labels"
         )
     ids = all(label.isdecimal() for label in given)
     if ids and classes is not None and not classes.index.keys() >= set(given):

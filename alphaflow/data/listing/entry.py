@@ -66,7 +66,7 @@ class Entry(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Of the file, where it is one of its own."""
+        """Path of the file, where it doesn't lie in an archive."""
         return os.path.join(self.file, self.name)  # noqa: PTH118
 
     def open(self) -> BinaryIO:

@@ -55,7 +55,7 @@ class Found:
             name: inside the place.
             size: in bytes.
             opened: opens it, where the ending doesn't tell.
-            special: what it is if it is no regular file.
+            special: what it is if it is not a regular file.
         """
         kind = ending(name)
         wanted = kind in ENDINGS[self.kind] or (bool(special) and kind not in KNOWN - {".tar"})

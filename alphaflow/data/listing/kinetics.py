@@ -14,7 +14,7 @@ from .listing import Listing, find, told
 from .tables import Classes, cells_of, text_of
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
-"""That a CSV must have; label and split it may have."""
+"""Columns that a CSV must have; label and split are optional."""
 
 KineticsRow = dict[str, str]
 

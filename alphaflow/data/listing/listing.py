@@ -164,7 +164,7 @@ def find(path: Path, kind: Modality, *, together: bool = False) -> tuple[Found, 
         if found.archives and found.entries and not together:
             raise UserError(
                 f"{path} holds tars ({found.archives[0]} …) and {WORDS[kind][1]} beside them "
-                f"({found.entries[0].name} …): the same ones twice, or two data sets? Leave only one of both"
+                f"({found.entries[0].name} …): these may be the same ones twice; keep only one of the two"
             )
         tars = {name: path / name for name in sorted(found.archives)}
     elif not tars and path.is_file():

@@ -89,7 +89,7 @@ def members(stream: RawIOBase, size: int, damage: Callable[[int, str], None]) ->
     if end >= size:
         damage(0, "it ends without a tar's mark of its end")
     if size % TAR_BLOCK:
-        damage(0, f"its length is no multiple of {TAR_BLOCK} bytes")
+        damage(0, f"its length is not a multiple of {TAR_BLOCK} bytes")
 
 
 def _header(block: bytes) -> _Header | None:

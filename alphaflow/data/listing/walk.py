@@ -87,7 +87,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def _special(item: os.DirEntry[str]) -> str:
-    """What a file is if it is no regular one, whose reading might never end; else empty."""
+    """What a file is if it is not a regular one, whose reading might never end; else empty."""
     try:
         if item.is_file():
             return ""
