@@ -75,8 +75,8 @@ def measure(
 
     Args:
         out: the folder of shards.
-        parts: of all shards.
-        shape: of a stored array.
+        parts: parts of all shards.
+        shape: shape of a stored array.
         posterior: whether it holds means and deviations.
         each: what has numbers of its own, a channel or an element.
         on: how many samples to take, evenly from all; all if there are fewer.

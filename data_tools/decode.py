@@ -56,8 +56,8 @@ class ClipRecipe:
     """How a video becomes samples.
 
     Attributes:
-        size, crop: of each frame, as in `ImageRecipe`.
-        frames: of a clip.
+        size, crop: size and crop of each frame, as in `ImageRecipe`.
+        frames: number of frames of a clip.
         fps: frames a second, or None for the video's own.
         variants: clips a video, evenly spaced, and no two of them the same.
     """

@@ -25,7 +25,8 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
     Args:
         name: ``"pixels"``, ``"grey"``, a model on the Hub, a folder, or ``module:name`` for one of the user's own: an
             `Autoencoder`, or a class of them that is made without arguments.
-        subfolder, tiling: as `DiffusersVAE` takes them.
+        subfolder: as `DiffusersVAE` takes it.
+        tiling: as `DiffusersVAE` takes it.
         device: where it runs; ``"auto"`` takes a GPU if there is one, under torchrun each process its own.
 
     Raises:

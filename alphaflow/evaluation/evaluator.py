@@ -35,7 +35,7 @@ class Compared:
     Attributes:
         values: name ↦ value.
         warnings: what a reader should know.
-        statistics: of the set.
+        statistics: statistics of the set.
     """
 
     values: dict[str, float]
@@ -137,7 +137,7 @@ class Evaluator:
 
         Args:
             samples: what is looked at.
-            needs: by extractor.
+            needs: what is needed of each extractor.
             seen: is given each batch of this process.
         """
         extractors = {name: self.extractor(name) for name in needs}

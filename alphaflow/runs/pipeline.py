@@ -33,15 +33,15 @@ class Pipeline(ABC):
 
     Args:
         model: the network, on the device.
-        samplers: by number of network evaluations.
-        autoencoder: on the device.
-        data: of its training data, as `describe_data` gives it.
+        samplers: the samplers by number of network evaluations.
+        autoencoder: the autoencoder, on the device.
+        data: description of its training data, as `describe_data` gives it.
         device: where samples are drawn.
-        name: for messages.
+        name: what messages call it.
         label_drop: the share of samples that it was trained on without their label; None where that isn't known.
 
     Attributes:
-        shape: of one sample, channels first.
+        shape: shape of one sample, channels first.
         classes, class_names: the number of classes or None, and their names.
         sampled_classes: samples are of the first so many classes unless one says: of clips', where images were joined.
         fps: frames a second of the clips it was trained on; None for images, or where the data don't say.
@@ -133,7 +133,7 @@ class Pipeline(ABC):
             count: how many.
             nfe: network evaluations a sample, see `sampler`.
             labels: (count,); None for every class equally often.
-            seed: of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
+            seed: seed of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
                 consistency sampling depends on the batch size).
             batch_size: samples at a time.
             guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
@@ -164,7 +164,7 @@ class Pipeline(ABC):
         More frames show the same time, so that there are more of them a second (`fps`).
 
         Args:
-            frames: of the clip, in pixels' frames; None leaves it.
+            frames: number of frames of the clip, in pixels' frames; None leaves it.
             size: pixels along each side; None leaves it.
 
         Raises:
