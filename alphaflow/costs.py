@@ -39,7 +39,7 @@ class Phase:
         name: what the objective does.
         step: a step inside it.
         steps: how many steps it has.
-        flops: of a step's forward and backward passes, for one sample.
+        flops: floating-point operations of a step's forward and backward passes, for one sample.
     """
 
     name: str
@@ -118,9 +118,9 @@ def seconds_a_step(recipe: Recipe, step: int, device: torch.device, count: int) 
     """The median time of optimiser steps at this step of training, on the device; the recipe's networks stay.
 
     Args:
-        recipe: of its own batch size.
-        step: of its schedules.
-        device: where.
+        recipe: recipe to time, at its own batch size.
+        step: step at which its schedules are evaluated.
+        device: device to run on.
         count: steps to time, after one to warm up.
     """
     model, objective = _copied(recipe, device)

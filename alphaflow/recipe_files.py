@@ -129,7 +129,7 @@ def load_recipe(
 
     Args:
         text: the source.
-        name: of the recipe.
+        name: name of the recipe.
         file: where the source lies, for error messages.
         function: the function's name.
         folder: put on the import path, so that a recipe can import modules beside it.

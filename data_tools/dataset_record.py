@@ -87,7 +87,7 @@ def measure(
     Args:
         out: the folder of shards.
         shards: the records of all.
-        shape: of a stored array.
+        shape: shape of a stored array.
         posterior: whether it holds means and deviations.
         each: what has numbers of its own, a channel or an element.
         on: how many samples to take, evenly from all; all if there are fewer.

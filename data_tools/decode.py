@@ -55,8 +55,8 @@ class ClipTransform:
     """How a video becomes samples.
 
     Attributes:
-        size, crop: of each frame, as in `ImageTransform`.
-        frames: of a clip.
+        size, crop: size and crop of each frame, as in `ImageTransform`.
+        frames: number of frames of a clip.
         fps: frames a second, or None for the video's own.
         variants: clips a video, evenly spaced, and no two of them the same.
     """

@@ -33,8 +33,8 @@ class EncodingStats:
     Attributes:
         total: samples of this job, those done before included.
         done: encoded or rejected, by earlier runs too.
-        encoded, rejected: by this run.
-        seconds: of this run; ``decoding``: spent waiting for decoded samples; ``encoding``: in the autoencoder.
+        encoded, rejected: samples encoded and rejected by this run.
+        seconds: duration of this run; ``decoding``: waiting for decoded samples; ``encoding``: in the autoencoder.
     """
 
     total: int
@@ -114,7 +114,7 @@ class _Layout:
     """Which samples and files each shard has.
 
     Attributes:
-        entries: in order.
+        entries: the entries, in order.
         variants: samples of each.
         each: samples of a shard.
     """

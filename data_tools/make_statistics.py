@@ -37,9 +37,10 @@ def make_statistics(
     Args:
         source: as `evaluation.sample_sets.open_sample_set` takes it.
         out: the .npz.
-        metrics: that will be measured; None as `evaluate`. Moments are written, and for kid and pr all features.
+        metrics: metrics to prepare for; None takes those of `evaluate`. Moments are written, and all features for kid
+            and pr.
         size: image files are cropped and scaled to it.
-        frames: of clip files, from their middle; None for 16, where a place holds clips only.
+        frames: number of frames to read from the middle of clip files; None for 16, where a place holds clips only.
         weights: files of extractors' weights by extractor.
         device: where extractors run.
         batch_size: samples read at once.

@@ -82,7 +82,7 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
     Args:
         cache: where the folder lies; None for ``$ALPHAFLOW_CACHE``, else ``alphaflow`` in the user's cache
             (``$XDG_CACHE_HOME``, ``~/.cache``).
-        clips: of each digit.
+        clips: number of clips of each digit.
         digits: how many of them.
 
     Raises:
@@ -123,8 +123,8 @@ def render(folder: Path, clips: int, digits: int) -> None:
     """Writes DIGIT/NNNN-K.mp4, whole or not at all, the same each time; motions are drawn from seed 0.
 
     Args:
-        folder: where to.
-        clips: of each digit.
+        folder: the folder to write to.
+        clips: number of clips of each digit.
         digits: how many of them.
     """
     real = Digits().all()

@@ -27,7 +27,7 @@ class EncodeOptions:
     Attributes:
         prefix: the shards' first name, ``train-000000.tar``.
         samples_per_shard: the unit that is made again after a kill.
-        batch_size: of the autoencoder.
+        batch_size: batch size of the autoencoder.
         workers: decoding processes; 0 decodes in this one.
         shard, shards: this job makes every shards-th shard, from ``shard`` on.
         max_rejects: the share of samples that may be left out.

@@ -24,9 +24,9 @@ def preview(
     """Random samples, decoded: 8-bit pixels (n, 3, h, w) or (n, 3, f, h, w), and their classes' names.
 
     Args:
-        folder: of shards.
+        folder: folder of shards.
         count: how many.
-        seed: of the choice and of drawn latents.
+        seed: seed of the choice and of drawn latents.
         autoencoder: to decode with; None for the one that the shards name.
         device: where that one runs; None for its own choice.
 

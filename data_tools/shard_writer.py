@@ -38,7 +38,7 @@ class ShardRecord:
         number: its place among all.
         bytes, sha256: of the file.
         offsets: where each sample's array begins in the file.
-        labels: of each sample, −1 for none.
+        labels: label of each sample, −1 for none.
         rejects: what had to be left out.
         fps: frames a second of each clip that says; empty for pictures.
         made_of: `digest` of its files.

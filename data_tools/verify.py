@@ -1,4 +1,4 @@
-"""Checking and looking at a folder of shards."""
+"""Checking a folder of shards."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Report:
     """What `verify` found.
 
     Attributes:
-        samples: that are whole.
-        shards: that were read.
+        samples: number of whole samples.
+        shards: number of shards that were read.
         problems: one line each; empty if all is well.
-        class_counts: by label, as found in the shards.
+        class_counts: samples by label, as found in the shards.
     """
 
     samples: int = 0
@@ -39,7 +39,7 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
     """Reads every shard whole: hashes, counts, keys once each, arrays that decode and are finite, index, classes.
 
     Args:
-        folder: of shards.
+        folder: folder of shards.
         watch: takes shards done and all.
 
     Raises:

@@ -374,7 +374,7 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     for name, message in (
         ("objects", "pickled objects are refused"), ("other", "holds no arr_0"), ("floats", "must be 8-bit"),
-        ("cut", "no readable"), ("missing", "doesn't exist"),
+        ("cut", "not a readable"), ("missing", "doesn't exist"),
     ):  # fmt: skip
         with pytest.raises(af.UserError, match=message):
             open_sample_set(tmp_path / f"{name}.npz")

@@ -118,7 +118,7 @@ def test_what_pillow_reads_is_read_whatever_its_ending(tmp_path: Path) -> None:
     assert found.class_names == ["ant", "cat", "cow", "dog", "elk", "fox"]
     assert (found.passed[".photo"], found.passed["without an ending"]) == (1, 1)
     (place / "bee").mkdir()
-    refused(place, "the folder bee in .* is it a class")
+    refused(place, "the folder bee in .* it may be an empty class")
     (tmp_path / "classes.txt").write_text("ant\nbee\ncat\ncow\ndog\nelk\nfox\n")
     found = list_files(place, "images", classes=Classes(tmp_path / "classes.txt"))
     assert labels(found)["cat/0.png"] == "cat"
@@ -335,7 +335,7 @@ def test_labels_whose_order_is_in_doubt(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_text("1\n2\n3\n")
     place = put(tmp_path / "a", [(f"{i}.png", picture(i)) for i in (1, 2, 10)])
-    refused(place, "in doubt: their names' numbers", labels=file)
+    refused(place, "uncertain: their names' numbers", labels=file)
     place = put(tmp_path / "b", [(f"{i}.png", picture(i)) for i in (1, 3, 4)])
     (place / "2.png").symlink_to("nowhere.png")
     refused(place, "in doubt: 2.png can't be read", labels=file)

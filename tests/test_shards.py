@@ -471,7 +471,7 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
         (changed("offset", 3, 2**40), "outside of their shards"),
         (changed("offset", 3, 2**63 - 384), "outside of their shards"),
         (changed("offset", 3, int(right["offset"][2])), "in one another"),
-        (shifted, "no member of a tar"),
+        (shifted, "don't match the members of the tars"),
         (changed("shard", 0, 99), "other samples"), (changed("shard", 0, -1), "other samples"),
         (right[:-1], "other samples"), (np.concatenate([right, right[:1]]), "other samples"),
         (changed("label", 5, 5), "among the 5 classes"), (changed("label", 5, -2), "among the 5 classes"),

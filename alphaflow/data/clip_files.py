@@ -26,7 +26,7 @@ class Taken:
 
     Attributes:
         frames: (f, h, w, 3), 8-bit.
-        times: of each frame, in seconds from the video's beginning; of a folder of frames without a rate, their places.
+        times: time of each frame, in seconds from its start; of frames in a folder without a rate, their places.
         fps: frames a second, as asked for, else the video's own; None where nothing says.
     """
 

@@ -28,7 +28,7 @@ class Dataset(IterableDataset[Batch], ABC):
     set as attributes, of the class or of the object, where they aren't as here.
 
     Attributes:
-        shape: of one sample, channels first: (c, h, w) or (c, f, h, w), or any other.
+        shape: shape of one sample, channels first: (c, h, w) or (c, f, h, w), or any other.
         class_names: a name for each class, by label; empty where there are no classes, or none has a name.
         batch_size: samples a batch; None where it isn't known before one is read.
         rewinds: whether `load_state_dict` goes back to a place exactly, and all randomness is the dataset's own: it may
@@ -167,7 +167,7 @@ class IndexedDataset(Dataset):
 
     Args:
         batch_size: samples a batch.
-        seed: of the order; None takes torch's global seed (``torch.manual_seed``), which `alphaflow train` sets.
+        seed: seed of the order; None takes torch's global seed (``torch.manual_seed``), which the command line sets.
 
     Attributes:
         rank, world: of ``world`` readers this one takes every world-th sample from its rank on (`share`).

@@ -40,7 +40,7 @@ class ImageFolder(IndexedDataset):
         mode: ``"RGB"``, or ``"L"`` for greyscale; None takes ``"L"`` where every file is greyscale.
         batch_size: samples a batch.
         flip: mirrors each training image left to right half of the time.
-        seed: of order and flips; None takes torch's global seed.
+        seed: seed of order and flips; None takes torch's global seed.
         memory: bytes of decoded images that may be held.
 
     Raises:
@@ -130,14 +130,14 @@ class VideoFolder(IndexedDataset):
 
     Args:
         path: the folder, the zip, or a tar, a folder or a pattern of tars.
-        frames: of a clip.
+        frames: number of frames of a clip.
         size: every frame is centre-cropped and scaled to this many pixels. None takes frames as they are: all clips
             must have one size.
         fps: frames a second, by time stamps; None for the video's own. Where there are no videos, it is the rate of
             folders of frames, ``VIDEO/0001.jpg``.
         mode: ``"RGB"``, or ``"L"`` for greyscale.
         batch_size: samples a batch.
-        seed: of order and starts; None takes torch's global seed.
+        seed: seed of order and starts; None takes torch's global seed.
 
     Raises:
         UserError: no videos, one that can't be decoded or is too short, or sizes that differ while ``size`` is None.

@@ -40,7 +40,7 @@ class LatentShards(IndexedDataset):
     Args:
         path: the folder that `alphaflow encode` made.
         batch_size: samples a batch.
-        seed: of the order and of drawn latents; None takes torch's global seed.
+        seed: seed of the order and of drawn latents; None takes torch's global seed.
         kind: ``"images"`` or ``"clips"``, where only these will do; None for either.
         draw: yield latents instead of moments.
         damaged: ``"raise"`` stops at a shard that can't be read, ``"skip"`` leaves its samples out.

@@ -25,9 +25,9 @@ class Mixture(Dataset):
     are of the clips' classes unless one says (`sampled_classes`).
 
     Args:
-        clips: of shape (c, f, h, w).
-        images: of shape (c, h, w), of the same latents; it has its own batch size.
-        image_share: of all batches, those of images: 0.2 is every fifth.
+        clips: dataset of clips of shape (c, f, h, w).
+        images: dataset of images of shape (c, h, w), in the same latents, with its own batch size.
+        image_share: share of batches that hold images: 0.2 is every fifth.
 
     Raises:
         UserError: the kinds are mixed up, the channels or the autoencoders differ, or the share is not inside (0, 1).

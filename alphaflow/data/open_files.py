@@ -24,7 +24,7 @@ class Files:
     Not memory-mapped: reading what a mapped file has lost since ends the process.
 
     Args:
-        paths: of the files; they are opened as they are first read.
+        paths: paths of the files; they are opened as they are first read.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

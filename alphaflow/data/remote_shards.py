@@ -35,7 +35,7 @@ class RemoteShards(Dataset):
         description: the folder's dataset.json, a local copy.
         batch_size: samples a batch.
         buffer: samples to shuffle among.
-        seed: of the order; None takes torch's global seed.
+        seed: seed of the order; None takes torch's global seed.
         draw: yield latents instead of moments.
         damaged: ``"raise"`` stops at a shard or a sample that can't be read, ``"skip"`` goes on with what follows and
             keeps the reasons in ``skipped``.

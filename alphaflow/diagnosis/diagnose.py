@@ -91,9 +91,9 @@ def diagnose(
 
     Args:
         path: the run's folder.
-        steps: of the checkpoints; None for all.
+        steps: steps of the checkpoints; None for all.
         batches: how many of the run's training batches; the same at every checkpoint.
-        seed: of data order, times and noise.
+        seed: seed of data order, times and noise.
         device: ``"auto"`` takes a GPU if there is one.
         say: takes a line for each checkpoint.
         trust: the run's recipe.py may be run, be it no built-in recipe.

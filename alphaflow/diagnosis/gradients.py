@@ -62,10 +62,10 @@ def measure_conflict(
     Args:
         model: the network.
         objective: gives times, guidance and teacher.
-        batches: of one size, on the model's device.
+        batches: batches of one size, on the model's device.
         step: the training step, for schedules.
-        generator: of times, noise, and dropped labels.
-        bins: of the loss by (r, t), along each axis.
+        generator: generator for times, noise, and dropped labels.
+        bins: number of bins of the loss by (r, t), along each axis.
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     weights, groups = list(trained.values()), [layer_group(name) for name in trained]

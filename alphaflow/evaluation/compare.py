@@ -26,8 +26,8 @@ def compare(
     """Measures samples against a reference: name ↦ value. Agreement is left out where a side has no labels.
 
     Args:
-        real: of the reference, with what the metrics need (`needs_of`).
-        fake: of the samples.
+        real: statistics of the reference, with what the metrics need (`needs_of`).
+        fake: statistics of the samples.
         metrics: names from METRICS.
         kid_subset_size: samples of each side in one of KID's subsets.
 

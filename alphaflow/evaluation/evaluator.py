@@ -35,7 +35,7 @@ class Compared:
     Attributes:
         values: name ↦ value.
         warnings: what a reader should know.
-        statistics: of the set.
+        statistics: statistics of the set.
     """
 
     values: dict[str, float]
@@ -50,7 +50,7 @@ class Evaluator:
         metrics: names of METRICS.
         reference: what is measured against.
         device: where extractors run.
-        weights: files of extractors' weights by extractor, as `metrics.weights.find_weights` takes them; where only
+        weights: files of extractors' weights by extractor, as `features.weight_files.find_weights` takes them; where only
             one is used, ``""`` stands for it.
         batch_size: samples made or read at once.
         world: the processes that share the work.
@@ -137,7 +137,7 @@ class Evaluator:
 
         Args:
             samples: what is looked at.
-            needs: by extractor.
+            needs: what is needed of each extractor.
             seen: is given each batch of this process.
         """
         extractors = {name: self.extractor(name) for name in needs}

@@ -30,7 +30,7 @@ class Pictures:
     Args:
         folder: nfe-N.png, nfe-N-neighbours.png and .json, nfe-N-classes.json are written there; of clips nfe-N.mp4 and
             nfe-N-motion.png.
-        evaluator: whose features are compared: those of its first metric.
+        evaluator: the evaluator that extracts the features; those of its first metric are compared.
     """
 
     def __init__(self, folder: Path, evaluator: Evaluator) -> None:

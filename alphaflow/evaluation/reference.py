@@ -37,7 +37,7 @@ class EvaluationReference:
         name: where they come from.
         samples: they themselves; None where a file holds only statistics.
         fixed: statistics from a file, or None.
-        class_names: by label.
+        class_names: class names by label.
         sha256: of the file, or of a folder's names and sizes; empty where there is no such thing.
     """
 

@@ -23,7 +23,7 @@ class Measured:
         nfe: network evaluations a sample, None where that isn't known.
         count: how many samples.
         values: name ↦ value; with several seeds the mean over them.
-        seed: of the noise; None for images on disk, and for means over seeds.
+        seed: seed of the noise; None for images on disk, and for means over seeds.
         std: name ↦ standard deviation over seeds (n − 1); empty for single values.
     """
 

@@ -33,8 +33,8 @@ class SampleSet(ABC):
 
     Attributes:
         name: where they come from.
-        shape: of one, channels first.
-        class_names: by label; empty where there are no classes.
+        shape: shape of one sample, channels first.
+        class_names: class names by label; empty where there are no classes.
         fps: frames a second of clips; None where nothing says.
         ahead: whether the next ones are read in a thread of their own while some are worked on.
     """

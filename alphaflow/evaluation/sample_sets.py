@@ -38,7 +38,7 @@ class InMemorySamples(SampleSet):
     Args:
         pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w).
         labels: (n,), or None.
-        class_names: by label; None for their numbers.
+        class_names: class names by label; None for their numbers.
         name: what a table calls them.
 
     Raises:
@@ -70,10 +70,10 @@ class DecodedDataset(SampleSet):
     """A data set of pixels, or of latents, which are decoded: their means, where they have a posterior.
 
     Args:
-        dataset: of known length.
+        dataset: a dataset of known length.
         name: where it comes from.
         autoencoder: decodes; None where samples are pixels.
-        device: where it does.
+        device: device to decode on.
         ahead: as `SampleSet` has it.
     """
 
@@ -110,7 +110,7 @@ class GeneratedSamples(SampleSet):
         run: opened.
         nfe: network evaluations a sample.
         count: samples.
-        seed: of the noise.
+        seed: seed of the noise.
         guidance: scale and interval, or None.
     """
 
@@ -146,9 +146,9 @@ def open_sample_set(
     Args:
         target: a folder, a zip or tars of images or of clips, an .npz, a folder of shards, or a data set's name.
         size: image files and clips are centre-cropped and scaled to it; None takes images as they are, clips at 224.
-        mode: of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
-        frames: of clips, from their middle.
-        fps: of clips; None takes their own.
+        mode: mode of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
+        frames: number of frames to read from the middle of clips.
+        fps: frames per second of clips; None takes their own.
         kind: what is wanted of files; None for what is there, if it isn't both.
         device: where shards' latents are decoded.
 

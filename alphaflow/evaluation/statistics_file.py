@@ -38,9 +38,9 @@ class StatisticsFile:
     """What a file holds.
 
     Attributes:
-        statistics: of the pictures.
+        statistics: statistics of the pictures.
         name: where they came from.
-        class_names: by label.
+        class_names: class names by label.
         own: whether we wrote it; else it is ADM's or pytorch-fid's, which say nothing of the pictures.
     """
 

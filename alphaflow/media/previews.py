@@ -21,8 +21,8 @@ class Picture:
 
     Attributes:
         pixels: (n, c, h, w), or clips (n, c, f, h, w), 8-bit.
-        columns: of a grid of images.
-        fps: of clips; None for `DEFAULT_FPS`.
+        columns: number of columns of a grid of images.
+        fps: frames per second of clips; None for `DEFAULT_FPS`.
     """
 
     pixels: Tensor
@@ -49,7 +49,7 @@ def check_preview(file: Path, new: bool = False) -> None:
     """Refuses a file that a preview can't be written to.
 
     Args:
-        file: where to.
+        file: the file to write.
         new: it isn't the place that previews always have, so what is there must be one.
 
     Raises:
@@ -67,7 +67,7 @@ def write_preview(pixels: Tensor, file: Path, fps: float = DEFAULT_FPS) -> None:
     Args:
         pixels: 8-bit (n, c, h, w), or (n, c, f, h, w).
         file: .png or .mp4.
-        fps: of the MP4.
+        fps: frames per second of the MP4.
 
     Raises:
         UserError: another ending, or an MP4 of pictures.

@@ -67,7 +67,7 @@ def write_samples(
         class_names: by class index.
         form: as `check_form` gives it.
         overwrite: replace samples that were written there before.
-        fps: of clips.
+        fps: frames per second of clips.
 
     Returns:
         The files beside the folder.

@@ -30,7 +30,7 @@ class DiT(Network):
     (`position_embedding`); a network of videos whose patches are of one frame takes images (c, h, w) as single frames.
 
     Args:
-        shape: of one sample, (c, h, w) or (c, f, h, w).
+        shape: shape of one sample, (c, h, w) or (c, f, h, w).
         patch: rows and columns of a patch, or (rows, columns), or, of videos, (frames, rows, columns).
         depth, width, heads: number of blocks, token width (a multiple of 4), attention heads.
         classes: number of classes; None for an unconditional network. Index ``classes`` is the learned 'no class'.

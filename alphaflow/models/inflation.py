@@ -24,10 +24,10 @@ def inflated(
     its own only 'no class' is taken over.
 
     Args:
-        weights: of the other network, by name.
-        own: of the network that starts.
-        channels: of its samples.
-        frames: of its patches.
+        weights: weights of the other network, by name.
+        own: weights of the network that starts.
+        channels: number of channels of its samples.
+        frames: number of frames in each of its patches.
         timed: this network embeds moments, the other one, of images, doesn't.
     """
     found = dict(weights)

@@ -37,8 +37,8 @@ def seal(folder: Path, step: int, values: Mapping[str, float]) -> None:
     """Writes manifest.json: every file's length and SHA-256. The last thing that a checkpoint gets.
 
     Args:
-        folder: of the checkpoint.
-        step: of the checkpoint.
+        folder: folder of the checkpoint.
+        step: step of the checkpoint.
         values: what was measured at this step.
     """
     files = {}

@@ -33,15 +33,15 @@ class Pipeline(ABC):
 
     Args:
         model: the network, on the device.
-        samplers: by number of network evaluations.
-        autoencoder: on the device.
-        data: of its training data, as `describe_data` gives it.
+        samplers: the samplers by number of network evaluations.
+        autoencoder: the autoencoder, on the device.
+        data: description of its training data, as `describe_data` gives it.
         device: where samples are drawn.
-        name: for messages.
+        name: what messages call it.
         label_drop: the share of samples that it was trained on without their label; None where that isn't known.
 
     Attributes:
-        shape: of one sample, channels first.
+        shape: shape of one sample, channels first.
         classes, class_names: the number of classes or None, and their names.
         sampled_classes: samples are of the first so many classes unless one says: of clips', where images were joined.
         fps: frames a second of the clips it was trained on; None for images, or where the data don't say.
@@ -93,9 +93,9 @@ class Pipeline(ABC):
         for sampler in self.samplers.values():
             if isinstance(sampler, ODE):
                 for steps in range(max(nfe // 4, 1), nfe + 1):  # a step costs 1 to 4 evaluations
-                    derived = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
-                    if derived.nfe == nfe:
-                        return derived
+                    fitting = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
+                    if fitting.nfe == nfe:
+                        return fitting
         listed = ", ".join(map(str, sorted(self.samplers))) or "none"
         if cfg is not None:
             raise UserError(
@@ -133,7 +133,7 @@ class Pipeline(ABC):
             count: how many.
             nfe: network evaluations a sample, see `sampler`.
             labels: (count,); None for every class equally often.
-            seed: of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
+            seed: seed of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
                 consistency sampling depends on the batch size).
             batch_size: samples at a time.
             guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
@@ -164,7 +164,7 @@ class Pipeline(ABC):
         More frames show the same time, so that there are more of them a second (`fps`).
 
         Args:
-            frames: of the clip, in pixels' frames; None leaves it.
+            frames: number of frames of the clip, in pixels' frames; None leaves it.
             size: pixels along each side; None leaves it.
 
         Raises:
@@ -174,10 +174,10 @@ class Pipeline(ABC):
             return
         if frames is not None and len(self.shape) == 3:
             raise UserError(f"{self.name} makes images, which have no frames; leave `frames=` out")
-        _, *known, height, width = self.pixel_shape
+        _, *trained, height, width = self.pixel_shape
         if height != width:
             raise UserError(f"{self.name} makes samples of {height} × {width} pixels; only squares are resized")
-        side, length = size or height, frames or (known[0] if known else None)
+        side, length = size or height, frames or (trained[0] if trained else None)
         one = torch.ones(1, device=self.device)
         try:
             shape = (self.shape[0], *self.autoencoder.latent_shape(side, length)[1:])
@@ -190,8 +190,8 @@ class Pipeline(ABC):
         if (*there, height, width) != (*([] if length is None else [length]), side, side):
             nearest = " ".join([*(f"`frames={n}`" for n in there), f"`size={height}`"])
             raise UserError(f"{self.name} can't make exactly this size; its autoencoder would give {nearest}")
-        if self.fps and known and made[1] > known[0] > 1:  # more frames of the same time (`DiT`)
-            self.fps *= (made[1] - 1) / (known[0] - 1)
+        if self.fps and trained and made[1] > trained[0] > 1:  # more frames of the same time (`DiT`)
+            self.fps *= (made[1] - 1) / (trained[0] - 1)
         self.shape, self.pixel_shape = shape, made
 
     @cached_property

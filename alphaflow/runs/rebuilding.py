@@ -19,7 +19,7 @@ def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     """Runs a run's recipe.py with its arguments: its dataset, objective, and all else.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         trust: run it whatever it holds; if not, only if it is one of the built-in recipes, to the letter.
 
     Raises:

@@ -70,14 +70,14 @@ class Engine:
     Args:
         recipe: what to train; its network is on the device already.
         setup: how.
-        device: where.
-        world: with whom.
+        device: device to run on.
+        world: the processes that share the work.
 
     Attributes:
         model: the network.
         averages: its moving averages, by name; ``ema`` is the first.
         network: the objective's own, or None.
-        optimizer: of both.
+        optimizer: optimiser of both networks.
     """
 
     def __init__(self, recipe: Recipe, setup: MachineSetup, device: torch.device, world: World) -> None:

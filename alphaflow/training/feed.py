@@ -32,7 +32,7 @@ class Feed:
     ``rewinds`` is read ahead.
 
     Args:
-        dataset: of the run.
+        dataset: dataset of the run.
         parts: this process's part of its batches (`Dataset.share`).
         device: where they go.
         ahead: how many batches are read ahead; 0 for none, and no thread; None for two where a GPU works meanwhile.

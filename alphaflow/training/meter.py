@@ -30,7 +30,7 @@ class Meter:
 
         Args:
             loss: the step's.
-            norm: of its gradient.
+            norm: norm of its gradient.
             waited: seconds that its batch was waited for.
             samples: in the batch, all processes together.
         """

@@ -22,10 +22,10 @@ class Recovery:
 
     Args:
         watch: counts them.
-        folder: of the run, or None.
+        folder: folder of the run, or None.
         world: the processes.
         say: shows a line.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(

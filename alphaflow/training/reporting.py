@@ -26,7 +26,7 @@ class Reporter:
 
     Args:
         engine: what is trained.
-        folder: of the run, or None.
+        folder: folder of the run, or None.
         display: shows rows.
 
     Attributes:

@@ -29,9 +29,9 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
     """What of a recipe's data is allowed, but hardly meant; a line each.
 
     Args:
-        recipe: of the run.
+        recipe: recipe of the run.
         batch: its first one, or this process's part of it.
-        processes: that share a batch.
+        processes: number of processes that share a batch.
     """
     found, x, size = [], batch.x.float(), len(batch.x) * processes
     known = recipe.dataset.indexed

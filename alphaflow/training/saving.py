@@ -74,7 +74,7 @@ class Saver:
     """Writes a run's checkpoints, one at a time, in a thread of its own.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         engine: what is saved.
         keep: which checkpoints stay.
         evaluation: knows of what more is better; None where nothing is measured.
@@ -92,7 +92,7 @@ class Saver:
 
         Args:
             step: optimiser steps done.
-            generator: of the Trainer.
+            generator: generator of the Trainer.
             plain: further plain values for state.json.
             values: what was measured at this step.
 

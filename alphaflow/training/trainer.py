@@ -46,7 +46,7 @@ class Trainer:
     Args:
         recipe: what to train.
         out: the run's folder, or None.
-        seed: of times, noise, and dropped labels. (Weights and data order follow torch's global seed at the time the
+        seed: seed of times, noise, and dropped labels. (Weights and data order follow torch's global seed when the
             recipe was built.)
         device: ``"auto"`` takes a GPU if there is one.
         setup: precision, accumulation, recomputation, compilation, and how several processes share the work.

@@ -166,7 +166,7 @@ def crop(image: Image.Image, size: int, how: Crop) -> Image.Image:
     """An image as a square, ``size`` pixels wide.
 
     Args:
-        image: of mode RGB or L.
+        image: image of mode RGB or L.
         size: pixels along each side.
         how: ``"adm"``: `centre_crop` (ADM, DiT, MeanFlow); ``"centre"``: the centre square, Lanczos (α-Flow's official
             runs); ``"resize"``: bicubic to a square, whatever its aspect.

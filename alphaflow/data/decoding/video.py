@@ -25,7 +25,7 @@ class Clip:
 
     Attributes:
         frames: (f, h, w, 3), 8-bit.
-        times: of each frame, in seconds from the video's beginning, as its time stamps say: (f,).
+        times: times of each frame, in seconds from the video's beginning, as its time stamps say: (f,).
         before: the time of the frame that is shown right before the first of these. Taken one after another, None means
             that this is the video's first; taken by time, also that decoding began at it.
     """
@@ -40,7 +40,7 @@ class VideoInfo:
     """A video's stream.
 
     Attributes:
-        duration: of the pictures, whatever sound there is, in seconds; None where the file doesn't say.
+        duration: duration of the pictures, whatever sound there is, in seconds; None where the file doesn't say.
         fps: average frames a second, or None.
     """
 

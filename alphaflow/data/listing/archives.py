@@ -111,7 +111,7 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
     What is damaged is a reject, with the pictures lost as far as the tar's size tells.
 
     Args:
-        path: of the tar.
+        path: path of the tar.
         found: to add to.
         tar: what it is called.
 

@@ -31,8 +31,8 @@ class Labelled:
 
     Attributes:
         entries: in the order of their names.
-        class_names: by label; empty where there are no classes.
-        rejects: that have no label while others do.
+        class_names: class names by label; empty where there are no classes.
+        rejects: files that have no label while others do.
         note: why there are no classes, or which file the labels are from.
     """
 
@@ -48,10 +48,10 @@ def labelled(
     """Gives entries their labels: of a file, else of what lies beside them, else of their tars or folders.
 
     Args:
-        path: of the place.
+        path: path of the place.
         found: what it holds; its entries are sorted by name.
         tars: the tars' names by their paths; empty where there are none.
-        classes: that there are; None for those that are found.
+        classes: the known classes; None for those that are found.
         labels: a file of labels.
 
     Raises:

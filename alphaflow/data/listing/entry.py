@@ -23,8 +23,8 @@ class Reject:
     """What is not read, and why.
 
     Attributes:
-        name: of the file, as people know it.
-        reason: in words.
+        name: name of the file, as people know it.
+        reason: why, in words.
         lost: pictures or clips that are missing by it, as far as is known: by a damaged archive more than one, by a
             clip that would be another's copy none.
     """

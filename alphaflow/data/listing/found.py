@@ -29,7 +29,7 @@ class Found:
     """What a place holds of a kind, and what was passed over.
 
     Attributes:
-        kind: that is wanted.
+        kind: the kind that is wanted.
         entries: not yet labelled.
         rejects: what is wanted and can't be read.
         passed: files that are passed over, by their ending or another reason.

@@ -27,9 +27,9 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
     first can't be read, the next is. Where no row has a label, there are no classes.
 
     Args:
-        path: of the CSV, UTF-8 or UTF-16.
+        path: path of the CSV, UTF-8 or UTF-16.
         folder: where the clips lie.
-        split: whose rows are taken; None for all, of a file that has but one.
+        split: split to read; None reads all rows of a file that has only one.
         classes: a fixed list of them.
 
     Raises:

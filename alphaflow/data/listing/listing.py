@@ -36,10 +36,10 @@ class Listing:
     """All pictures or clips of a place.
 
     Attributes:
-        path: of the place.
+        path: path of the place.
         kind: pictures or clips.
         entries: sorted by name, or `mixed`.
-        class_names: by label; empty where there are no classes.
+        class_names: class names by label; empty where there are no classes.
         rejects: what was seen at once to be unusable, damaged archives among them.
         passed: what was passed over and how often: by ending, or by another reason.
         note: where the labels are from, or why there are none.
@@ -121,7 +121,7 @@ def list_files(
     numbers or are ImageNet's.
 
     Args:
-        path: of the place.
+        path: path of the place.
         kind: what is wanted.
         classes: a fixed list of them.
         labels: a file of labels.
@@ -151,7 +151,7 @@ def find(path: Path, kind: Modality, *, together: bool = False) -> tuple[Found, 
     """What a place holds of a kind, not yet labelled, and the tars that it is in: their names by their paths.
 
     Args:
-        path: of the place.
+        path: path of the place.
         kind: what is wanted.
         together: read tars and files beside them as one.
 
