@@ -50,8 +50,8 @@ class Evaluator:
         metrics: names of METRICS.
         reference: what is measured against.
         device: where extractors run.
-        weights: files of extractors' weights by extractor, as `features.weight_files.find_weights` takes them; where only
-            one is used, ``""`` stands for it.
+        weights: files of extractors' weights by extractor, as `features.weight_files.find_weights` takes them; where
+            only one is used, ``""`` stands for it.
         batch_size: samples made or read at once.
         world: the processes that share the work.
         keep: features are kept whatever the metrics, for neighbours and classes.
