@@ -1,7 +1,7 @@
 """Commands of the command line, and those that take a recipe, whose parameters are options of theirs.
 
-``alphaflow train digits --batch-size 32``: a loose parse finds RECIPE among the words; its file is run, once; a command is
-built that has its parameters as options, too; and that parses all words again and calls ``train``.
+``alphaflow train digits --batch-size 32``: a loose parse finds RECIPE among the words; its file is run, once; a command
+is built that has its parameters as options, too; and that parses all words again and calls ``train``.
 """
 
 from __future__ import annotations

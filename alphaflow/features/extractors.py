@@ -40,8 +40,8 @@ class Extractor(Protocol):
 
 
 @dataclass(frozen=True)
-class Network:
-    """A pretrained network, in exact_float32 without TF32: the same figures on every device, as far as sums allow.
+class PretrainedExtractor:
+    """A pretrained network, in exact fp32 without TF32: the same figures on every device, as far as sums allow.
 
     Attributes:
         run: 8-bit RGB (b, 3, …) on the device ↦ a layer each.
@@ -75,7 +75,7 @@ class Published:
     Attributes:
         about: what it is.
         weights: its file.
-        build: weights on disk ↦ what `Network` runs, on the CPU.
+        build: weights on disk ↦ what `PretrainedExtractor` runs, on the CPU.
         layers: what that gives.
         video: whether it takes clips.
     """
@@ -86,7 +86,7 @@ class Published:
     layers: tuple[str, ...] = (FEATURES,)
     video: bool = False
 
-    def open(self, name: str, device: torch.device, given: str | None = None) -> Network:
+    def open(self, name: str, device: torch.device, given: str | None = None) -> PretrainedExtractor:
         """Loads it onto a device; ``given`` as `find_weights` takes it.
 
         Raises:
@@ -100,7 +100,7 @@ class Published:
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(f"{file.path} does not hold the weights of {name}: {reason(error)}") from error
         network = network.to(device).eval().requires_grad_(False)
-        return Network(network, self.layers, device, file, 8 if self.video else 64)
+        return PretrainedExtractor(network, self.layers, device, file, 8 if self.video else 64)
 
 
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
