@@ -194,7 +194,9 @@ class _Rejects:
     def __init__(
         self, out: Path, share: float, listing: Listing, done: list[shard_writer.ShardRecord], stats: EncodingStats
     ) -> None:
-        self.out, self.stats, self.listed = out, stats, listing.rejects
+        self.out = out
+        self.stats = stats
+        self.listed = listing.rejects
         self.found: list[Reject] = []
         self._check(listing.rejects, share * (len(listing.entries) + listing.lost))
         self.found = [reject for shard in done for reject in shard.rejects]
@@ -235,8 +237,12 @@ class _Encoder:
         rejects: _Rejects,
     ) -> None:
         self.rejects = rejects
-        self.autoencoder, self.task, self.writer = autoencoder, task, writer
-        self.batch_size, self.stats, self.watch = batch_size, stats, watch
+        self.autoencoder = autoencoder
+        self.task = task
+        self.writer = writer
+        self.batch_size = batch_size
+        self.stats = stats
+        self.watch = watch
         self.waiting: list[DecodedSample] = []
 
     def add(self, sample: DecodedSample) -> None:

@@ -110,7 +110,9 @@ class ShardWriter:
 
 class _Hashing:
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.hash, self.count = stream, hashlib.sha256(), 0
+        self.stream = stream
+        self.hash = hashlib.sha256()
+        self.count = 0
         self.abandoned = False
 
     def write(self, data: bytes) -> int:

@@ -179,7 +179,9 @@ class IndexedDataset(Dataset):
     def __init__(self, batch_size: int, seed: int | None) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size, self.rank, self.world = batch_size, 0, 1
+        self.batch_size = batch_size
+        self.rank = 0
+        self.world = 1
         self.seed = global_seed() if seed is None else seed
         self._epoch = 0
         self._position = 0
@@ -250,7 +252,9 @@ class IndexedDataset(Dataset):
         """
         if state["length"] != len(self):
             raise ValueError(f"the data has {len(self)} samples, but had {state['length']} when the run was saved")
-        self.seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
+        self.seed = state["seed"]
+        self._epoch = state["epoch"]
+        self._position = state["position"]
         self._order = None
 
     def _take(self, missing: int) -> Indices:

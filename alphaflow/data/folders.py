@@ -63,7 +63,9 @@ class ImageFolder(IndexedDataset):
             raise UserError(f"the image size must be at least 1 pixel, got {size}")
         self.listing = list_files(path, "images").checked()
         self.class_names = self.listing.class_names
-        self.size, self.mode, self.flip = size, mode or _common_mode(self.listing.entries), flip
+        self.size = size
+        self.mode = mode or _common_mode(self.listing.entries)
+        self.flip = flip
         labels = [entry.label for entry in self.listing.entries] if self.listing.class_names else []
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = PerProcess(ThreadPoolExecutor)
@@ -158,7 +160,9 @@ class VideoFolder(IndexedDataset):
         self.mode: Mode = mode
         if frames < 1 or (size is not None and size < 1) or (fps is not None and fps <= 0):
             raise UserError(f"clips need frames, size and fps above 0, got {frames}, {size} and {fps}")
-        self.frames, self.size, self.given_fps = frames, size, fps
+        self.frames = frames
+        self.size = size
+        self.given_fps = fps
         self.listing = list_files(path, "clips", frames=fps is not None).checked()
         self.class_names = self.listing.class_names
         self._pool = PerProcess(ThreadPoolExecutor)

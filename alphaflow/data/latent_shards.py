@@ -67,7 +67,10 @@ class LatentShards(IndexedDataset):
         super().__init__(batch_size, seed)
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
-        self.path, self.draw, self.damaged, self.hashes = Path(path), draw, damaged, hashes
+        self.path = Path(path)
+        self.draw = draw
+        self.damaged = damaged
+        self.hashes = hashes
         self.description = Description(path, kind=kind)
         self.shape, self.class_names = self.description.shape, self.description.class_names
         found: Modality = "clips" if len(self.shape) == 4 else "images"

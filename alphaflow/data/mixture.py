@@ -45,7 +45,9 @@ class Mixture(Dataset):
                 f"clips {clips.shape} and images {images.shape} are latents of different autoencoders or scales; "
                 "encode both with the same one"
             )
-        self.clips, self.images, self.image_share = clips, images, image_share
+        self.clips = clips
+        self.images = images
+        self.image_share = image_share
         self.shape, self.batch_size = clips.shape, clips.batch_size
         known = list(clips.class_names)
         self.class_names = [*known, *(name for name in images.class_names if name not in known)]

@@ -62,7 +62,10 @@ class RemoteShards(Dataset):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.damaged, self.skipped = damaged, list[str]()
         self.batch_size: int = batch_size
-        self.urls, self.buffer, self.draw, self.pipes = urls, buffer, draw, pipes
+        self.urls = urls
+        self.buffer = buffer
+        self.draw = draw
+        self.pipes = pipes
         self.seed = global_seed() if seed is None else seed
         file = Path(description)
         try:

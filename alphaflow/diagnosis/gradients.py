@@ -71,7 +71,9 @@ def measure_conflict(
     weights, groups = list(trained.values()), [layer_group(name) for name in trained]
     mean = {name: [torch.zeros_like(weight) for weight in weights] for name in LOSSES}
     loss = dict.fromkeys((*LOSSES, "meanflow"), 0.0)
-    time_bins, n, each = TimeBins(bins), len(batches), []
+    time_bins = TimeBins(bins)
+    n = len(batches)
+    each = []
     with _eval_mode(model):
         for batch in batches:
             parts = decompose(model, objective, batch, step, generator)

@@ -76,8 +76,12 @@ class Evaluator:
         kid_subset_size: int = SIZE,
     ) -> None:
         check_metrics(metrics)
-        self.metrics, self.reference, self.batch_size = tuple(metrics), reference, batch_size
-        self.world, self._keep, self._progress = world or World(), keep, progress
+        self.metrics = tuple(metrics)
+        self.reference = reference
+        self.batch_size = batch_size
+        self.world = world or World()
+        self._keep = keep
+        self._progress = progress
         self.kid_subset_size = kid_subset_size
         self._device, self._given = device or torch.device("cpu"), dict(weights or {})
         wanted = {METRICS[name].extractor for name in metrics}

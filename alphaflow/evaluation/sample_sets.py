@@ -54,7 +54,10 @@ class InMemorySamples(SampleSet):
     ) -> None:
         if pixels.ndim not in (4, 5) or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8 or not len(pixels):
             raise ValueError(f"images are 8-bit, (n ≥ 1, 1 or 3, …, h, w); got {pixels.dtype} {tuple(pixels.shape)}")
-        self.pixels, self.labels, self.name, self.shape = pixels, labels, name, tuple(pixels.shape[1:])
+        self.pixels = pixels
+        self.labels = labels
+        self.name = name
+        self.shape = tuple(pixels.shape[1:])
         known = 0 if labels is None else int(labels.max()) + 1
         self.class_names = [str(i) for i in range(known)] if class_names is None else class_names
 
@@ -86,7 +89,10 @@ class DecodedDataset(SampleSet):
         *,
         ahead: bool = True,
     ) -> None:
-        self.dataset, self.name, self._autoencoder, self.ahead = dataset, name, autoencoder, ahead
+        self.dataset = dataset
+        self.name = name
+        self._autoencoder = autoencoder
+        self.ahead = ahead
         self._device = device
         self.class_names, self.fps = dataset.class_names, dataset.fps
         self.shape = tuple(self.read(0, 1).pixels.shape[1:])
@@ -115,7 +121,11 @@ class GeneratedSamples(SampleSet):
     """
 
     def __init__(self, run: Pipeline, nfe: int, count: int, seed: int = 0, guidance: CFG | None = None) -> None:
-        self.run, self.nfe, self.count, self.seed, self.guidance = run, nfe, count, seed, guidance
+        self.run = run
+        self.nfe = nfe
+        self.count = count
+        self.seed = seed
+        self.guidance = guidance
         self.name = str(run.sampler(nfe, guidance))
         self.class_names = run.class_names if run.classes else ()
         self._labels = balanced_labels(count, run.sampled_classes) if run.sampled_classes else None

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .embeddings import sincos
 
-INPUT, OUTPUTS, CLASSES = "patches.proj", ("final.out", "velocity_final.out"), "embed_class.weight"
+INPUT = "patches.proj"
+OUTPUTS = ("final.out", "velocity_final.out")
+CLASSES = "embed_class.weight"
 
 
 def inflated(

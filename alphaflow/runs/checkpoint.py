@@ -16,7 +16,9 @@ from ..errors import UserError, is_number, reason
 from ..files import parsed, sha256, write_json
 from ..parallel.pieces import load_whole
 
-MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
+MODEL = "model.safetensors"
+AVERAGE = "ema.safetensors"
+MANIFEST = "manifest.json"
 
 TENSORS, PLAIN = "training.safetensors", "state.json"
 """What training goes on from, beside the weights."""

@@ -58,7 +58,10 @@ class Pipeline(ABC):
         name: str = "the run",
         label_drop: float | None = None,
     ) -> None:
-        self.model, self.samplers, self.autoencoder, self.device = model, dict(samplers), autoencoder, device
+        self.model = model
+        self.samplers = dict(samplers)
+        self.autoencoder = autoencoder
+        self.device = device
         self.name, self.label_drop = name, label_drop
         self.shape: tuple[int, ...] = tuple(data["shape"])
         self.classes: int | None = data["classes"]
@@ -231,7 +234,10 @@ class Maker:
     """
 
     def __init__(self, run: Pipeline, sampler: Sampler, seed: int, guidance: CFG | None) -> None:
-        self.run, self.sampler, self.seed, self.guidance = run, sampler, seed, guidance
+        self.run = run
+        self.sampler = sampler
+        self.seed = seed
+        self.guidance = guidance
         self._drawn = 0
         self._source = torch.Generator().manual_seed(seed)
 

@@ -81,7 +81,10 @@ class Engine:
     """
 
     def __init__(self, recipe: Recipe, setup: MachineSetup, device: torch.device, world: World) -> None:
-        self.recipe, self.setup, self.device, self.world = recipe, setup.of(recipe), device, world
+        self.recipe = recipe
+        self.setup = setup.of(recipe)
+        self.device = device
+        self.world = world
         self.model = recipe.model
         decays = recipe.ema if isinstance(recipe.ema, tuple) else (recipe.ema,)
         self.averages = {average_name(decay, first=not i): EMA(self.model, decay) for i, decay in enumerate(decays)}

@@ -41,7 +41,9 @@ class Feed:
     def __init__(
         self, dataset: Dataset, parts: Iterable[Batch], device: torch.device, ahead: int | None = None
     ) -> None:
-        self.dataset, self.parts, self.device = dataset, parts, device
+        self.dataset = dataset
+        self.parts = parts
+        self.device = device
         if ahead is None:
             ahead = 2 if device.type == "cuda" else 0
         self.ahead = ahead if dataset.rewinds else 0

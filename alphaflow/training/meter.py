@@ -53,7 +53,12 @@ class Meter:
             "memory_gib": _peak_memory() / 2**30,
             "seconds": now - self._start,
         }
-        self._last, self._sums, self._norm, self._waited, self._steps, self._samples = now, {}, 0.0, 0.0, 0, 0
+        self._last = now
+        self._sums = {}
+        self._norm = 0.0
+        self._waited = 0.0
+        self._steps = 0
+        self._samples = 0
         return {**means, **figures}
 
 

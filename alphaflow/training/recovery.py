@@ -31,7 +31,11 @@ class Recovery:
     def __init__(
         self, watch: GuardMemory, folder: RunFolder | None, world: World, say: Callable[[str], None], seed: int
     ) -> None:
-        self.watch, self.folder, self.world, self.say, self.seed = watch, folder, world, say, seed
+        self.watch = watch
+        self.folder = folder
+        self.world = world
+        self.say = say
+        self.seed = seed
 
     def place_to_go_back(self, incident: Incident, settle: Callable[[], None], *, at_once: bool = False) -> Path | None:
         """Leaves a bad batch out: None; after too many in a row, or ``at_once``, the checkpoint to go back to.

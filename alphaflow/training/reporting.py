@@ -35,7 +35,9 @@ class Reporter:
     """
 
     def __init__(self, engine: Engine, folder: RunFolder | None, display: Display) -> None:
-        self.engine, self.folder, self.display = engine, folder, display
+        self.engine = engine
+        self.folder = folder
+        self.display = display
         self.meter = Meter()
         self.values: dict[str, float] = {}
         self._measured = -1
@@ -67,6 +69,12 @@ class Reporter:
                 with self._room():
                     picture.save(self.folder.samples(step))
                     self._logged(step).picture(picture.images, step)
+
+    def missing_picture(self, step: int) -> None:
+        """Writes the picture of a step if the run's folder lacks it."""
+        folder = self.folder
+        if folder is not None and self.engine.world.first(lambda: not folder.samples(step).exists()):
+            self.picture(step)
 
     def check(self, evaluation: Measurement | None, best: str | None) -> None:
         """Looks, before the first step, whether what is to be measured can be, and is what checkpoints are kept by.

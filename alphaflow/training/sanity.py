@@ -33,7 +33,9 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
         batch: its first one, or this process's part of it.
         processes: number of processes that share a batch.
     """
-    found, x, size = [], batch.x.float(), len(batch.x) * processes
+    found = []
+    x = batch.x.float()
+    size = len(batch.x) * processes
     known = recipe.dataset.indexed
     if known is not None and len(known) < size:
         found.append(f"the data set holds {len(known)} samples, and a batch {size}: a step sees them several times")

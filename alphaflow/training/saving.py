@@ -83,7 +83,10 @@ class Saver:
     def __init__(
         self, folder: RunFolder, engine: Engine, keep: CheckpointRetention, evaluation: Measurement | None = None
     ) -> None:
-        self.folder, self.engine, self.keep, self.evaluation = folder, engine, keep, evaluation
+        self.folder = folder
+        self.engine = engine
+        self.keep = keep
+        self.evaluation = evaluation
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 

@@ -92,7 +92,10 @@ class Trainer:
         start: Path | str | None = None,
         probe: GradientMeasurement | None = None,
     ) -> None:
-        self.recipe, self.seed, self.probe, self.start = recipe, seed, probe, start
+        self.recipe = recipe
+        self.seed = seed
+        self.probe = probe
+        self.start = start
         self.evaluation = None if evaluation is None else Measurement.of(evaluation)
         self.device = find_device(device)
         self.world = join(self.device)
@@ -187,11 +190,13 @@ class Trainer:
             self._fit()
 
     def _fit(self) -> None:
-        steps, saved, self.stopped = self.recipe.steps, self._loaded, False
+        steps = self.recipe.steps
+        saved = self._loaded
+        self.stopped = False
         self.model.train()
         self.report.meter = Meter()
-        if self.step and self._is_due(self.sample_every) and self.world.first(self._lacks_picture):
-            self.report.picture(self.step)  # a kill came between the checkpoint and its picture
+        if self.step and self._is_due(self.sample_every):
+            self.report.missing_picture(self.step)  # where a kill came between the checkpoint and its picture
         with self.feed, self.display as display, self.stop:
             display.start(self.step, steps)
             while self.step < steps and not self.stopped:
@@ -229,9 +234,6 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return self.step == self.recipe.steps or self.step % every == 0
 
-    def _lacks_picture(self) -> bool:
-        return self.folder is not None and not self.folder.samples(self.step).exists()
-
     def _saved(self, saved: int, due: bool) -> int:
         """Saves if that is due, or if it failed the last time; returns the step that was saved last."""
         if due or (self._retry and self.step % max(1, self.checkpoint_every // 10) == 0):
@@ -245,11 +247,8 @@ class Trainer:
             return self.step
         return saved
 
-    def save(self, *, wait: bool = True) -> Path | None:
-        """Writes a checkpoint of this step; returns its folder, or None where there is no run folder.
-
-        Args:
-            wait: until it is whole; else it is written in the background.
+    def save(self) -> Path | None:
+        """Writes a checkpoint of this step, whole; returns its folder, or None where there is no run folder.
 
         Raises:
             UserError: a weight is not finite, or the checkpoint can't be written.
@@ -258,8 +257,7 @@ class Trainer:
         if broken:
             raise UserError(f"the weights {broken} are no longer finite at step {self.step}")
         place = self._save()
-        if wait:
-            self.wait()
+        self.wait()
         return place
 
     def _save(self) -> Path | None:

@@ -68,9 +68,8 @@ def labelled(
     those = [name for name in names if key(name) in beside] if beside else []
     if those:
         if 2 * len(those) <= len(names):
-            raise UserError(
-                f"only {len(those):,} of the {len(names):,} files in {path} have a label, {those[0]} for one"
-            )
+            some = f"{len(those):,} of the {len(names):,} files in {path}"
+            raise UserError(f"only {some} have a label, {those[0]} for one")
         _check_keys(entries)
         given = [found.labels.get(key(entry.name)) for entry in entries]
         missing = "no label beside it (.cls, or label or cls in its .json)"

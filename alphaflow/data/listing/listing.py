@@ -60,7 +60,9 @@ class Listing:
 
     def summary(self) -> str:
         """What it holds, in a line; and a line for each of the first rejects."""
-        count, names, used = len(self.entries), self.class_names, {entry.label for entry in self.entries}
+        count = len(self.entries)
+        names = self.class_names
+        used = {entry.label for entry in self.entries}
         empty = [name for i, name in enumerate(names) if i not in used]
         shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
         classes = f" in {len(names):,} classes ({shown})" if names else ""
