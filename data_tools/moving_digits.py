@@ -22,6 +22,7 @@ from alphaflow.errors import UserError
 from alphaflow.files import replacing, sweep
 from alphaflow.media.clips import write_mp4
 from alphaflow.pixel_values import to_bytes
+from alphaflow.progress import say
 
 from .decode import ClipTransform
 from .encode import encode
@@ -97,9 +98,9 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
         if not _finished(shards):
             sweep(place)  # what a killed rendering left
             if not (place / "clips").is_dir():
-                _say(f"rendering {digits * clips:,} clips of moving digits to {place / 'clips'}, once")
+                say(f"rendering {digits * clips:,} clips of moving digits to {place / 'clips'}, once", sys.stderr)
                 render(place / "clips", clips, digits)
-            _say(f"encoding them to {shards}")
+            say(f"encoding them to {shards}", sys.stderr)
             transform = ClipTransform(size=SIZE, frames=FRAMES, fps=FPS)
             encode(
                 list_files(place / "clips", "clips").mixed(),
@@ -160,7 +161,3 @@ def _finished(shards: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
