@@ -50,13 +50,13 @@ class DigitTrajectory:
     start: tuple[int, int]
     velocity: tuple[int, int]
 
-    def places(self, frames: int = FRAMES) -> list[tuple[int, int]]:
+    def places(self) -> list[tuple[int, int]]:
         """Row and column in each frame: it moves evenly and bounces off the sides."""
         room = SIZE - DIGIT
         return [
             (self._bounced(self.start[0] + k * self.velocity[0], room),
              self._bounced(self.start[1] + k * self.velocity[1], room))
-            for k in range(frames)
+            for k in range(FRAMES)
         ]  # fmt: skip
 
     @staticmethod
