@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from alphaflow.data.listing.listing import Listing
     from alphaflow.data.listing.tables import Classes
+    from alphaflow.progress import Tell
 
 app = typer.Typer(help="Encode images or videos into latent shards.", no_args_is_help=True)
 
@@ -215,13 +217,14 @@ def _encode(listing: Listing, out: Path, autoencoder: Any, transform: Transform,
     from alphaflow.data_tools.shard_writer import REJECTS
 
     from alphaflow.data.shard_description import DATASET
+    from alphaflow.progress import shown
 
     count = options.workers
     beside = f"{count} process{'es' * (count > 1)} beside this one" if count else "this process"
     print(f"decoding in {beside}, on {_processors()} processors (--workers)", flush=True)
     try:
-        with _Watch() as watch:
-            stats = encode(listing, out, autoencoder, transform, options, watch)
+        with shown(sys.stdout, seconds=10.0) as tell:
+            stats = encode(listing, out, autoencoder, transform, options, partial(_tell, tell))
     except KeyboardInterrupt:
         fail(f"interrupted; what is done stays in {out}, and the same command continues from there", INTERRUPTED)
     rate = stats.encoded / max(stats.seconds, 1e-9)
@@ -232,37 +235,11 @@ def _encode(listing: Listing, out: Path, autoencoder: Any, transform: Transform,
     print(f"next: alphaflow verify {out}" if finished else f"the shards of other jobs are still missing in {out}")
 
 
-class _Watch:
-    """A progress bar on a terminal; otherwise one line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._last = 0.0
-
-    def __enter__(self) -> _Watch:
-        if sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = TextColumn("[bold]encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"))
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, stats: EncodingStats) -> None:
-        seconds = max(stats.seconds, 1e-9)
-        rate = stats.encoded / seconds
-        shares = f"decode wait {stats.decoding / seconds:.0%}, encode {stats.encoding / seconds:.0%}"
-        figures = f"{rate:.1f}/s  {shares}" + (f"  {stats.rejected} rejected" if stats.rejected else "")
-        if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task("", total=stats.total, figures=figures)
-            self._bar.update(self._task, completed=stats.done, figures=figures)
-        elif seconds - self._last >= 10:
-            self._last = seconds
-            left = (stats.total - stats.done) / max(rate, 1e-9)
-            print(f"{stats.done}/{stats.total}  {figures}  {left:.0f} s left", flush=True)
+def _tell(tell: Tell, stats: EncodingStats) -> None:
+    seconds = max(stats.seconds, 1e-9)
+    rate = stats.encoded / seconds
+    shares = f"decode wait {stats.decoding / seconds:.0%}, encode {stats.encoding / seconds:.0%}"
+    figures = f"{rate:.1f}/s  {shares}" + (f"  {stats.rejected} rejected" if stats.rejected else "")
+    left = (stats.total - stats.done) / max(rate, 1e-9)
+    line = f"{stats.done}/{stats.total}  {figures}  {left:.0f} s left"
+    tell("[bold]encoding", stats.done, stats.total, figures, line)

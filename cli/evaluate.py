@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,6 @@ from .options import (
     metric_names,
 )
 from .options import weights as weights_of
-from .progress import shown
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +109,7 @@ def evaluate(
     from alphaflow.evaluation.evaluate import evaluate as measure
     from alphaflow.parallel.device import find_device
     from alphaflow.parallel.world import join, leave
+    from alphaflow.progress import shown
 
     _check_places(json, csv, save, pictures)
     is_run = (Path(target) / "run.json").is_file()
@@ -118,7 +119,7 @@ def evaluate(
     _check_kind(target, of_files if is_run else of_runs, is_run)
     found = find_device(device)
     world = join(found)
-    with shown(world.main) as progress:
+    with shown(sys.stderr, main=world.main) as progress:
         result = measure(
             _opened(target, checkpoint, raw, found, trust) if is_run else target, reference,
             progress=progress, metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe", least=1)), count=count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,18 +22,17 @@ def verify(
     from alphaflow.data_tools.verify import verify as check
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import Progress
     from rich.table import Table
 
     from alphaflow.data.shard_description import Description
     from alphaflow.errors import printable
+    from alphaflow.progress import shown
 
-    def shown(name: str) -> str:
+    def written(name: str) -> str:
         return escape(printable(name))
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verifying")
-        report = check(shards, lambda done, total: bar.update(task, completed=done, total=total))
+    with shown(sys.stderr) as tell:
+        report = check(shards, lambda done, total: tell("verifying", done, total))
     description = Description(shards)
     for problem in report.problems[:50]:
         print(f"  {printable(problem)}")
@@ -44,8 +44,8 @@ def verify(
         table.add_row(
             str(len(counts)),
             str(sum(counts)),
-            f"{counts[low]} ({shown(names[low])})",
-            f"{counts[high]} ({shown(names[high])})",
+            f"{counts[low]} ({written(names[low])})",
+            f"{counts[high]} ({written(names[high])})",
         )
         Console().print(table)
     rejects = description.record["rejects"]

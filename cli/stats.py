@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,6 @@ import typer
 
 from .options import AT_ONCE, AtOnce, Device, FileFrames, FileSize, WeightsOption, metric_names
 from .options import weights as weights_of
-from .progress import shown
 
 Source = Annotated[
     str,
@@ -44,10 +44,11 @@ def stats(
 
     from alphaflow.parallel.device import find_device
     from alphaflow.parallel.world import join, leave
+    from alphaflow.progress import shown
 
     found = find_device(device)
     world = join(found)
-    with shown(world.main) as progress:
+    with shown(sys.stderr, main=world.main) as progress:
         written = make_statistics(
             source,
             out,

@@ -108,9 +108,9 @@ def _train(
 
 def _display() -> Display:
     """A bar on a terminal, plain lines elsewhere; the library's parameters are written as flags."""
-    from alphaflow.training.display import progress
+    from alphaflow.training.display import default_display
 
-    display = progress()
+    display = default_display()
     say = display.say
     display.say = lambda message: say(as_flags(message))  # type: ignore[method-assign]
     return display

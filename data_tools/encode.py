@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,12 +51,8 @@ class EncodingStats:
         return time.perf_counter() - self.started
 
 
-class Watcher(Protocol):
-    """Is told how encoding goes."""
-
-    def __call__(self, stats: EncodingStats) -> None:
-        """After every batch."""
-        ...
+Watch = Callable[[EncodingStats], None]
+"""Is told how encoding goes, after every batch."""
 
 
 def encode(
@@ -65,7 +61,7 @@ def encode(
     autoencoder: Autoencoder,
     transform: Transform,
     options: EncodeOptions,
-    watch: Watcher = lambda stats: None,
+    watch: Watch = lambda stats: None,
 ) -> EncodingStats:
     """Encodes what was listed into a folder of shards, or goes on where an earlier run stopped.
 
@@ -233,7 +229,7 @@ class _Encoder:
         writer: shard_writer.ShardWriter,
         batch_size: int,
         stats: EncodingStats,
-        watch: Watcher,
+        watch: Watch,
         rejects: _Rejects,
     ) -> None:
         self.rejects = rejects

@@ -10,12 +10,13 @@ import torch
 from alphaflow.data.listing.endings import Modality
 from alphaflow.errors import UserError
 from alphaflow.evaluation.catalogue import default_metrics
-from alphaflow.evaluation.evaluator import BATCH, Evaluator, ProgressCallback
+from alphaflow.evaluation.evaluator import BATCH, Evaluator
 from alphaflow.evaluation.reference import EvaluationReference
 from alphaflow.evaluation.statistics import Statistics
 from alphaflow.evaluation.statistics_file import is_ours, write_statistics
 from alphaflow.features.networks import FRAMES
 from alphaflow.parallel.world import World
+from alphaflow.progress import ProgressCallback
 
 
 def make_statistics(

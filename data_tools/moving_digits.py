@@ -22,6 +22,7 @@ from alphaflow.errors import UserError
 from alphaflow.files import replacing, sweep
 from alphaflow.media.clips import write_mp4
 from alphaflow.pixel_values import to_bytes
+from alphaflow.progress import say
 
 from .decode import ClipTransform
 from .encode import encode
@@ -49,13 +50,13 @@ class DigitTrajectory:
     start: tuple[int, int]
     velocity: tuple[int, int]
 
-    def places(self, frames: int = FRAMES) -> list[tuple[int, int]]:
+    def places(self) -> list[tuple[int, int]]:
         """Row and column in each frame: it moves evenly and bounces off the sides."""
         room = SIZE - DIGIT
         return [
             (self._bounced(self.start[0] + k * self.velocity[0], room),
              self._bounced(self.start[1] + k * self.velocity[1], room))
-            for k in range(frames)
+            for k in range(FRAMES)
         ]  # fmt: skip
 
     @staticmethod
@@ -97,9 +98,9 @@ def moving_digits(cache: Path | None = None, *, clips: int = 3, digits: int = 17
         if not _finished(shards):
             sweep(place)  # what a killed rendering left
             if not (place / "clips").is_dir():
-                _say(f"rendering {digits * clips:,} clips of moving digits to {place / 'clips'}, once")
+                say(f"rendering {digits * clips:,} clips of moving digits to {place / 'clips'}, once", sys.stderr)
                 render(place / "clips", clips, digits)
-            _say(f"encoding them to {shards}")
+            say(f"encoding them to {shards}", sys.stderr)
             transform = ClipTransform(size=SIZE, frames=FRAMES, fps=FPS)
             encode(
                 list_files(place / "clips", "clips").mixed(),
@@ -160,7 +161,3 @@ def _finished(shards: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

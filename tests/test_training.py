@@ -510,7 +510,7 @@ def test_a_run_folder_that_vanished_is_not_done(tmp_path: Path) -> None:
 def test_lines_go_on_after_a_rollback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Training went back: a row's seconds begin anew, the clock does not."""
     now = iter([0.0, 11.0, 22.0])
-    monkeypatch.setattr("alphaflow.training.display.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("alphaflow.progress.time.monotonic", lambda: next(now))
     lines = PlainDisplay(10.0)
     lines.start(0, 100)
     for step, seconds in ((10, 50.0), (5, 0.5), (8, 1.0)):

@@ -16,11 +16,12 @@ from ..guidance import CFG
 from ..metrics.kid import SIZE
 from ..parallel.device import find_device
 from ..parallel.world import join
+from ..progress import ProgressCallback
 from ..runs.checkpoint import AVERAGE, MODEL, manifest
 from ..runs.run import Run
 from ..version import versions
 from .catalogue import METRICS, default_metrics
-from .evaluator import BATCH, Evaluator, ProgressCallback
+from .evaluator import BATCH, Evaluator
 from .measure import Given, Sets, Settings, find_reference, form_of, measure_sets, samples_of
 from .reference import EvaluationReference, fingerprint
 from .result import EvaluationResult

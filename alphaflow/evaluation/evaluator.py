@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,15 +13,13 @@ from ..features.builtin import UNPUBLISHED
 from ..features.extractors import EXTRACTORS, Extractor, check_weights, open_extractor
 from ..metrics.kid import SIZE
 from ..parallel.world import World
+from ..progress import ProgressCallback, Throttle
 from .catalogue import METRICS, check_metrics
 from .compare import MIN_SAMPLES, check_kind, check_pixels, check_shapes, check_subsets, compare, warnings_of
 from .gatherer import Gatherer
 from .reference import EvaluationReference
 from .sample_set import SampleBatch, SampleSet
 from .statistics import Needs, Space, Statistics, needs_of, random_halves
-
-ProgressCallback = Callable[[str, int, int], None]
-"""Told what is looked at, how many are done, and of how many."""
 
 BATCH = 128
 """Samples that are made or read at once."""
@@ -148,16 +145,15 @@ class Evaluator:
         gatherer = Gatherer(needs, extractors, len(samples), samples.shape)
         rank, size = self.world.rank, self.world.size
         done, total = 0, len(samples)
-        shown = 0.0
+        due = Throttle(0.2)
         with self.world.together():
             for batch in samples.batches(self.batch_size, rank, size):
                 gatherer.add(batch.pixels, batch.start, batch.labels)
                 if seen is not None:
                     seen(batch)
                 done = min(done + len(batch.pixels) * size, total)
-                if self._progress is not None and (time.monotonic() - shown > 0.2 or done == total):
+                if self._progress is not None and due(done == total):
                     self._progress(samples.name, done, total)
-                    shown = time.monotonic()
         return gatherer.finish(rank, size)
 
     def measure(self, samples: SampleSet, seen: Callable[[SampleBatch], None] | None = None) -> Compared | None:

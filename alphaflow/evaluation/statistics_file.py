@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,13 @@ class StatisticsFile:
 
     Attributes:
         statistics: statistics of the pictures.
-        name: where they came from.
         class_names: class names by label.
         own: whether we wrote it; else it is ADM's or pytorch-fid's, which say nothing of the pictures.
     """
 
     statistics: Statistics
-    name: str
     class_names: Sequence[str] = ()
     own: bool = True
-    about: dict[str, Any] = field(default_factory=dict)
 
 
 def write_statistics(path: Path, statistics: Statistics, name: str, class_names: Sequence[str]) -> None:
@@ -103,7 +100,7 @@ def read_statistics(path: Path) -> StatisticsFile:
     with open_npz(path) as file:
         if "about.npy" not in file.namelist():
             space = Space(0, _moments(file, path))
-            return StatisticsFile(Statistics(0, (), {INCEPTION: space}), str(path), own=False)
+            return StatisticsFile(Statistics(0, (), {INCEPTION: space}), own=False)
         about = _about(file, path)
         if about.get("format") != FORMAT:
             raise UserError(f"{path} is written in another format, {about.get('format')!r:.100}; make it again")
@@ -113,7 +110,7 @@ def read_statistics(path: Path) -> StatisticsFile:
         spaces = {name: _space(file, path, name, said) for name, said in about["extractors"].items()}
         labels = _labels(file, path, about) if "labels.npy" in file.namelist() else None
     found = Statistics(about["count"], tuple(about["shape"]), spaces, None, labels)
-    return StatisticsFile(found, about["source"], about["class_names"], True, about)
+    return StatisticsFile(found, about["class_names"])
 
 
 def _about(file: zipfile.ZipFile, path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ MOTION = "motion"
 class PixelExtractor:
     """The pixels themselves in [-1, 1], as one vector."""
 
-    weights: None = None
-    batch: int = 512
+    weights: ClassVar[None] = None
+    batch: ClassVar[int] = 512
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Values (b, c·h·w)."""
@@ -44,8 +44,8 @@ class ShrunkExtractor:
     """Clips as 8 grey frames of 8 × 8 pixels, spread evenly over theirs, averaged over areas: 512 numbers."""
 
     device: torch.device
-    weights: None = None
-    batch: int = 64
+    weights: ClassVar[None] = None
+    batch: ClassVar[int] = 64
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """8-bit clips (b, c, f, h, w) → (b, 512)."""
@@ -85,8 +85,8 @@ class RandomExtractor:
     """
 
     device: torch.device
-    weights: None = None
-    batch: int = 16
+    weights: ClassVar[None] = None
+    batch: ClassVar[int] = 16
 
     @cached_property
     def of_pictures(self) -> nn.Module:
@@ -113,8 +113,8 @@ class RandomExtractor:
 class MotionExtractor:
     """Features of each clip: the energy of its frame differences, the speed of its centroid."""
 
-    weights: None = None
-    batch: int = 64
+    weights: ClassVar[None] = None
+    batch: ClassVar[int] = 64
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """8-bit clips (b, c, f, h, w) → (b, 2)."""

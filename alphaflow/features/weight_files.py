@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -93,17 +92,13 @@ def _checked(name: str, weights: Weights, path: Path, own: str | None) -> Weight
 
 def _download(name: str, weights: Weights, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.hub.download_url_to_file(weights.url, str(beside), hash_prefix=weights.sha256, progress=False)
-        beside.replace(path)
+        torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=weights.sha256, progress=False)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; RuntimeError: another SHA-256
         host, why = urlparse(weights.url).hostname, reason(getattr(error, "reason", error))
         raise UserError(
             f"the weights of {name} are not here and can't be downloaded from {host} ({why}); {_remedy(name, weights)}"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _remedy(name: str, weights: Weights) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -99,17 +98,16 @@ def frame_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(int(MPEG4_MAX / max(fps, 1)))
 
 
-def contact_sheet(clips: Tensor, limit: int = 16) -> Image.Image:
-    """Clips (n, c, f, h, w), 8-bit, as rows of their frames: all frames, or ``limit`` evenly spaced ones."""
+def contact_sheet(clips: Tensor) -> Image.Image:
+    """Clips (n, c, f, h, w), 8-bit, as rows of their frames: all frames, or 16 evenly spaced ones."""
     count = clips.shape[2]
-    shown = clips[:, :, np.linspace(0, count - 1, min(count, limit)).round().astype(int)]
+    shown = clips[:, :, np.linspace(0, count - 1, min(count, 16)).round().astype(int)]
     return grid(shown.transpose(1, 2).flatten(0, 1), columns=shown.shape[2])
 
 
-def side_by_side(clips: Tensor, columns: int | None = None) -> Tensor:
+def side_by_side(clips: Tensor) -> Tensor:
     """Clips (n, c, f, h, w), 8-bit, as one clip in which all play at once (3, f, H, W), enlarged as `grid` does."""
-    columns = math.ceil(math.sqrt(len(clips))) if columns is None else columns
-    frames = [np.asarray(grid(frame, columns).convert("RGB")) for frame in clips.unbind(2)]
+    frames = [np.asarray(grid(frame).convert("RGB")) for frame in clips.unbind(2)]
     return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
 
 

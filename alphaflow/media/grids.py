@@ -13,26 +13,24 @@ from torch import Tensor
 from ..files import replacing
 
 
-def grid(images: Tensor, columns: int | None = None, gap: int = 1, enlarge: int | None = None) -> Image.Image:
-    """Images side by side, row by row, on white.
+def grid(images: Tensor, columns: int | None = None) -> Image.Image:
+    """Images side by side, row by row, on white, a pixel apart; small ones are enlarged, up to 64 pixels wide.
 
     Args:
         images: (n, c, h, w), 8-bit, one or three channels.
         columns: images a row; by default as square as it gets.
-        gap: pixels between images, before enlarging.
-        enlarge: every pixel becomes a square this wide; by default as many as make an image 64 pixels wide.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.is_floating_point():
         raise ValueError(f"a grid takes 8-bit images (n, 1 or 3, h, w), got {images.dtype} {tuple(images.shape)}")
     n, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(n)) if columns is None else columns
     rows = math.ceil(n / columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, dtype=np.uint8)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, dtype=np.uint8)
     for i, image in enumerate(images.cpu().numpy()):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
-    factor = max(1, 64 // width) if enlarge is None else enlarge
+    factor = max(1, 64 // width)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 

@@ -59,7 +59,6 @@ class HistogramPlot:
 
     title: str
     values: Mapping[str, Sequence[float]] = field(repr=False)
-    bins: int = 40
 
 
 def panels(parts: Sequence[LinePlot | Heatmap | BarPlot | HistogramPlot], file: Path, columns: int = 3) -> None:
@@ -121,7 +120,7 @@ def _heat(axis: Axes, part: Heatmap) -> None:
 
 def _histograms(axis: Axes, part: HistogramPlot) -> None:
     every = np.concatenate([np.asarray(values, dtype=float) for values in part.values.values()])
-    edges = np.histogram_bin_edges(every, part.bins)
+    edges = np.histogram_bin_edges(every, 40)
     for index, (label, values) in enumerate(part.values.items()):
         filled = {"alpha": 0.35} if index == 0 else {"histtype": "step", "linewidth": 1.4}
         axis.hist(values, edges, density=True, label=label, color=f"C{index}", **filled)  # type: ignore[arg-type]

@@ -81,18 +81,16 @@ class TimeEmbedding(nn.Module):
 
     Args:
         width: width of the embedding.
-        frequencies: how many sines and cosines.
     """
 
-    def __init__(self, width: int, frequencies: int = 256) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.frequencies = frequencies
-        self.hidden = nn.Linear(frequencies, width)
+        self.hidden = nn.Linear(256, width)
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Value) -> Value:
         """(b,) → (b, width)."""
-        half, like = self.frequencies // 2, primal(t)
+        half, like = self.hidden.in_features // 2, primal(t)
         rates = torch.exp(torch.arange(half, device=like.device, dtype=like.dtype) * (-math.log(10_000.0) / half))
         features = linearly(lambda x: x.to(self.hidden.weight.dtype), waves(t, rates))
         return linear(self.out, silu(linear(self.hidden, features)))

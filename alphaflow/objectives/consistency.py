@@ -76,18 +76,17 @@ class ConsistencyTraining(TwoPoint):
 
 
 class LogWeight(nn.Module):
-    """The learned log-weight w(t) of sCM: a linear map of sines and cosines of t, zero at the start.
+    """The learned log-weight w(t) of sCM: a linear map of 16 sines and 16 cosines of t, zero at the start.
 
-    Args:
-        frequencies: how many sines and how many cosines; whole periods 1, 2, … and ½ over t ∈ [0, 1].
+    Their periods over t ∈ [0, 1]: ½, 1, 1½, … 8.
     """
 
-    def __init__(self, frequencies: int = 16) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        rates = torch.pi * torch.arange(1, frequencies + 1, dtype=torch.float32)
+        rates = torch.pi * torch.arange(1, 17, dtype=torch.float32)
         self.rates: Tensor
         self.register_buffer("rates", rates, persistent=False)
-        self.weight = nn.Parameter(torch.zeros(2 * frequencies))
+        self.weight = nn.Parameter(torch.zeros(32))
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, t: Time) -> PerSample:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Console
 
 from ..errors import printable
+from ..progress import Bar, Throttle, say
 from .metrics_log import Row
 
 
@@ -78,9 +75,7 @@ class PlainDisplay(Display):
     """Plain lines, for logs: one every ``seconds`` at most."""
 
     def __init__(self, seconds: float = 10.0) -> None:
-        self._seconds = seconds
-        self._last = float("-inf")
-        self._steps = 0
+        self._due, self._steps = Throttle(seconds), 0
 
     def start(self, step: int, steps: int) -> None:
         """Remembers how many steps there are."""
@@ -88,65 +83,46 @@ class PlainDisplay(Display):
 
     def row(self, row: Row) -> None:
         """Prints the figures."""
-        now = time.monotonic()  # a row's own seconds begin anew where training goes back
-        if now - self._last >= self._seconds or row["step"] == self._steps:
-            self._last = now
+        if self._due(row["step"] == self._steps):
             left = (self._steps - row["step"]) / row["steps_per_second"]
             self.say(f"step {row['step']:.0f}/{self._steps}  {figures(row)}  {_clock(left)} left")
 
     def say(self, message: str) -> None:
         """Prints a line."""
-        print(printable(message), flush=True)
-
-
-class _BarAndFigures(Progress):
-    """A progress bar with a text below it."""
-
-    figures = ""
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, and the text, wrapped where it is too long for the terminal."""
-        yield self.make_tasks_table(self.tasks)
-        if self.figures:
-            yield Text(self.figures)
+        say(message)
 
 
 class BarDisplay(Display):
     """A rich progress bar with steps and time left; below it a log step's figures."""
 
     def __init__(self, console: Console) -> None:
-        columns = TextColumn("[bold]training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._progress = _BarAndFigures(*columns, console=console)
-        self._task = TaskID(0)
+        self._bar = Bar(console)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bar.stop()
 
     def start(self, step: int, steps: int) -> None:
         """Starts the bar, or sets it back."""
-        if self._progress.tasks:
-            self._progress.update(self._task, completed=step)
-        else:
-            self._task = self._progress.add_task("training", total=steps, completed=step)
+        self._bar.show("[bold]training", step, steps, "")
 
     def advance(self) -> None:
         """Moves the bar on."""
-        self._progress.advance(self._task)
+        self._bar.advance(self._bar.task_ids[-1])
 
     def row(self, row: Row) -> None:
         """Shows the figures below the bar."""
-        self._progress.figures = figures(row)
+        self._bar.below = figures(row)
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._progress.console.print(printable(message), highlight=False, soft_wrap=True, markup=False)
+        self._bar.console.print(printable(message), highlight=False, soft_wrap=True, markup=False)
 
 
-def progress() -> Display:
+def default_display() -> Display:
     """A bar on a terminal, plain lines elsewhere."""
     return BarDisplay(Console()) if sys.stdout.isatty() else PlainDisplay()
 

@@ -95,7 +95,6 @@ class Trainer:
         self.recipe = recipe
         self.seed = seed
         self.probe = probe
-        self.start = start
         self.evaluation = None if evaluation is None else Measurement.of(evaluation)
         self.device = find_device(device)
         self.world = join(self.device)
@@ -114,8 +113,6 @@ class Trainer:
         setup = (setup or MachineSetup()).of(recipe)
         record = describe_run(recipe, seed, start, setup, self.world.size)  # while each process has the whole network
         self.engine = Engine(recipe, setup, self.device, self.world)
-        if probe is not None:
-            self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
         self.watch, self.stop = GuardMemory(guard or BatchGuard()), Stop()
         self.feed = Feed(recipe.dataset, recipe.dataset.share(self.world.rank, self.world.size), self.device)
@@ -127,7 +124,9 @@ class Trainer:
         self._open(keep or CheckpointRetention(), origin or Origin("python"), record, resume)
 
     def _open(self, keep: CheckpointRetention, origin: Origin, record: dict[str, Any], resume: bool) -> None:
-        """Begins the run's folder, or goes on from it."""
+        """Begins the run's folder, or continues it, if all that is to be measured can be."""
+        if self.probe is not None:
+            self.engine.check_probe()
         self.report.check(self.evaluation, keep.best)
         folder = self.folder
         if folder is None:
