@@ -552,7 +552,7 @@ def test_what_cant_be_measured_is_said_before_the_first_step(tmp_path: Path, mon
     monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
     (tmp_path / "empty").mkdir()
     for options, message in [
-        ({"metrics": ("fid",)}, "`metrics=('random-fd',)`"), ({"nfes": (3,)}, "no sampler for `nfe=3`"),
+        ({"metrics": ("fid",)}, r"`metrics=\('random-fd',\)`"), ({"nfes": (3,)}, "no sampler for `nfe=3`"),
         ({"metrics": ("motion",)}, "motion is for clips"), ({"reference": tmp_path / "empty"}, "holds no images"),
         ({"metrics": ("pixel-fd", "is"), "weights": {"inception": "none.pth"}}, "none.pth, don't exist"),
     ]:  # fmt: skip
