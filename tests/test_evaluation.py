@@ -92,7 +92,7 @@ def test_statistics_of_adms_form(tmp_path: Path, inception: Path, rows: Rows, ow
     state = torch.load(inception, weights_only=True)
     state["fc.bias"] += 1
     torch.save(state, tmp_path / "others.pth")
-    with pytest.raises(af.UserError, match="made with weights"):
+    with pytest.raises(af.UserError, match="was measured with the weights"):
         rows(af.InMemorySamples(fake), tmp_path / "stats.npz", "fid", weights={"": own(tmp_path / "others.pth")})
     np.savez(tmp_path / "narrow.npz", mu=mu[:64], sigma=sigma[:64, :64])
     with pytest.raises(af.UserError, match="64 features, but inception has 2048: it was made with another extractor"):
@@ -118,7 +118,7 @@ def test_damaged_statistics(tmp_path: Path, here: Cli) -> None:
     (tmp_path / "empty").mkdir()
     for name, message in [
         ("nan.npz", "is damaged"), ("skew.npz", "is damaged"), ("shapes.npz", "don't belong together"),
-        ("pickled.npz", "pickled objects are refused"), ("cut.npz", "no readable"), ("flipped.npz", "is it whole"),
+        ("pickled.npz", "pickled objects are refused"), ("cut.npz", "not a readable"), ("flipped.npz", "is it whole"),
         ("empty", "holds no images"), ("none.npz", "doesn't exist"),
     ]:  # fmt: skip
         done = here("evaluate", fake, "--reference", tmp_path / name, "--metrics", "pixel-pr")
@@ -186,10 +186,10 @@ TWISTED = np.eye(4) + 2 * (np.eye(4, k=1) + np.eye(4, k=-1))
     ({"about": {"count": True}}, "its count is True"), ({"about": {"count": None}}, "its count is None"),
     ({"about": {"count": 13}}, "of pixels it says"), ({"about": {"shape": "x"}}, "its shape is 'x'"),
     ({"about": {"shape": [1, -2, 2]}}, "its shape is"), ({"about": {"shape": [1, "2", 2]}}, "its shape is"),
-    ({"about": {"shape": [4]}}, "its shape is"), ({"about": {"class_names": [1, 2]}}, "no list of names"),
-    ({"about": {"class_names": "ab"}}, "no list of names"),
-    ({"about": {"class_names": ["a", "9" * 5000]}}, "no list of names"),
-    ({"about": {"class_names": None}}, "no list of names"),
+    ({"about": {"shape": [4]}}, "its shape is"), ({"about": {"class_names": [1, 2]}}, "not a list of names"),
+    ({"about": {"class_names": "ab"}}, "not a list of names"),
+    ({"about": {"class_names": ["a", "9" * 5000]}}, "not a list of names"),
+    ({"about": {"class_names": None}}, "not a list of names"),
     ({"about": {"source": 3}}, "its source is 3"), ({"about": {"extractors": []}}, "its extractors are"),
     ({"about": {"extractors": {"../x": {}}}}, "its extractors are"),
     ({"about": {"extractors": {"pixels": 12}}}, "of pixels it says 12"),
@@ -223,7 +223,7 @@ def test_statistics_are_not_believed(changes: dict[str, Any], message: str, tmp_
 
 
 @pytest.mark.parametrize(("about", "message"), [
-    ("[]", "no JSON object"), ("{", "no JSON"), ("[" * 100_000, "no JSON"), (b"{}", "no array's header"),
+    ("[]", "not a JSON object"), ("{", "not JSON"), ("[" * 100_000, "not JSON"), (b"{}", "no array's header"),
     (np.array(["{}", "{}"]), "about must be text"), (np.array(b"{}"), "about must be text"),
     (header("<U100000000", ()), "ends early"),
 ])  # fmt: skip
@@ -342,8 +342,8 @@ def test_weights_are_never_others(tmp_path: Path, here: Cli, monkeypatch: pytest
             ("--weights", f"inception={tmp_path / 'a.pth'}#1234"),
             "is not the file with that SHA-256",
         ),
-        (("--weights", own(tmp_path / "a.pth")), "holds no weights of inception"),
-        (("--weights", own(tmp_path / "text.pth")), "holds no weights of inception"),
+        (("--weights", own(tmp_path / "a.pth")), "does not hold the weights of inception"),
+        (("--weights", own(tmp_path / "text.pth")), "does not hold the weights of inception"),
         (("--weights", f"i3d={tmp_path / 'a.pth'}"), "--weights names i3d; fid use inception"),
         (("--metrics", "kid"), "kid draws subsets of 1,000, but there are 12"),
         (("--metrics", "fvd", "--weights", "x"), "fvd"),
@@ -364,7 +364,7 @@ def _no_network(*_: Any, **__: Any) -> None:
 
 def test_a_pickle_among_weights_is_not_run(tmp_path: Path, own: Own) -> None:
     torch.save({"a": Bomb()}, tmp_path / "bomb.pth")
-    with pytest.raises(af.UserError, match="holds no weights of inception"):
+    with pytest.raises(af.UserError, match="does not hold the weights of inception"):
         open_extractor("inception", CPU, own(tmp_path / "bomb.pth"))
     assert not Path(Bomb.trace).exists()
 

@@ -441,7 +441,7 @@ def test_state_that_is_no_plain_value_is_said_at_once(tmp_path: Path) -> None:
 
     trainer = af.Trainer(recipe(Odd(batch_size=16, seed=1)), out=tmp_path / "run")
     trainer.train_step()
-    with pytest.raises(af.UserError, match="no plain value"):
+    with pytest.raises(af.UserError, match="a value that is not plain"):
         trainer.save()
 
 
@@ -552,7 +552,7 @@ def test_what_cant_be_measured_is_said_before_the_first_step(tmp_path: Path, mon
     monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
     (tmp_path / "empty").mkdir()
     for options, message in [
-        ({"metrics": ("fid",)}, "--metrics random-fd"), ({"nfes": (3,)}, "no sampler for --nfe 3"),
+        ({"metrics": ("fid",)}, r"`metrics=\('random-fd',\)`"), ({"nfes": (3,)}, "no sampler for `nfe=3`"),
         ({"metrics": ("motion",)}, "motion is for clips"), ({"reference": tmp_path / "empty"}, "holds no images"),
         ({"metrics": ("pixel-fd", "is"), "weights": {"inception": "none.pth"}}, "none.pth, don't exist"),
     ]:  # fmt: skip
@@ -595,7 +595,7 @@ def test_measuring_reads_the_data_where_training_does() -> None:
 def test_wrong_inputs(here: Callable[..., Any], tmp_path: Path) -> None:
     """One line on standard error and status 2 each."""
     for words, message in [
-        (["train", "digits", "--keep-best", "loss", "--keep-last", "1"], "nothing is: --evaluate-every N"),
+        (["train", "digits", "--keep-best", "loss", "--keep-last", "1"], "nothing is; give --evaluate-every"),
         (["train", "digits", "--keep-last", "0"], "--keep-last"),
         (["train", "digits", "--precision", "fp8"], "--precision"),
         (["train", "digits", "--accumulate", "0"], "--accumulate"),

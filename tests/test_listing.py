@@ -338,7 +338,7 @@ def test_labels_whose_order_is_in_doubt(tmp_path: Path) -> None:
     refused(place, "uncertain: their names' numbers", labels=file)
     place = put(tmp_path / "b", [(f"{i}.png", picture(i)) for i in (1, 3, 4)])
     (place / "2.png").symlink_to("nowhere.png")
-    refused(place, "in doubt: 2.png can't be read", labels=file)
+    refused(place, "uncertain: 2.png can't be read", labels=file)
     place = put(tmp_path / "c", [("a/1.png", picture(1)), ("b/1.png", picture(2))])
     for text, reason in (
         ("1.png,cat\n", "2 files are called 1.png"),

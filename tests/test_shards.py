@@ -491,12 +491,12 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
     record = json.loads((place / "dataset.json").read_text())
     other = {"file": "../elsewhere.tar", "bytes": 1, "samples": 1, "sha256": ""}
     for change, message in (
-        ({"shards": [other]}, "no file in this folder"), ({"shards": [{}]}, "no 'file'"),
+        ({"shards": [other]}, "not a file in this folder"), ({"shards": [{}]}, "no 'file'"),
         ({"stored_shape": [1, 4, 4]}, "hold no samples"), ({"shape": "x"}, "invalid literal"),
         ({"shift": [0.0, 0.0]}, "one number for each channel"), ({"shift": [float("nan")] * 3}, "finite numbers"),
         ({"scale": ["1"] * 3}, "finite numbers"), ({"scale": [0.0] * 3}, "no scale is 0"), ({"fps": "x"}, "fps is 'x'"),
-        ({"posterior": 1}, "posterior is 1"), ({"class_names": "ab"}, "no list of names"),
-        ({"class_names": [1]}, "no list of names"), ({"shape": [float("inf")]}, "infinity"),
+        ({"posterior": 1}, "posterior is 1"), ({"class_names": "ab"}, "not a list of names"),
+        ({"class_names": [1]}, "not a list of names"), ({"shape": [float("inf")]}, "infinity"),
         ({"shape": [3, 10**12, 4], "stored_shape": [6, 10**12, 4]}, "doesn't belong"),
         ({"shape": [3, 10**30, 4], "stored_shape": [6, 10**30, 4]}, "hold no samples"),
         ({"shape": []}, "hold no samples"),

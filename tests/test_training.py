@@ -533,7 +533,7 @@ class Inverted(af.Autoencoder):
 
 def test_own_autoencoder_is_never_replaced_silently(tmp_path: Path) -> None:
     af.Trainer(recipe(2, autoencoder=Inverted()), out=tmp_path / "run").fit()
-    with pytest.raises(af.UserError, match=r"keeps no recipe\.py"):
+    with pytest.raises(af.UserError, match=r"has no recipe\.py"):
         af.Run(tmp_path / "run", device="cpu")
 
 

@@ -93,8 +93,8 @@ def test_other_lengths_and_sizes(cli: Cli, run: Path, tmp_path: Path) -> None:
     assert probed(tmp_path / "slow" / "0" / "000000.mp4")[1:3] == (16, Fraction(8))
     done = cli("sample", run, "--count", 2, "--frames", 4, "--out", tmp_path / "short")
     assert probed(tmp_path / "short" / "0" / "000000.mp4")[1:3] == (4, Fraction(8))
-    fails(cli("sample", run, "--frames", 9, "--out", tmp_path / "x"), "can't make that", "patch (4, 4, 4) divides")
-    fails(cli("sample", run, "--size", 13, "--out", tmp_path / "x"), "can't make that")
+    fails(cli("sample", run, "--frames", 9, "--out", tmp_path / "x"), "can't make this size", "patch (4, 4, 4) divides")
+    fails(cli("sample", run, "--size", 13, "--out", tmp_path / "x"), "can't make this size")
     fails(cli("sample", run, "--fps", 0, "--out", tmp_path / "x"), "fps must be above 0", "8 is a usual choice")
     assert not (tmp_path / "x").exists()
 
@@ -106,7 +106,7 @@ def test_images_are_no_clips(cli: Cli, tmp_path: Path) -> None:
     af.Trainer(recipe, out=tmp_path / "run").fit()
     fails(cli("sample", tmp_path / "run", "--format", "mp4"), "these samples are images", "choose png or npz")
     fails(cli("sample", tmp_path / "run", "--frames", 8), "which have no frames")
-    fails(cli("sample", tmp_path / "run", "--fps", 8), "which play at no rate")
+    fails(cli("sample", tmp_path / "run", "--fps", 8), "which have no frame rate; leave --fps out")
     clips = moving_digits(tmp_path, digits=4).parent / "clips"
     fails(cli("evaluate", tmp_path / "run", "--reference", clips, "--count", 20), "holds clips, and images are wanted")
     done = cli("sample", tmp_path / "run", "--count", 2, "--size", 12, "--out", tmp_path / "large")
@@ -152,7 +152,7 @@ def test_fvd_says_what_is_missing_and_what_goes_without(cli: Cli, run: Path, mon
                                                         tmp_path: Path) -> None:  # fmt: skip
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
-    fails(cli("evaluate", run, "--metrics", "fvd", "--count", 20), "i3d", "random-fd,shrunk-fd,motion", "than FVD")
+    fails(cli("evaluate", run, "--metrics", "fvd", "--count", 20), "i3d", "random-fd,shrunk-fd,motion", "are not FVD")
     fails(cli("evaluate", run, "--metrics", "random-fd", "--reference", "digits"), "give a reference of the same shape")
 
 
