@@ -87,9 +87,7 @@ def _verify_shard(
     if len(data) != shard["bytes"] or hashlib.sha256(data).hexdigest() != shard["sha256"]:
         report.problems.append(f"{name}: its length or SHA-256 differs from what was written")
     rows = {int(offset): int(label) for offset, label in index[index["shard"] == number][["offset", "label"]].tolist()}
-    count = 0
-    label = -1
-    record = ""
+    count, label, record = 0, -1, ""
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
