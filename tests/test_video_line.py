@@ -211,4 +211,4 @@ def test_bad_clips_are_one_line(cli: Cli, tmp_path: Path) -> None:
     fails(cli("encode", "videos", tmp_path / "images", tmp_path / "o"), "holds images, and clips are wanted")
     fails(cli("encode", "images", tmp_path / "short", tmp_path / "o"), "holds clips, and images are wanted")
     fails(cli("train", "cifar10", "--data", tmp_path / "short"), "holds clips, and images are wanted")
-    fails(cli("train", "kinetics700", "--data", tmp_path / "images"), "no folder of shards")
+    fails(cli("train", "kinetics700", "--data", tmp_path / "images"), "not a folder of shards")
