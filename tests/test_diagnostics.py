@@ -242,7 +242,7 @@ def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert done.status == 0, done.err
     done = cli("diagnose", run, "--batches", "2")
     assert done.status == 0, done.err
-    assert "cos(∇L_TFM, ∇L_TC) of a batch is below -0.4 at" in done.out
+    assert "the batch's cos(∇L_TFM, ∇L_TC) is below -0.4 at" in done.out
     assert "of 3 probed steps" in done.out
     record = json.loads((run / "diagnosis.json").read_text())
     assert [row["step"] for row in record["checkpoints"]] == [6, 12]
