@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 
-import torch
-
 from ..errors import UserError
-from ..parallel.device import find_device
 from .autoencoder import Autoencoder, Normalised
 from .diffusers_vae import DiffusersVAE
 from .pixels import Pixels
@@ -20,14 +16,9 @@ AUTOENCODERS = {"Pixels": Pixels, "DiffusersVAE": DiffusersVAE, "Normalised": No
 
 
 def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str) -> Autoencoder:
-    """The autoencoder of this name, loaded.
+    """The autoencoder of this name, loaded: ``pixels``, ``grey``, a `DiffusersVAE` with these options, or module:name.
 
-    Args:
-        name: ``"pixels"``, ``"grey"``, a model on the Hub, a folder, or ``module:name`` for one of the user's own: an
-            `Autoencoder`, or a class of them that is made without arguments.
-        subfolder: as `DiffusersVAE` has it.
-        tiling: likewise.
-        device: where it runs; ``"auto"`` takes a GPU if there is one, under torchrun each process its own.
+    The last is one of the user's own: an `Autoencoder`, or a class of them that is made without arguments.
 
     Raises:
         UserError: there is none of this name, it is no `Autoencoder`, or can't be loaded.
@@ -42,11 +33,7 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
         except (ImportError, AttributeError) as error:
             raise UserError(f"the autoencoder {name} can't be imported: {error}") from error
         return Autoencoder.of(found() if isinstance(found, type) else found)
-    local = os.environ.get("LOCAL_RANK")
-    place = f"cuda:{local}" if device == "auto" and local is not None and torch.cuda.is_available() else device
-    if place != "auto":
-        find_device(place)
     name = str(Path(name).resolve()) if Path(name).is_dir() else name  # the shards name it, wherever they are read
-    vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=place)
+    vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=device)
     _ = vae.vae  # what is wrong with it is said before anything is begun
     return vae

@@ -183,6 +183,5 @@ def training_data(run: Run) -> Source:
     if dataset is None:
         raise UserError("the run's data can't serve as a reference; give real images with --reference")
     decoder = None if run.autoencoder.plain else run.autoencoder
-    return Stored(
-        dataset, "the run's training data", decoder, run.device, ahead=False
-    )  # it may be the user's, for one thread
+    name = "the run's training data"
+    return Stored(dataset, name, decoder, run.device, ahead=False)  # it may be the user's, for one thread

@@ -1,6 +1,6 @@
 """Makes alphaflow/data/digits.npz from scikit-learn's copy of the UCI digits: how the embedded file came about.
 
-    pip install scikit-learn && python -m alphaflow.data_tools.embedded_digits OUT.npz
+    pip install scikit-learn && python benchmarks/embedded_digits.py OUT.npz
 
 Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository (1998),
 https://doi.org/10.24432/C50P49, licensed CC BY 4.0; scikit-learn carries its test set, 1,797 digits. The values are
