@@ -8,12 +8,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from .objectives.objective import Objective, averaged
+from .objectives.objective import LossFunction
 from .training.flops import counted
 from .training.trainer import Trainer
 from .types import Batch
@@ -55,19 +55,18 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
         recipe: its networks, the objective's too, are not changed.
         batch: samples that are worked on to count.
     """
-    scalars: Any = getattr(recipe.objective, "scalars", None)
     found: dict[str, int] = {}
     count: Counter[str] = Counter()
     for step in range(0, recipe.steps, max(recipe.steps // SAMPLED, 1)):
-        name = _kind({} if scalars is None else scalars(step))
+        name = _kind(recipe.objective.scalars(step))
         found.setdefault(name, step)
         count[name] += 1
     model, objective = _copied(recipe, torch.device("cpu"))
-    data, average = first_samples(recipe, batch), averaged(objective, model)
+    data = first_samples(recipe, batch)
 
     def work(step: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        torch.autograd.backward(objective(model, data.x, data.cond, step, generator, **average).total)
+        torch.autograd.backward(objective(model, data.x, data.cond, step, generator, ema=model).total)
 
     return [
         Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / len(data.x))
@@ -75,12 +74,10 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
     ]
 
 
-def _copied(recipe: Recipe, device: torch.device) -> tuple[nn.Module, Any]:
+def _copied(recipe: Recipe, device: torch.device) -> tuple[nn.Module, LossFunction]:
     """Copies of the network and of the objective, all that they hold on one device: the recipe's may be on another."""
-    model, objective = copy.deepcopy(recipe.model).to(device), recipe.objective
-    if isinstance(objective, Objective):  # any callable may be one
-        objective = copy.deepcopy(objective)
-        objective.prepare(device)
+    model, objective = copy.deepcopy(recipe.model).to(device), copy.deepcopy(recipe.objective)
+    objective.prepare(device)
     return model, objective
 
 
@@ -96,7 +93,7 @@ def _kind(scalars: dict[str, float]) -> str:
 def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
     """Bytes that the forward pass of a step keeps for its backward pass, each storage once, parameters apart."""
     model, objective = _copied(recipe, torch.device("cpu"))
-    data, average = first_samples(recipe, batch), averaged(objective, model)
+    data = first_samples(recipe, batch)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -107,7 +104,7 @@ def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = objective(model, data.x, data.cond, step, torch.Generator().manual_seed(0), **average)
+        loss = objective(model, data.x, data.cond, step, torch.Generator().manual_seed(0), ema=model)
     del loss
     return sum(kept.values())
 

@@ -1,6 +1,6 @@
 """The total derivative of a network along its trajectory. The one place that knows how it is taken.
 
-A network that offers its own tangent (`TangentModel`) is asked for it; any other is differentiated by
+A network that offers its own tangent (`Network.offers_tangent`) is asked for it; any other is differentiated by
 ``torch.func.jvp``. The result is the same, the price is not.
 """
 
@@ -9,36 +9,18 @@ from __future__ import annotations
 import functools
 import warnings
 from contextlib import nullcontext
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .types import Cond, Model, Sample, Time, Upcast
-
-
-@runtime_checkable
-class TangentModel(Protocol):
-    """A `Model` that can differentiate itself along the path, beside its prediction.
-
-    ``model(z, r, t, cond, along=v) -> (u, dudt)``: u (b, …) as without ``along``, with gradient; and for the first
-    n samples, where v (n, …) is dz/dt, du/dt = v·∂_z u + ∂_t u, (n, …), without a graph. With further options of the
-    network's own, u is what it gives with these. `alphaflow.tangents` has the rules to write one.
-
-    Attributes:
-        offers_tangent: True.
-    """
-
-    offers_tangent: bool
-
-    def __call__(self, z: Sample, r: Time, t: Time, cond: Cond, /, *, along: Sample) -> tuple[Any, Sample]:
-        """Predicts u, and du/dt."""
-        ...
+from .network import Upcast, known
+from .types import Cond, Model, Sample, Time
 
 
 def derivative_of(model: Model) -> Literal["its own tangent", "torch.func.jvp"]:
     """How du/dt of a network is taken."""
-    return "its own tangent" if getattr(model, "offers_tangent", False) else "torch.func.jvp"
+    return "its own tangent" if known(model).offers_tangent else "torch.func.jvp"
 
 
 def with_derivative(

@@ -37,9 +37,9 @@ def describe(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         arguments = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
     else:
-        arguments = getattr(value, "config", None)
+        arguments = value.config if isinstance(value, Configured) else None
     name = type(value).__name__
-    if not isinstance(arguments, dict) or _is_ours(type(value)) is False:
+    if arguments is None or not _is_ours(type(value)):
         raise NotDescribableError(f"{type(value).__module__}.{name} is not one of alphaflow's classes")
     return {"type": name, **{key: describe(item) for key, item in arguments.items()}}
 
@@ -79,6 +79,16 @@ def _value(described: Any, kinds: Mapping[str, Any]) -> Any:
 
 def _is_ours(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+class Configured:
+    """What isn't a dataclass, and is described by the arguments that build it again.
+
+    Attributes:
+        config: these arguments, plain values; None where they aren't known.
+    """
+
+    config: Mapping[str, Any] | None = None
 
 
 class Compact:

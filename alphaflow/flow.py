@@ -7,14 +7,14 @@ from torch import Tensor
 from .types import PerSample, Sample, Time
 
 
-def expand(t: PerSample, like: Tensor) -> Tensor:
+def expand_like(t: PerSample, like: Tensor) -> Tensor:
     """Views (b,) as (b, 1, …, 1), so that it broadcasts over ``like`` (b, …)."""
     return t.view(-1, *(1,) * (like.ndim - 1))
 
 
 def interpolate(x: Sample, noise: Sample, t: Time) -> Sample:
     """z_t = (1 − t)·x + t·ε."""
-    t = expand(t, x)
+    t = expand_like(t, x)
     return (1 - t) * x + t * noise
 
 
@@ -25,7 +25,7 @@ def velocity(x: Sample, noise: Sample) -> Sample:
 
 def jump(z: Sample, u: Sample, t: Time, r: Time) -> Sample:
     """z_r = z_t − (t − r)·u: moves z from time t to time r along the mean velocity u."""
-    return z - expand(t - r, z) * u
+    return z - expand_like(t - r, z) * u
 
 
 def mean_square(a: Sample) -> PerSample:

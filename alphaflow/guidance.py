@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from .describe import Compact
 from .errors import UserError, is_number
-from .types import Cond, Model, PerSample, Sample, Time, Upcast, inside
-
-Interval = tuple[float, float]
-
-
-def check_interval(interval: Interval) -> None:
-    """Raises UserError, a ValueError, unless 0 ≤ t_min < t_max ≤ 1."""
-    low, high = interval
-    if not (is_number(low) and is_number(high) and 0 <= low < high <= 1):
-        raise UserError(f"a guidance interval needs 0 <= t_min < t_max <= 1, got {low},{high}")
+from .guidance_input import WHOLE, Interval, check_interval, inside, packed, scale_at
+from .network import Upcast
+from .types import Cond, Model, PerSample, Sample, Time
 
 
 @dataclass(frozen=True)
@@ -36,28 +30,34 @@ class Mix:
     free: PerSample
 
 
-class TrainedGuidance(Protocol):
-    """Guidance that is trained into a network, as an objective uses it."""
+class TrainedGuidance(ABC):
+    """Guidance that is trained into a network, as an objective uses it.
 
+    Attributes:
+        inputs: scale and interval are inputs of the network.
+    """
+
+    inputs: ClassVar[bool] = False
+
+    @abstractmethod
     def drop(self, cond: Cond, r: Time, t: Time, generator: torch.Generator | None) -> tuple[Cond, Tensor]:
         """The condition to train with, some of it dropped by chance, and the mask (b,) of where it was."""
-        ...
 
+    @abstractmethod
     def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
         """The mixture at times t (b,), after `drop`; None where it is v for all samples, whatever t is."""
-        ...
 
+    @abstractmethod
     def instant(self, cond: Cond, t: Time) -> Cond:
         """The condition under which the network's instantaneous velocity at time t is the guided one."""
-        ...
 
+    @abstractmethod
     def unconditional(self, cond: Cond) -> Cond:
         """The condition under which it is the unconditional one."""
-        ...
 
 
 @dataclass(frozen=True, repr=False)
-class Guidance(Compact):
+class Guidance(Compact, TrainedGuidance):
     """Guidance trained into the network, so that one evaluation samples with it.
 
     Where t_min ≤ t ≤ t_max the target velocity becomes
@@ -76,7 +76,7 @@ class Guidance(Compact):
 
     omega: float = 1.0
     kappa: float = 0.0
-    interval: Interval = (0.0, 1.0)
+    interval: Interval = WHOLE
     label_drop: float = 0.1
     dropped: Literal["guided", "plain"] = "guided"
 
@@ -96,7 +96,7 @@ class Guidance(Compact):
         """Drops conditions by chance, where ``dropped`` says; returns the new condition and the mask (b,)."""
         mask = torch.rand(t.shape[0], device=t.device, generator=generator) < self.label_drop
         if self.dropped == "guided":
-            mask = mask & inside(t, *self.interval)
+            mask = mask & inside(t, self.interval)
         return cond.drop(mask), mask
 
     def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
@@ -105,7 +105,7 @@ class Guidance(Compact):
         free = 0.0 if abs(free) < 1e-12 else free
         if self.omega == 1 and self.kappa == 0:
             return None
-        where = inside(t, *self.interval)
+        where = inside(t, self.interval)
         if self.dropped == "plain":
             where = where & ~dropped
         one, zero = torch.ones_like(t), torch.zeros_like(t)
@@ -126,7 +126,7 @@ class Guidance(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class GuidanceInputs(Compact):
+class GuidanceInputs(Compact, TrainedGuidance):
     """Guidance whose scale and interval are inputs of the network, chosen when sampling.
 
     In training each sample draws a scale ω, log-uniform in ``scales``, and an interval [t_min, t_max]; the network sees
@@ -164,32 +164,20 @@ class GuidanceInputs(Compact):
         omega = torch.exp(low + (high - low) * scale)
         t_min = torch.where(r == t, 0, self.starts[0] + (self.starts[1] - self.starts[0]) * start)
         t_max = torch.where(r == t, 1, self.ends[0] + (self.ends[1] - self.ends[0]) * end)
-        return cond.drop(mask).replace(guidance=torch.stack([omega, t_min, t_max], dim=1)), mask
+        return cond.drop(mask).replace(guidance=packed(omega, t_min, t_max)), mask
 
     def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
         """1, 1 − 1/ω and −(1 − 1/ω), with the ω that counts at t; v itself for dropped samples."""
-        omega, _, _ = self.instant(cond, t).guidance.unbind(1)
-        more = torch.where(dropped, 0, 1 - 1 / omega).to(t.dtype)
+        more = torch.where(dropped, 0, 1 - 1 / scale_at(cond, t)).to(t.dtype)
         return Mix(torch.ones_like(t), more, -more)
 
     def instant(self, cond: Cond, t: Time) -> Cond:
         """The same condition with the scale that counts at time t (1 outside the interval), in the interval [0, 1]."""
-        return cond.replace(guidance=_settings(torch.where(cond.guided(t), cond.guidance[:, 0], 1)))
+        return cond.replace(guidance=packed(scale_at(cond, t)))
 
     def unconditional(self, cond: Cond) -> Cond:
         """∅ and ω = 1 for all samples."""
-        return cond.null().replace(guidance=_settings(torch.ones_like(cond.guidance[:, 0])))
-
-
-def _settings(omega: Tensor) -> Tensor:
-    """``cond.guidance`` (b, 3) of scales (b,) in the interval [0, 1]."""
-    return torch.stack([omega, torch.zeros_like(omega), torch.ones_like(omega)], dim=1)
-
-
-def guidance_setting(b: int, scale: float, interval: Interval = (0.0, 1.0)) -> Tensor:
-    """``cond.guidance`` (b, 3) to sample b samples with, for networks that were trained with `GuidanceInputs`."""
-    check_interval(interval)
-    return torch.tensor([[scale, *interval]], dtype=torch.float32).repeat(b, 1)
+        return cond.null().replace(guidance=packed(torch.ones_like(cond.guidance[:, 0])))
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,7 +193,7 @@ class CFG(Compact):
     """
 
     scale: float
-    interval: Interval = (0.0, 1.0)
+    interval: Interval = WHOLE
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
@@ -214,7 +202,7 @@ class CFG(Compact):
 
     def applies(self, t: float) -> bool:
         """Whether an evaluation at time t is to be guided: inside the interval, unless the scale is 1."""
-        return self.scale != 1 and bool(inside(t, *self.interval))
+        return self.scale != 1 and bool(inside(t, self.interval))
 
     def wrap(self, model: Model) -> Guided:
         """The guided model, to be called where `applies` says so."""
@@ -235,16 +223,3 @@ class Guided:
         conditional, free = u.chunk(2)
         guided: Sample = free + self.scale * (conditional - free)
         return guided
-
-
-@dataclass(frozen=True)
-class Guide:
-    """Guidance to sample with: a scale, and the interval of times it is for."""
-
-    scale: float
-    interval: tuple[float, float] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < math.inf:
-            raise UserError(f"a guidance scale is a positive number, 1 for none, got {self.scale}")
-        check_interval(self.interval)

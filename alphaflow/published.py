@@ -15,10 +15,10 @@ Method = Literal["fm", "meanflow", "alphaflow"]
 
 Size = Literal["b2", "l2", "xl2"]
 
-Row = tuple[Objective, dict[int, Sampler]]
+Row = tuple[Objective, tuple[Sampler, ...]]
 
 
-def published(method: Method, size: Size, *, guided: bool = False, steps: int | None = None) -> dict[str, Any]:
+def published_settings(method: Method, size: Size, *, guided: bool = False, steps: int | None = None) -> dict[str, Any]:
     """A published run's settings, as `Recipe` takes them: all but the network, the data and their autoencoder.
 
     Rows and shared settings are those of α-Flow's authors (arXiv 2510.20771, and their repository), who trained
@@ -39,9 +39,9 @@ def published(method: Method, size: Size, *, guided: bool = False, steps: int | 
         "l2": Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.8), label_drop=0.1),
         "xl2": Guidance(omega=0.2, kappa=0.92, interval=(0.0, 0.75), label_drop=0.1),
     }
-    euler: dict[int, Sampler] = {80: ODE(80, solver="euler")}
-    jumps: dict[int, Sampler] = {1: ODE(1), 2: ODE(2)}
-    fresh: dict[int, Sampler] = {1: ODE(1), 2: Consistency(times=(1.0, 0.55, 0.0))}
+    euler: tuple[Sampler, ...] = (ODE(80, solver="euler"),)
+    jumps: tuple[Sampler, ...] = (ODE(1), ODE(2))
+    fresh: tuple[Sampler, ...] = (ODE(1), Consistency(times=(1.0, 0.55, 0.0)))
     runs: dict[tuple[Method, Size, bool], Row] = {
         ("fm", "b2", False): (FlowMatching(), euler),
         ("meanflow", "b2", False): (MeanFlow(fm_share=0.75), jumps),

@@ -16,8 +16,9 @@ from .describe import Compact
 from .errors import is_whole
 from .flow import interpolate, jump
 from .guidance import CFG
+from .network import Upcast
 from .times import check_grid, grid
-from .types import Cond, Model, Sample, Time, Upcast
+from .types import Cond, Model, Sample, Time
 
 
 class Sampler(Protocol):

@@ -47,7 +47,7 @@ class Constant(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class Step(Compact):
+class StepSchedule(Compact):
     """``first`` before step ``at``, ``last`` from it on."""
 
     at: int
@@ -60,7 +60,7 @@ class Step(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class Doubling(Compact):
+class DoublingIntervals(Compact):
     """From ``first``, twice as much at even intervals, until ``last`` at the end of training.
 
     The number of time intervals in consistency training: min(first·2^⌊k/K′⌋, last) with
@@ -77,7 +77,7 @@ class Doubling(Compact):
 
     def __post_init__(self) -> None:
         if self.end < 1 or not 1 <= self.first <= self.last:
-            raise ValueError(f"Doubling needs end >= 1 and 1 <= first <= last, got {self}")
+            raise ValueError(f"DoublingIntervals needs end >= 1 and 1 <= first <= last, got {self}")
 
     def __call__(self, step: int) -> float:
         """The value at a step, a whole number."""
@@ -181,7 +181,7 @@ class Exponential(_Ramp):
 
 
 @dataclass(frozen=True, repr=False)
-class Log(_Ramp):
+class Logarithmic(_Ramp):
     """first + (last − first)·log₁₀(1 + 9p): fast at the start."""
 
     def _between(self, p: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -47,7 +48,7 @@ class Invertible(TimeDistribution, Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Uniform(Compact):
+class UniformTimes(Compact):
     """t ~ U(0, 1)."""
 
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
@@ -147,7 +148,7 @@ class ArctanLogNormal(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class Beta(Compact):
+class BetaTimes(Compact):
     """t ~ Beta(a, b), as the ratio of two gamma draws: density ∝ t^(a−1)·(1−t)^(b−1)."""
 
     a: float = 1.0
@@ -155,7 +156,7 @@ class Beta(Compact):
 
     def __post_init__(self) -> None:
         if self.a <= 0 or self.b <= 0:
-            raise ValueError(f"Beta needs a > 0 and b > 0, got {self.a} and {self.b}")
+            raise ValueError(f"BetaTimes needs a > 0 and b > 0, got {self.a} and {self.b}")
 
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
         """Draws b times: (b,)."""
@@ -181,8 +182,51 @@ class PairDistribution(Protocol):
 Pairing = Literal["sorted", "min", "product", "truncated", "zero"]
 
 
+class Pairs(ABC):
+    """A `PairDistribution` as objectives use it.
+
+    Attributes:
+        zero: every r is 0.
+        finest: the length of the shortest jump on its grid of times; 0 where there is no grid.
+    """
+
+    zero: bool = False
+    finest: float = 0.0
+
+    @abstractmethod
+    def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
+        """Draws b times t without a partner (for samples with r = t): (b,)."""
+
+    @abstractmethod
+    def pairs(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> tuple[Time, Time]:
+        """Draws b pairs (r, t), r ≤ t: two tensors (b,)."""
+
+    @staticmethod
+    def of(times: TimeDistribution | PairDistribution, pairing: Pairing) -> Pairs:
+        """Times that are paired already, as they are; others paired so."""
+        if isinstance(times, Pairs):
+            return times
+        return _Foreign(times) if isinstance(times, PairDistribution) else TimePairs(times, pairing)
+
+
+@dataclass(frozen=True)
+class _Foreign(Pairs):
+    """A distribution of pairs of the user's own, which may draw anything."""
+
+    inner: PairDistribution
+
+    def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
+        return self.inner.sample(b, device, generator)
+
+    def pairs(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> tuple[Time, Time]:
+        r, t = self.inner.pairs(b, device, generator)
+        if bool((r > t).any()):
+            raise ValueError(f"a jump goes from t down to r, but {self.inner} drew r > t: swap them")
+        return r, t
+
+
 @dataclass(frozen=True, repr=False)
-class TimePairs(Compact):
+class TimePairs(Compact, Pairs):
     """Pairs r ≤ t from one distribution of times.
 
     Args:
@@ -200,6 +244,11 @@ class TimePairs(Compact):
             raise ValueError(f"pairing is sorted, min, product, truncated or zero, got {self.pairing!r}")
         if self.pairing == "truncated" and not isinstance(self.times, Invertible):
             raise ValueError(f"pairing truncated needs times with cdf and quantile; {self.times} has none: use min")
+
+    @property
+    def zero(self) -> bool:  # type: ignore[override]
+        """Whether every r is 0."""
+        return self.pairing == "zero"
 
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
         """Draws b times t without a partner (for samples with r = t): (b,)."""
@@ -224,7 +273,7 @@ class TimePairs(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class Dyadic(Compact):
+class DyadicPairs(Compact, Pairs):
     """The grid of Shortcut Models (arXiv 2410.12557): jumps of 1, ½, ¼, … down to 2/steps, from multiples of the jump.
 
     Times without a partner are multiples of 1/steps, t > 0.
@@ -237,7 +286,12 @@ class Dyadic(Compact):
 
     def __post_init__(self) -> None:
         if self.steps < 2 or self.steps & (self.steps - 1):
-            raise ValueError(f"Dyadic needs a power of two of at least 2, got {self.steps}")
+            raise ValueError(f"DyadicPairs needs a power of two of at least 2, got {self.steps}")
+
+    @property
+    def finest(self) -> float:  # type: ignore[override]
+        """The length of the grid's shortest jump."""
+        return 1 / self.steps
 
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
         """Draws b times t without a partner: (b,)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -38,8 +38,7 @@ class Cond:
     Args:
         labels: class indices (b,), integers; `NO_CLASS` marks a sample without one.
         **tensors: further conditions, each (b, …). One called ``guidance`` (b, 3) is kept for guidance as a network
-            input: scale ω, t_min, t_max of each sample (see `GuidanceInputs`). It says how to sample, not what, so
-            `drop` and `null` leave it alone.
+            input (`GuidanceInputs`). It says how to sample, not what, so `drop` and `null` leave it alone.
 
     Raises:
         ValueError: the batch sizes differ, or labels are no integers.
@@ -106,25 +105,6 @@ class Cond:
             check_labels(self.labels, classes)
         index = torch.where(self.labels >= classes, classes + 1, self.labels)  # out of range there, not 'no class'
         return torch.where(self.labels == NO_CLASS, classes, index)
-
-    def guidance_at(self, r: Time, t: Time) -> Tensor:
-        """``guidance`` (b, 3) as a network takes it in: scale ω, t_min, t_max of each sample.
-
-        Without one ω = 1 in the interval [0, 1]. Where r = t only the scale at that instant counts: ω inside the
-        interval and 1 outside, in the interval [0, 1], as networks are trained (`GuidanceInputs`).
-        """
-        zero, one = torch.zeros_like(t), torch.ones_like(t)
-        if "guidance" not in self.tensors:
-            return torch.stack([one, zero, one], dim=1)
-        omega, t_min, t_max = self.tensors["guidance"].to(t.dtype).unbind(1)
-        instant = r == t
-        omega = torch.where(instant & ~self.guided(t), one, omega)
-        return torch.stack([omega, torch.where(instant, zero, t_min), torch.where(instant, one, t_max)], dim=1)
-
-    def guided(self, t: Time) -> Tensor:
-        """Where t lies in the interval of ``guidance``, in whose precision they are compared: a mask (b,)."""
-        _, t_min, t_max = self.guidance.unbind(1)
-        return cast(Tensor, inside(t.to(t_min.dtype), t_min, t_max))
 
     def without(self, name: str) -> Cond:
         """The same condition without one of its tensors."""
@@ -205,11 +185,6 @@ class Loss:
     terms: Mapping[str, PerSample]
 
 
-def inside(t: Any, low: Any, high: Any) -> Any:
-    """Where low ≤ t ≤ high, of numbers or tensors (b,): every interval of times in the library has both its ends."""
-    return (low <= t) & (t <= high)
-
-
 class Model(Protocol):
     """Any callable that predicts a mean velocity: ``model(z, r, t, cond) -> u``.
 
@@ -231,52 +206,3 @@ def check_labels(labels: Labels, classes: int) -> None:
             f"label {int(labels[sample])} of sample {sample} is out of range: labels are 0 to {classes - 1}, "
             f"or {NO_CLASS} for none"
         )
-
-
-class Upcast:
-    """A network as objectives and samplers call it: what it gives has its samples' precision at least.
-
-    Under autocast a network answers in bfloat16, of 8 bits. Whatever is then made of its answers (differences, what
-    α ≪ 1 or a guidance scale multiplies) must not be rounded to as many again.
-
-    Args:
-        model: u(z, r, t, cond). Its attributes are read through.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._network: Any = model._network if isinstance(model, Upcast) else model
-
-    def __call__(self, z: Sample, *arguments: Any, **options: Any) -> Any:
-        """What the network gives, be it u (b, …) or, with options of its own, several things of which u is the first.
-
-        Raises:
-            ValueError: u has another shape than z.
-        """
-        return upcast(self._network(z, *arguments, **options), z)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_network":
-            raise AttributeError(name)
-        return getattr(self._network, name)
-
-
-def upcast(out: Any, z: Sample) -> Any:
-    """A network's output in z's precision, or its own where that is higher.
-
-    Raises:
-        ValueError: it, or the first of several, has another shape than z.
-    """
-    u = out
-    while isinstance(u, tuple):
-        u = u[0]
-    if u.shape != z.shape:
-        raise ValueError(f"the model must return u with z's shape {tuple(z.shape)}, got {tuple(u.shape)}")
-    return _promoted(out, z.dtype)
-
-
-def _promoted(out: Any, dtype: torch.dtype) -> Any:
-    if isinstance(out, tuple):
-        return tuple(_promoted(part, dtype) for part in out)
-    if isinstance(out, Tensor) and out.is_floating_point():
-        return out.to(torch.promote_types(out.dtype, dtype))
-    return out

@@ -20,7 +20,7 @@ class Weighting(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Plain(Compact):
+class InverseAlphaWeighting(Compact):
     """w = α⁻¹: the loss as the α-Flow objective states it (arXiv 2510.20771)."""
 
     def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
@@ -29,7 +29,7 @@ class Plain(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class Unweighted(Compact):
+class UniformWeighting(Compact):
     """w = 1, whatever α: the plain squared error of Shortcut Models and SplitMeanFlow."""
 
     def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
@@ -38,7 +38,7 @@ class Unweighted(Compact):
 
 
 @dataclass(frozen=True, repr=False)
-class Adaptive(Compact):
+class AdaptiveWeighting(Compact):
     """w = α^{2p−1} / (‖Δ‖² + c)^p: large errors count less (MeanFlow, arXiv 2505.13447, section 4.3).
 
     α is 1 for samples with r = t and for the MeanFlow branch; w stands in place of α⁻¹. At p = 1 it is α-Flow's

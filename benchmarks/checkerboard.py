@@ -3,9 +3,10 @@
     python benchmarks/checkerboard.py [--seeds 0,1,2] [--steps 6000] [--jobs 2] [--only MeanFlow]
 
 The network knows nothing of images: it takes points (b, 2). Each objective has its defaults but for what `objectives`
-lists. Squared errors are weighted by `Plain`: `Adaptive` weights a sample by its own error, which in two dimensions
-pulls the regression away from the mean. Prints distances after 1, 2 and 8 network evaluations, mean ± standard
-deviation over seeds, beside the distance of two sets of real points, and writes benchmarks/results/checkerboard.json.
+lists. Squared errors are weighted by `InverseAlphaWeighting`: `AdaptiveWeighting` weights a sample by its own error,
+which in two dimensions pulls the regression away from the mean. Prints distances after 1, 2 and 8 network evaluations,
+mean ± standard deviation over seeds, beside the distance of two sets of real points, and writes
+benchmarks/results/checkerboard.json.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ POINTS = 20_000
 
 def objectives(steps: int) -> dict[str, af.Objective]:
     """What is compared. Warm-ups and curricula are told the number of steps."""
-    plain = af.Plain()
+    plain = af.InverseAlphaWeighting()
     return {
         "FlowMatching": af.FlowMatching(weighting=plain),
         "TrajectoryFlowMatching": af.TrajectoryFlowMatching(weighting=plain),
@@ -42,9 +43,9 @@ def objectives(steps: int) -> dict[str, af.Objective]:
         "MeanFlow": af.MeanFlow(weighting=plain),
         "ImprovedMeanFlow": af.ImprovedMeanFlow(weighting=plain),
         "Shortcut": af.Shortcut(weighting=plain),
-        "Shortcut, dyadic": af.Shortcut(times=af.Dyadic(128), ema_target=True, weighting=af.Unweighted()),
+        "Shortcut, dyadic": af.Shortcut(times=af.DyadicPairs(128), ema_target=True, weighting=af.UniformWeighting()),
         "SplitMeanFlow": af.SplitMeanFlow(weighting=plain),
-        "ConsistencyTraining": af.ConsistencyTraining(intervals=af.Doubling(end=steps)),
+        "ConsistencyTraining": af.ConsistencyTraining(intervals=af.DoublingIntervals(end=steps)),
         "ContinuousConsistency": af.ContinuousConsistency(warmup=steps // 4),
         "FACM": af.FACM(),
     }
@@ -105,9 +106,9 @@ def run(name: str, seed: int, steps: int, batch: int = 256) -> dict[str, Any]:
     fresh = torch.Generator().manual_seed(1000 + seed)
     real, noise = checkerboard(POINTS, fresh), torch.randn(POINTS, 2, generator=fresh)
     distances = {
-        str(nfe): af.sliced_wasserstein(sampler(name, nfe)(ema.model, noise, None, fresh), real) for nfe in NFES
+        str(nfe): af.metrics.sliced_wasserstein(sampler(name, nfe)(ema.model, noise, None, fresh), real) for nfe in NFES
     }
-    floor = af.sliced_wasserstein(checkerboard(POINTS, fresh), real)
+    floor = af.metrics.sliced_wasserstein(checkerboard(POINTS, fresh), real)
     return {"objective": name, "seed": seed, "distances": distances, "floor": floor}
 
 

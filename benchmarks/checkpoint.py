@@ -26,13 +26,13 @@ def main() -> None:
     parser.add_argument("--size", choices=["B", "L", "XL"], default="XL")
     size = parser.parse_args().size
     model = getattr(af.DiT, size)((4, 32, 32), patch=2, classes=1000)
-    recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=af.Digits(), steps=10, samplers={})
+    recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=af.Digits(), steps=10, samplers=())
     with tempfile.TemporaryDirectory() as folder:
         trainer = af.Trainer(recipe, out=Path(folder) / "run")
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 1e-3)
         trainer.engine.update(0, torch.ones(()))
-        trainer.optimizer.zero_grad()
+        trainer.engine.optimizer.zero_grad()
         trainer.step = 1
         before = time.perf_counter()
         place = trainer.save(wait=False)

@@ -160,7 +160,7 @@ class Once:
             with torch.no_grad():
                 weight[0, 0] = math.nan
         elif place == "optimiser state":
-            self.trainer.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
+            self.trainer.engine.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
         elif place == "gradient":
             handle = weight.register_hook(lambda gradient: (handle.remove(), gradient * math.nan)[1])
         loss: af.Loss = self.objective(model, x * math.nan if place == "data" else x, cond, step, generator)
@@ -176,7 +176,7 @@ def nan(place: str, out: Path, steps: int = 800) -> dict[str, Any]:
     torch.manual_seed(0)
     recipe = af.find_recipe("digits")(steps=steps, width=64)
     objective: Any = Once(recipe.objective, place)
-    evaluation = af.Evaluation(steps, count=2000)
+    evaluation = af.TrainingEvaluation(steps, count=2000)
     made = dataclasses.replace(recipe, objective=objective)
     trainer = objective.trainer = af.Trainer(made, out=out, checkpoint_every=100, evaluation=evaluation)
     trainer.fit()

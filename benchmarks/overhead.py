@@ -36,7 +36,7 @@ def make(alpha: float) -> af.Recipe:
     model = af.DiT(**{**config, "width": 2 * config["width"]})
     objective = dataclasses.replace(recipe.objective, alpha=alpha)
     return af.Recipe(
-        model=model, objective=objective, dataset=recipe.dataset, samplers={}, steps=10**9, lr=1e-3, ema=0.999
+        model=model, objective=objective, dataset=recipe.dataset, samplers=(), steps=10**9, lr=1e-3, ema=0.999
     )
 
 

@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import typer
+from alphaflow.cli.command import RecipeCommand
 from alphaflow.cli.main import build, main
 from measure import write
 from PIL import Image
@@ -299,9 +300,11 @@ class Torture:
 
 def _options(words: list[str]) -> Iterator[list[str]]:
     """The options of a command: each alone where it is a switch, with a ? for its value where it takes one."""
-    command: Any = typer.main.get_command(build(words))
+    command: Any = typer.main.get_command(build())
     for word in words:
         command = getattr(command, "commands", {}).get(word, command)
+    if isinstance(command, RecipeCommand):
+        command = command.with_recipe(words[1])
     for option in command.params:
         for name in (*option.opts, *option.secondary_opts):
             if name.startswith("--") and name not in LEFT_OUT:

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import Debug, Device, RunPath, Trust, integers
+from .flags import as_flags
+from .options import Device, RunPath, Trust, integers
 
 if TYPE_CHECKING:
     from alphaflow.diagnosis.diagnose import Diagnosis
-
-
-class Plot(StrEnum):
-    """How the plot is written."""
-
-    PNG = "png"
-    SVG = "svg"
-    PDF = "pdf"
 
 
 def diagnose(
     run: RunPath,
     *,
     checkpoints: Annotated[
-        str | None, typer.Option(help="Their steps, for example 260,2600.", show_default="all")
+        str | None,
+        typer.Option(
+            help="Steps of the checkpoints to measure, separated by commas, for example 260,2600.", show_default="all"
+        ),
     ] = None,
-    batches: Annotated[int, typer.Option(help="Training batches to measure on, the same at each.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Of data order, times and noise.", min=0, max=2**63 - 1)] = 0,
-    out: Annotated[Path | None, typer.Option(help="The folder to write to.", show_default="RUN")] = None,
-    format: Annotated[Plot, typer.Option(help="Of the plot.")] = Plot.PNG,
+    batches: Annotated[
+        int, typer.Option(help="Number of training batches to measure on; every checkpoint gets the same ones.", min=1)
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option(help="Seed for the data order, the times and the noise.", min=0, max=2**63 - 1)
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for diagnosis.json and the plot.", show_default="RUN")
+    ] = None,
+    format: Annotated[Literal["png", "svg", "pdf"], typer.Option(help="File format of the plot.")] = "png",
     device: Device = "auto",
     trust: Trust = False,
-    debug: Debug = False,
 ) -> None:
-    """Take MeanFlow's loss apart over a run's checkpoints: how far do its gradients pull against each other.
+    """Measure at every checkpoint of a run how far the gradients of MeanFlow's loss terms conflict.
 
-    Writes diagnosis.json and a plot. What `train --probe-every` measured is shown beside it.
+    Writes diagnosis.json and a plot; values from `train --probe-every` are shown beside them.
     """
     from alphaflow.diagnosis.diagnose import check_free, picture
     from alphaflow.diagnosis.diagnose import diagnose as measure
@@ -48,8 +48,10 @@ def diagnose(
     check_writable(place, folder=True)
     check_free(place)
     steps = None if checkpoints is None else integers(checkpoints, "--checkpoints")
-    found = measure(run, steps=steps, batches=batches, seed=seed, device=device, say=print, trust=trust)
-    plot = place / f"diagnosis.{format.value}"
+    found = measure(
+        run, steps=steps, batches=batches, seed=seed, device=device, say=lambda text: print(as_flags(text)), trust=trust
+    )
+    plot = place / f"diagnosis.{format}"
     write_json(place / "diagnosis.json", found.record())
     picture(found, plot)
     _print(found)
@@ -76,4 +78,4 @@ def _print(found: Diagnosis) -> None:
     share, count = found.share_below()
     source = "probed steps" if found.probe else "checkpoints"
     if count:
-        print(f"cos(∇L_TFM, ∇L_TC) of a batch is below {THRESHOLD} at {share:.0%} of {count} {source}")
+        print(f"the batch's cos(∇L_TFM, ∇L_TC) is below {THRESHOLD} at {share:.0%} of {count} {source}")

@@ -6,14 +6,38 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .command import Command
+from .encode_options import (
+    AutoencoderName,
+    BatchSize,
+    Changed,
+    ClassList,
+    ClipsPlace,
+    CropName,
+    Fps,
+    ImagesPlace,
+    Labels,
+    MaxRejects,
+    Measure,
+    Measured,
+    MeasureOn,
+    Out,
+    PerShard,
+    Prefix,
+    ShardOf,
+    Size,
+    Split,
+    Subfolder,
+    Tiling,
+    Workers,
+)
 from .errors import INTERRUPTED, fail
-from .options import Debug, Device
+from .options import Device
 
 if TYPE_CHECKING:
     from alphaflow.data_tools.decode import Recipe
@@ -23,111 +47,22 @@ if TYPE_CHECKING:
     from alphaflow.data.listing.listing import Listing
     from alphaflow.data.listing.tables import Classes
 
-app = typer.Typer(help="Encode pictures or clips into latent shards.", no_args_is_help=True)
+app = typer.Typer(help="Encode images or videos into latent shards.", no_args_is_help=True)
 
 
-class Crop(StrEnum):
-    """How pixels become a square."""
-
-    ADM = "adm"
-    CENTRE = "centre"
-    RESIZE = "resize"
-
-
-Out = Annotated[Path, typer.Argument(help="The folder of shards, new or to be gone on with.")]
-
-AutoencoderName = Annotated[
-    str,
-    typer.Option(
-        help="pixels; grey (one channel); a diffusers autoencoder on the Hub or in a folder; or module:name, yours."
-    ),
-]
-
-Subfolder = Annotated[str | None, typer.Option(help="The autoencoder's folder inside a pipeline, for example vae.")]
-
-Tiling = Annotated[bool, typer.Option("--tiling", help="Encode in overlapping tiles: large pictures, long clips.")]
-
-Size = Annotated[int, typer.Option(help="Pixels along each side.", min=1)]
-
-CropName = Annotated[
-    Crop, typer.Option(help="adm: box-halve, bicubic, centre square; centre: centre square, Lanczos; resize: squash.")
-]
-
-Prefix = Annotated[str, typer.Option(help="The shards' first name: train-000000.tar.")]
-
-ClassList = Annotated[
-    Path | None,
-    typer.Option(
-        "--classes",
-        help="All classes in order, a name a line (other names of it after tabs); or shards, for the same indices.",
-        show_default="as found; for OUT/../val those of OUT/../train",
-    ),
-]
-
-Changed = Annotated[
-    bool, typer.Option("--changed", help="Make the shards again that replaced, added or removed files touch.")
-]
-
-ShardOf = Annotated[
-    str | None, typer.Option("--shard", help="I/N: this job makes every N-th shard from I on. torchrun sets it too.")
-]
-
-PerShard = Annotated[int, typer.Option(help="Samples a shard.", min=1)]
-
-BatchSize = Annotated[int, typer.Option(help="Of the autoencoder.", min=1)]
-
-Workers = Annotated[
-    int | None, typer.Option(help="Decoding processes; 0 decodes here.", min=0, show_default="processors − 1")
-]
-
-MaxRejects = Annotated[float, typer.Option(help="The share of files that may be unreadable.", min=0, max=1)]
-
-ClipsPlace = Annotated[
-    Path,
-    typer.Argument(
-        help="CLASS/NAME.mp4 in a folder, a zip or tars; frames CLASS/VIDEO/0001.jpg in a folder; or Kinetics' CSV."
-    ),
-]
-
-Split = Annotated[str | None, typer.Option(help="Of a CSV with several: whose rows to take.", show_default="all")]
-
-Fps = Annotated[
-    float | None,
-    typer.Option(help="Frames a second, by time stamps; of folders of frames their rate.", show_default="as stored"),
-]
-
-Measured = Literal["channel", "element"]
-
-Measure = Annotated[
-    Measured | None,
-    typer.Option(
-        help="Measure shift and scale on the samples, for each channel, or each channel and position (element).",
-        show_default="the autoencoder's own",
-    ),
-]
-
-MeasureOn = Annotated[
-    int | None, typer.Option(help="Samples to measure on, from all shards.", min=2, show_default="2048")
-]
-
-
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, cls=Command)
 def images(
-    src: Annotated[
-        Path, typer.Argument(help="CLASS/NAME.jpg in a folder or a zip; WebDataset tars; or ImageNet's n01440764.tar …")
-    ],
+    src: ImagesPlace,
     out: Out,
     *,
-    labels: Annotated[
-        Path | None, typer.Option(help="A name and a label a line; or labels in the order of names, as ILSVRC's.")
-    ] = None,
+    labels: Labels = None,
     classes: ClassList = None,
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
     subfolder: Subfolder = None,
     tiling: Tiling = False,
     size: Size = 256,
-    crop: CropName = Crop.ADM,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Also a mirrored copy of each picture.")] = False,
+    crop: CropName = "adm",
+    mirror: Annotated[bool, typer.Option("--mirror", help="Also encode a mirrored copy of each image.")] = False,
     prefix: Prefix = "train",
     shard: ShardOf = None,
     samples_per_shard: PerShard = 1000,
@@ -138,36 +73,38 @@ def images(
     measure: Measure = None,
     measure_on: MeasureOn = None,
     device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
-    """Encode pictures. Run it again after any interruption: it goes on where it stopped."""
+    """Encode images into latent shards.
+
+    After an interruption the same command continues where it stopped.
+    """
     from alphaflow.data_tools.decode import ImageRecipe
 
     from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.data.listing.listing import list_files
 
-    recipe = ImageRecipe(size, crop.value, 2 if mirror else 1)
+    recipe = ImageRecipe(size, crop, 2 if mirror else 1)
     options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
     listing = _with_classes(lambda known: list_files(src, "images", classes=known, labels=labels), classes, out)
     _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, cls=Command)
 def videos(
     src: ClipsPlace,
     out: Out,
     *,
-    clips_folder: Annotated[Path | None, typer.Option(help="Where the clips of a CSV lie.")] = None,
+    clips_folder: Annotated[Path | None, typer.Option(help="Folder that holds the clips listed in the CSV.")] = None,
     split: Split = None,
     classes: ClassList = None,
-    frames: Annotated[int, typer.Option(help="Of a clip.", min=1)] = 17,
+    frames: Annotated[int, typer.Option(help="Number of frames in each clip.", min=1)] = 17,
     fps: Fps = None,
-    clips: Annotated[int, typer.Option(help="Clips a video, evenly spaced.", min=1)] = 1,
+    clips: Annotated[int, typer.Option(help="Number of clips to take from each video, evenly spaced.", min=1)] = 1,
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
     subfolder: Subfolder = None,
     tiling: Tiling = False,
     size: Size = 256,
-    crop: CropName = Crop.ADM,
+    crop: CropName = "adm",
     prefix: Prefix = "train",
     shard: ShardOf = None,
     samples_per_shard: PerShard = 100,
@@ -178,9 +115,11 @@ def videos(
     measure: Measure = None,
     measure_on: MeasureOn = None,
     device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
-    """Encode clips. Run it again after any interruption: it goes on where it stopped."""
+    """Encode clips into latent shards.
+
+    After an interruption the same command continues where it stopped.
+    """
     from alphaflow.data_tools.decode import ClipRecipe
 
     from alphaflow.autoencoders.opening import open_autoencoder
@@ -190,7 +129,7 @@ def videos(
         raise UserError(f"--fps must be positive, got {fps:g}")
     options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
     listing = _with_classes(_listing_of_clips(src, clips_folder, split, fps is not None), classes, out)
-    recipe = ClipRecipe(size, frames, fps, crop.value, clips)
+    recipe = ClipRecipe(size, frames, fps, crop, clips)
     _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
 
 
@@ -205,7 +144,7 @@ def _listing_of_clips(
     if src.suffix.lower() == ".csv":
         return lambda known: list_csv(src, clips_folder, split=split, classes=known)
     if split or clips_folder:
-        raise UserError(f"--{'split' if split else 'clips-folder'} goes with a CSV, and {src} is none")
+        raise UserError(f"--{'split' if split else 'clips-folder'} goes with a CSV, and {src} is not one")
     return lambda known: list_files(src, "clips", classes=known, frames=frames)
 
 
@@ -265,7 +204,7 @@ def _options(
 
 
 def _processors() -> int:
-    """That this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
@@ -282,17 +221,17 @@ def _encode(listing: Listing, out: Path, autoencoder: Any, recipe: Recipe, optio
         with _Watch() as watch:
             progress = encode(listing, out, autoencoder, recipe, options, watch)
     except KeyboardInterrupt:
-        fail(f"interrupted; what is done stays in {out}, and the same command goes on from there", INTERRUPTED)
+        fail(f"interrupted; what is done stays in {out}, and the same command continues from there", INTERRUPTED)
     rate = progress.encoded / max(progress.seconds, 1e-9)
     print(f"{progress.encoded} encoded, {progress.rejected} rejected in {progress.seconds:.1f} s ({rate:.1f}/s)")
     if (progress.rejected or listing.rejects) and (out / REJECTS).is_file():
         print(f"rejects and their reasons: {out / REJECTS}")
     finished = json.loads((out / DATASET).read_text(encoding="utf-8"))["finished"]
-    print(f"next: alphaflow verify {out}" if finished else f"{out} waits for the other jobs' shards")
+    print(f"next: alphaflow verify {out}" if finished else f"the shards of other jobs are still missing in {out}")
 
 
 class _Watch:
-    """A bar on a terminal; elsewhere a line every ten seconds."""
+    """A progress bar on a terminal; otherwise one line every ten seconds."""
 
     def __init__(self) -> None:
         self._bar: Any = None

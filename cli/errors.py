@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+
+from .flags import RUNNING, as_flags
 
 INTERRUPTED = 130
 
@@ -20,13 +22,13 @@ def fail(message: str, status: int = 2) -> NoReturn:
     from alphaflow.errors import printable
 
     rank = f" in process {os.environ.get('RANK')}" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"Error{rank}: {printable(message)}", file=sys.stderr, flush=True)
+    print(f"Error{rank}: {printable(as_flags(message))}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 
 @contextmanager
-def one_line(arguments: Sequence[str], debug: bool) -> Iterator[None]:
-    """Ends what a user can cause with one line; everything passes through with ``debug``."""
+def one_line() -> Iterator[None]:
+    """Ends what a user can cause with one line; with --debug exceptions pass through."""
     from alphaflow.errors import UserError, place_in_users_code, said
 
     try:
@@ -38,8 +40,8 @@ def one_line(arguments: Sequence[str], debug: bool) -> Iterator[None]:
         raise SystemExit(1) from None
     except Exception as error:
         if isinstance(error, _usage_errors()):
-            _usage(error, arguments)
-        if debug:
+            _usage(error)
+        if RUNNING.debug:
             raise
         if isinstance(error, UserError):
             fail(str(error))
@@ -80,24 +82,29 @@ def _usage_errors() -> type[Exception]:
     return found
 
 
-def _usage(error: Any, arguments: Sequence[str]) -> NoReturn:
+def _usage(error: Any) -> NoReturn:
     from alphaflow.errors import near
 
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
         raise SystemExit(0)
     message = " ".join(error.format_message().split()).rstrip(".")
-    option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")
+    parameter = getattr(error, "param", None)
+    option, name = ("", "") if parameter is None else (parameter.opts[0], parameter.name)
     if type(error).__name__ == "NoSuchOption":
         hint = near(error.option_name, error.possibilities or [], cutoff=0.0)
         message = "; ".join(filter(None, [f"there is no option {error.option_name}", hint]))
     elif message.startswith("No such command"):
-        name = message.split("'")[1]
-        message = "; ".join(filter(None, [f"there is no command {name}", near(name, error.ctx.command.commands)]))
-    elif type(error).__name__ == "BadOptionUsage" and "requires" in message:
-        message = f"{error.option_name} needs a value"
+        wrong = message.split("'")[1]
+        message = "; ".join(filter(None, [f"there is no command {wrong}", near(wrong, error.ctx.command.commands)]))
+    elif type(error).__name__ == "BadOptionUsage":
+        message = f"{error.option_name} {'needs a value' if 'requires' in message else 'takes no value'}"
+    elif type(error).__name__ == "MissingParameter":
+        message = f"{option.upper()} is missing"
     elif option.startswith("-") and message.startswith("Invalid value"):
-        message = _wrong_value(option, error.message, _value(option, arguments))
-    fail(f"{message}{' See' if message.endswith('?') else '; see'} `{_page(error, arguments)} --help`")
+        message = _wrong_value(option, error.message, error.ctx.meta.get("given", {}).get(name))
+    context = error.ctx or RUNNING.context
+    page = "alphaflow" if context is None else " ".join(filter(None, [context.command_path, context.obj]))
+    fail(f"{message}{' See' if message.endswith('?') else '; see'} `{page} --help`")
 
 
 def _wrong_value(option: str, message: str, value: str | None) -> str:
@@ -123,22 +130,3 @@ def _wrong_value(option: str, message: str, value: str | None) -> str:
         if word in message:
             return f"{option} takes {kind}{got}"
     return f"{option}: {' '.join(message.split()).rstrip('.')}{got}"
-
-
-def _value(option: str, arguments: Sequence[str]) -> str | None:
-    """What an option was given last."""
-    found = None
-    for number, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == option:
-            found = value if equals else next(iter(arguments[number + 1 :]), None)
-    return found
-
-
-def _page(error: Any, arguments: Sequence[str]) -> str:
-    """The command whose help page has the options; that of the recipe, where one is named."""
-    words = [word for word in arguments[:2] if not word.startswith("-")]
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else " ".join(["alphaflow", *words[:1]])
-    recipe = words[1:] if path.rpartition(" ")[2] in ("train", "info") else []
-    return " ".join([path, *recipe])

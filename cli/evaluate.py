@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .flags import as_flags
 from .options import (
     AT_ONCE,
     AtOnce,
     Checkpoint,
-    Debug,
     Device,
     FileFrames,
     FileSize,
@@ -31,54 +31,53 @@ from .progress import shown
 if TYPE_CHECKING:
     import torch
 
-    from alphaflow.evaluation.result import Result
+    from alphaflow.evaluation.result import EvaluationResult
     from alphaflow.runs.run import Run
 
-Target = Annotated[
-    str, typer.Argument(help="A run's folder; or pictures or clips: a folder, a zip, tars, an .npz, shards.")
-]
 
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="What to measure: a run's folder, or images or clips in a folder, zip, tars, .npz or shards.",
+    ),
+]
 ReferenceOption = Annotated[
     str | None,
     typer.Option(
         "--reference",
-        help="Real ones: the same forms, a file of `alphaflow stats`, ADM's .npz with mu and sigma, or digits.",
+        help="Real data to compare with, in the same forms as TARGET; or a file written by `alphaflow stats`, ADM's "
+        ".npz with mu and sigma, or the name digits.",
         show_default="the run's training data",
     ),
 ]
-
 Metrics = Annotated[
     str | None,
     typer.Option(
-        help="fid, is, kid, pr, fdd (DINOv2), clip-fd, vgg-pr; clips: fvd, cd-fvd; without any file: pixel-fd, "
-        "pixel-pr, agreement, random-fd (not FID, not FVD), and of clips shrunk-fd (not FVD), motion.",
-        show_default="fid,is; fvd; pixel metrics under 32 pixels",
+        help="Metrics to compute, separated by commas. Images: fid, is, kid, pr, fdd (DINOv2), clip-fd, vgg-pr. Clips: "
+        "fvd, cd-fvd. Without a weights file: pixel-fd, pixel-pr, agreement, random-fd (neither FID nor FVD); for "
+        "clips also shrunk-fd (not FVD) and motion.",
+        show_default="fid,is for images; fvd for clips; pixel metrics below 32 pixels",
     ),
 ]
-
-Nfes = Annotated[str, typer.Option(help="Numbers of network evaluations, for example 1,2,4.")]
-
-Seeds = Annotated[str, typer.Option(help="Of the noise; several, 0,1,2, for means and deviations.")]
-
+Nfes = Annotated[str, typer.Option(help="Numbers of network evaluations per sample to measure at, for example 1,2,4.")]
+Seeds = Annotated[
+    str, typer.Option(help="Seeds for the noise. Several, for example 0,1,2, give means and standard deviations.")
+]
 Count = Annotated[
     int | None,
     typer.Option(
-        help="Samples at each, every class equally often.",
+        help="Number of samples for each NFE and seed, equally many from every class.",
         min=1,
-        show_default="50000; of clips 2048; for pixel metrics 2000",
+        show_default="50000; 2048 clips; 2000 for pixel metrics",
     ),
 ]
-
-KidSubsetSize = Annotated[int, typer.Option(help="Samples in each of KID's 100 subsets.", min=2)]
-
-Json = Annotated[Path | None, typer.Option(help="Write figures and protocol to this file.")]
-
-Csv = Annotated[Path | None, typer.Option(help="Append a row for each set to this file.")]
-
-Save = Annotated[Path | None, typer.Option(help="Write all samples to this folder: PNG, clips as MP4.")]
-
+KidSubsetSize = Annotated[int, typer.Option(help="Number of samples in each of KID's 100 subsets.", min=2)]
+Json = Annotated[Path | None, typer.Option(help="Write the results and the protocol to this file.")]
+Csv = Annotated[Path | None, typer.Option(help="Append one row for each measured set to this file.")]
+Save = Annotated[Path | None, typer.Option(help="Save all samples to this folder, images as PNG and clips as MP4.")]
 Pictures = Annotated[
-    Path | None, typer.Option(help="Write grids, nearest real pictures, and the worst classes to this folder.")
+    Path | None, typer.Option(help="Save sample grids, nearest real images and the worst classes to this folder.")
 ]
 
 
@@ -105,9 +104,8 @@ def evaluate(
     batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
     trust: Trust = False,
-    debug: Debug = False,
 ) -> None:
-    """Measure a run, or pictures or clips on disk, against real ones. Under torchrun, processes share the work."""
+    """Compare a run, or images or clips on disk, with real data. Under torchrun the processes share the work."""
     from alphaflow.evaluation.evaluate import evaluate as measure
     from alphaflow.parallel.device import find_device
     from alphaflow.parallel.world import join, leave
@@ -122,26 +120,28 @@ def evaluate(
     world = join(found)
     with shown(world.main) as progress:
         result = measure(
-            _opened(target, checkpoint, raw, found, trust) if is_run else target, reference, world=world,
+            _opened(target, checkpoint, raw, found, trust) if is_run else target, reference,
             progress=progress, metrics=metric_names(metrics), nfes=tuple(integers(nfe, "--nfe", least=1)), count=count,
             seeds=tuple(integers(seed, "--seed", least=0)), guidance=guide(guidance, guidance_interval), size=size,
             frames=frames, weights=weights_of(weights), device=found, batch_size=batch_size,
             save=save, pictures=pictures, kid_subset_size=kid_subset_size,
         )  # fmt: skip
     leave()
-    if result is not None:
+    if world.main:
         _tell(result, json, csv, pictures, save)
 
 
 def _check_kind(target: str, strange: Mapping[str, object], is_run: bool) -> None:
-    """Refuses what goes with targets of the other kind only: with pictures, or with runs."""
+    """Refuses options that apply only to the other kind of target: to files, or to runs."""
     from alphaflow.errors import UserError
 
     named = ", ".join(f"--{name}" for name, given in strange.items() if given)
     if named and is_run:
-        raise UserError(f"{named}: for files only, of a --reference too; a run makes samples of its own size")
+        raise UserError(
+            f"{named} can only be given for files, of a --reference too; a run's samples have their own size"
+        )
     if named and Path(target).exists():
-        raise UserError(f"{named}: for runs only, and {target} is none; leave out what is for runs")
+        raise UserError(f"{named} can only be given for runs, and {target} is not a run; leave it out")
 
 
 def _check_places(json: Path | None, csv: Path | None, save: Path | None, pictures: Path | None) -> None:
@@ -166,30 +166,32 @@ def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, t
     return Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
 
 
-def _tell(result: Result, json: Path | None, csv: Path | None, pictures: Path | None, save: Path | None) -> None:
+def _tell(
+    result: EvaluationResult, json: Path | None, csv: Path | None, pictures: Path | None, save: Path | None
+) -> None:
     """Prints the figures and writes them."""
     _print(result)
     for line in result.warnings:
-        print(f"note: {line}")
+        print(f"note: {as_flags(line)}")
     if json is not None:
         result.write(json)
-        print(f"written to {json}")
+        print(f"results written to {json}")
     if csv is not None:
         result.append(csv)
-        print(f"appended to {csv}")
+        print(f"rows appended to {csv}")
     if pictures is not None:
         _worst(pictures)
-        print(f"pictures in {pictures}")
+        print(f"figures in {pictures}")
     if save is not None:
         print(f"samples in {save}")
 
 
-def _print(result: Result) -> None:
+def _print(result: EvaluationResult) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from alphaflow.evaluation.catalogue import VALUES
+    from alphaflow.evaluation.catalogue import OUTPUTS
 
     reference = result.protocol["reference"]
     of = f"{reference['count']:,} images: " if reference["count"] else ""
@@ -199,14 +201,14 @@ def _print(result: Result) -> None:
         left = heading == "what"
         table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     table.columns[1].min_width = min(max(len(row.name) for row in rows), 10)
-    names = [name for name in VALUES if any(name in row.values for row in rows)]
+    names = [name for name in OUTPUTS if any(name in row.values for row in rows)]
     for name in names:
-        table.add_column(VALUES[name].title, justify="right", overflow="fold")
+        table.add_column(OUTPUTS[name].title, justify="right", overflow="fold")
     for row in rows:
         cells = []
         for name in names:
-            cell = VALUES[name].form.format(row.values[name]) if name in row.values else "–"
-            cells.append(cell + (" ± " + VALUES[name].form.format(row.std[name]) if name in row.std else ""))
+            cell = OUTPUTS[name].form.format(row.values[name]) if name in row.values else "–"
+            cells.append(cell + (" ± " + OUTPUTS[name].form.format(row.std[name]) if name in row.std else ""))
         table.add_row(str(row.nfe or "–"), row.name, str(row.count), *cells)
     Console().print(table)
 

@@ -6,34 +6,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .recipe_command import recipe_command
-from .train_options import Debug, Device, RecipeName
+from alphaflow.recipe_files import RecipeFile
+
+from .options import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from alphaflow.recipe import Recipe
 
-Measure = Annotated[int, typer.Option(help="Steps to time in each phase; 0 times none.", min=0)]
+Measure = Annotated[int, typer.Option(help="Number of steps to time in each training phase; 0 skips timing.", min=0)]
 
 
-def info(
-    recipe: RecipeName, *, measure: Measure = 3, device: Device = "auto", debug: Debug = False, **parameters: Any
-) -> None:
-    """What a recipe costs: parameters, operations a step in each phase, memory by batch size, and time."""
+def info(found: RecipeFile, /, *, measure: Measure = 3, device: Device = "auto", **parameters: Any) -> None:
+    """Estimate what training a recipe costs.
+
+    Shows parameters, operations per step in each phase, memory by batch size, and time.
+    """
     import torch
 
     from alphaflow.derivatives import derivative_of
     from alphaflow.parallel.device import find_device
-    from alphaflow.recipe_files import find_recipe
 
     torch.manual_seed(0)
-    found = find_recipe(recipe)
     made = found(**parameters)
     print(f"{found.name}: {made.model}, {made.steps} steps of {_batch_size(made)}")
     parts = sum(p.numel() for p in made.model.parameters())
     print(f"parameters: {parts:,}; weights, gradients, Adam and one average in fp32: {parts * 20 / 2**20:,.0f} MiB")
-    print(f"du/dt, where the objective needs it: by {derivative_of(made.model)}")
+    print(f"du/dt, if the objective needs it, is computed by {derivative_of(made.model)}")
     _costs(made, find_device(device), measure)
 
 
@@ -46,7 +44,14 @@ def _costs(recipe: Recipe, device: Any, measure: int) -> None:
 
     batch = _batch_size(recipe)
     table = Table(
-        "phase", "steps", "GFLOP a sample", "÷ flow matching", "s a step", "hours", box=box.SIMPLE_HEAD, title="time"
+        "phase",
+        "steps",
+        "GFLOP per sample",
+        "÷ flow matching",
+        "s per step",
+        "hours",
+        box=box.SIMPLE_HEAD,
+        title="time",
     )
     found, total = phases(recipe), 0.0
     floor = min(phase.flops for phase in found)
@@ -58,21 +63,16 @@ def _costs(recipe: Recipe, device: Any, measure: int) -> None:
     Console().print(table)
     if measure:
         print(
-            f"about {total:.2f} hours on this {device.type} in {recipe.precision}, samples and checkpoints apart "
-            f"({measure} steps timed)"
+            f"about {total:.2f} hours on this {device.type} in {recipe.precision}, not counting samples and "
+            f"checkpoints ({measure} steps timed)"
         )
     each = {phase.name: activation_bytes(recipe, phase.step, 2) / 2 for phase in found}
     name = max(each, key=lambda key: each[key])
     fixed = sum(p.numel() for p in recipe.model.parameters()) * 20
     sizes = sorted({max(1, batch // 4), max(1, batch // 2), batch, 2 * batch})
     shown = ", ".join(f"{size}: {(fixed + size * each[name]) / 2**30:.2f} GiB" for size in sizes)
-    print(f"memory by batch size, in fp32, with what the dearest phase, {name}, keeps: {shown}")
+    print(f"memory by batch size in fp32, including the activations of the most expensive phase, {name}: {shown}")
 
 
 def _batch_size(recipe: Recipe) -> int:
     return recipe.dataset.batch_size or len(next(iter(recipe.dataset)).x)
-
-
-def command(arguments: list[str]) -> Callable[..., None]:
-    """The info command, with the options of the recipe that the arguments name."""
-    return recipe_command("info", arguments, info)

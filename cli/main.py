@@ -12,10 +12,14 @@ from typing import Annotated
 
 import typer
 
-from . import diagnose, encode, evaluate, info, recipes, sample, shards, stats, train
-from .errors import one_line
+from alphaflow.errors import UserError
 
-HELP = """Trains few-step image and video generators: flow matching, MeanFlow, and α-Flow between them.
+from . import diagnose, encode, evaluate, info, recipes, sample, shards, stats, train
+from .command import Command, add_recipe_command
+from .errors import one_line
+from .flags import RUNNING, as_flags
+
+HELP = """Train few-step image and video generators with flow matching, MeanFlow and α-Flow.
 
 Start with: alphaflow train digits
 """
@@ -24,15 +28,9 @@ SPINS = "5000"
 """How often a thread of libgomp looks for work before it sleeps. Its own 300,000 are no faster where the processors are
 free, and make each step several times slower where something else runs."""
 
-PLACES = {
-    "--autoencoder", "--cache", "--classes", "--clips-folder", "--csv", "--data", "--from", "--json", "--labels",
-    "--metrics", "--out", "--pictures", "--reference", "--save", "--subfolder", "--weights",
-}  # fmt: skip
-"""Options that nothing is meant by if they are empty: to Python that is the current folder."""
 
-
-def build(arguments: list[str]) -> typer.Typer:
-    """The command line for these arguments: `train RECIPE` has the options of that recipe."""
+def build() -> typer.Typer:
+    """The command line."""
     app = typer.Typer(
         help=HELP,
         no_args_is_help=True,
@@ -43,15 +41,11 @@ def build(arguments: list[str]) -> typer.Typer:
     )
     app.callback()(_root)
     app.add_typer(recipes.app, name="recipes")
-    app.command("train", no_args_is_help=True)(train.command(arguments))
-    app.command("info", no_args_is_help=True)(info.command(arguments))
-    app.command("sample", no_args_is_help=True)(sample.sample)
-    app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
-    app.command("diagnose", no_args_is_help=True)(diagnose.diagnose)
+    add_recipe_command(app, train.train, *train.MACHINE)
+    add_recipe_command(app, info.info)
+    for function in (sample.sample, evaluate.evaluate, diagnose.diagnose, shards.verify, shards.preview, stats.stats):
+        app.command(no_args_is_help=True, cls=Command)(function)
     app.add_typer(encode.app, name="encode")
-    app.command("verify", no_args_is_help=True)(shards.verify)
-    app.command("preview", no_args_is_help=True)(shards.preview)
-    app.command("stats", no_args_is_help=True)(stats.stats)
     return app
 
 
@@ -67,20 +61,20 @@ def main() -> None:
         _tell_of_data()
     if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPINS  # before torch is there
-    arguments = meant(sys.argv[1:])
-    debug = "--debug" in arguments
-    if arguments[:1] == ["--debug"]:
-        arguments = arguments[1:]
-    with one_line(arguments, debug):
-        _check(arguments)
-        status = build(arguments)(args=arguments, prog_name="alphaflow", standalone_mode=False)
+    RUNNING.context, RUNNING.debug = None, False
+    with one_line():
+        try:
+            Path.cwd()
+        except FileNotFoundError as error:
+            raise UserError("the current folder was removed; change to another one") from error
+        status = build()(args=meant(sys.argv[1:]), prog_name="alphaflow", standalone_mode=False)
         raise SystemExit(status or 0)
 
 
 def _tell_of_data() -> None:
     """Prints what the library finds in places of pictures and clips, before long work."""
     handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: print(record.getMessage(), flush=True)  # type: ignore[method-assign]
+    handler.emit = lambda record: print(as_flags(record.getMessage()), flush=True)  # type: ignore[method-assign]
     log = logging.getLogger("alphaflow.data")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
@@ -104,20 +98,6 @@ def _expanded(word: str) -> str:
         return word
 
 
-def _check(arguments: list[str]) -> None:
-    """Refuses an empty argument, and a folder to work in that was removed."""
-    from alphaflow.errors import UserError
-
-    try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise UserError("the current folder was removed; change to another one") from error
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        option, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
-        if equals and not value.strip() and (option in PLACES or not option.startswith("--")):
-            raise UserError(f"{option if option in PLACES else 'an argument'} is empty; give a value, or leave it out")
-
-
 def _version(show: bool) -> None:
     if show:
         from alphaflow.version import __version__
@@ -126,9 +106,23 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
+def _debug(show: bool) -> None:
+    RUNNING.debug = RUNNING.debug or show
+
+
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            callback=_debug,
+            is_eager=True,
+            expose_value=False,
+            help="Show the full traceback when an error occurs.",
+        ),
     ] = False,
 ) -> None:
     pass

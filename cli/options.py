@@ -10,52 +10,57 @@ import typer
 from alphaflow.errors import UserError
 
 if TYPE_CHECKING:
-    from alphaflow.guidance import Guide
+    from alphaflow.guidance import CFG
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as `alphaflow train` made it.")]
-
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.")]
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-Seed = Annotated[int, typer.Option(help="Of the noise; the same at each NFE.", min=0, max=2**63 - 1)]
-
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as written by `alphaflow train`.")]
+Device = Annotated[
+    str, typer.Option(help="Device to run on: cpu, cuda, mps and so on; auto uses a GPU if there is one.")
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed for the noise; the noise is the same at every NFE.", min=0, max=2**63 - 1)
+]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="The run's recipe.py may be run: you have read it, or it is your own.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Allow the run's recipe.py to be executed. Use it for your own runs, or after reading the file.",
+    ),
 ]
-
-Checkpoint = Annotated[int | None, typer.Option(help="Of which step.", show_default="the last")]
-
-Raw = Annotated[bool, typer.Option("--raw", help="The raw weights, not their average.")]
-
+Checkpoint = Annotated[int | None, typer.Option(help="Step of the checkpoint to load.", show_default="the last")]
+Raw = Annotated[bool, typer.Option("--raw", help="Use the raw weights instead of their moving average.")]
 FileSize = Annotated[
-    int | None, typer.Option("--size", help="Crop and scale files to this size.", min=1, show_default="as they are")
+    int | None,
+    typer.Option("--size", help="Crop and resize files to this size in pixels.", min=1, show_default="unchanged"),
 ]
-
 FileFrames = Annotated[
-    int | None, typer.Option("--frames", help="Of clip files.", min=1, show_default="as a run makes, or 16")
+    int | None,
+    typer.Option(
+        "--frames",
+        help="Number of frames to read from each clip file.",
+        min=1,
+        show_default="as many as the run makes, or 16",
+    ),
 ]
-
-AtOnce = Annotated[int, typer.Option("--batch-size", help="Samples made or read at once.", min=1)]
-
+AtOnce = Annotated[int, typer.Option("--batch-size", help="Number of samples to generate or read at once.", min=1)]
 AT_ONCE = 128
-
 WeightsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--weights",
-        help="An extractor's weights: FILE, or EXTRACTOR=FILE (inception, dinov2, clip, vgg16, i3d, videomae), "
-        "more than once. Weights of your own with their SHA-256: FILE#SHA256.",
+        help="Weights file of a feature extractor: FILE, or EXTRACTOR=FILE (inception, dinov2, clip, vgg16, i3d, "
+        "videomae). May be given several times. For weights other than the published ones, add their SHA-256: "
+        "FILE#SHA256.",
         show_default="downloaded to torch's cache",
     ),
 ]
-
 Guidance = Annotated[
     float | None,
-    typer.Option(help="The guidance scale: an input of networks trained so, else two evaluations a step."),
+    typer.Option(
+        help="Guidance scale. Networks trained with it as an input need no extra evaluation; others need a second one "
+        "per step."
+    ),
 ]
-
-GuidanceInterval = Annotated[str, typer.Option(help="The times that guidance is for, t_min,t_max, both included.")]
+GuidanceInterval = Annotated[str, typer.Option(help="Times t_min,t_max between which guidance applies, both included.")]
 
 
 def integers(text: str, option: str, least: int | None = None) -> list[int]:
@@ -92,13 +97,13 @@ def weights(given: list[str] | None) -> dict[str, str]:
     }
 
 
-def guide(scale: float | None, interval: str) -> Guide | None:
+def guide(scale: float | None, interval: str) -> CFG | None:
     """--guidance and --guidance-interval together; None without a scale.
 
     Raises:
         UserError: they are none.
     """
-    from alphaflow.guidance import Guide
+    from alphaflow.guidance import CFG
 
     if scale is None:
         if interval != "0,1":
@@ -108,4 +113,4 @@ def guide(scale: float | None, interval: str) -> Guide | None:
         low, high = (float(part) for part in interval.split(","))
     except ValueError as error:
         raise UserError(f"--guidance-interval takes two times, for example 0.1,0.8; got {interval!r}") from error
-    return Guide(scale, (low, high))
+    return CFG(scale, (low, high))

@@ -9,12 +9,17 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List the built-in recipes; show or copy one.", invoke_without_command=True)
+from .command import Command
+
+app = typer.Typer(help="List, show or copy the built-in recipes.", invoke_without_command=True)
 
 
 @app.callback()
 def listing(context: typer.Context) -> None:
-    """List the built-in recipes, a line each; `recipes show NAME` and `recipes copy NAME FILE` take one further."""
+    """List the built-in recipes.
+
+    `recipes show NAME` prints one, `recipes copy NAME FILE` copies it.
+    """
     if context.invoked_subcommand is None:
         _listed()
 
@@ -31,14 +36,14 @@ def _listed() -> None:
     Console().print(table)
 
 
-@app.command("list", hidden=True)
+@app.command("list", hidden=True, cls=Command)
 def again() -> None:
     """List the built-in recipes."""
     _listed()
 
 
-@app.command()
-def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> None:
+@app.command(cls=Command)
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a built-in recipe.")]) -> None:
     """Print a recipe's source."""
     from alphaflow.recipe_files import builtin_source
 
@@ -46,12 +51,12 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> Non
     sys.stdout.buffer.write(builtin_source(name).encode())  # whatever the terminal's encoding: it may be a file
 
 
-@app.command()
+@app.command(cls=Command)
 def copy(
-    name: Annotated[str, typer.Argument(help="A built-in recipe.")],
-    file: Annotated[Path, typer.Argument(help="Where to, for example my_recipe.py.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a built-in recipe.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, for example my_recipe.py.")],
 ) -> None:
-    """Copy a recipe to a file of your own, to change it and train with it."""
+    """Copy a recipe to a file, to change it and train with it."""
     from alphaflow.errors import UserError
     from alphaflow.files import replacing
     from alphaflow.recipe_files import builtin_source

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import Checkpoint, Debug, Device, Guidance, GuidanceInterval, Raw, RunPath, Seed, Trust, guide, integers
+from .options import Checkpoint, Device, Guidance, GuidanceInterval, Raw, RunPath, Seed, Trust, guide, integers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,39 +15,46 @@ if TYPE_CHECKING:
     from alphaflow.runs.run import Run
 
 
-class Format(StrEnum):
-    """How samples are written."""
-
-    PNG = "png"
-    NPZ = "npz"
-    MP4 = "mp4"
-    GIF = "gif"
-
-
+Nfe = Annotated[int, typer.Option(help="Number of network evaluations per sample.")]
+Count = Annotated[int | None, typer.Option(help="Number of samples.", min=1, show_default="100; 16 clips")]
+Classes = Annotated[str | None, typer.Option(help="Indices of the classes to sample, in turn, for example 3,7.")]
 Balanced = Annotated[
-    bool, typer.Option("--balanced/--random", help="Every class equally often, or classes drawn at random.")
+    bool, typer.Option("--balanced/--random", help="Take every class equally often, or draw classes at random.")
 ]
-
 Out = Annotated[
-    Path | None, typer.Option(help="The folder to write.", show_default="RUN/samples/nfe-N[-guidance-G]-seed-S")
+    Path | None,
+    typer.Option(help="Folder to write the samples to.", show_default="RUN/samples/nfe-N[-guidance-G]-seed-S"),
 ]
-
 Written = Annotated[
-    Format | None,
-    typer.Option(help="Files in class folders, or one .npz (arr_0, arr_1).", show_default="png; of clips mp4"),
+    Literal["png", "npz", "mp4", "gif"] | None,
+    typer.Option(
+        help="png, mp4 and gif write one file per sample, in class folders; npz writes one archive with arr_0 "
+        "(samples) and arr_1 (labels).",
+        show_default="png; mp4 for clips",
+    ),
 ]
-
-Fps = Annotated[float | None, typer.Option(help="Frames a second of clips.", show_default="the training data's, or 8")]
-
-AtOnce = Annotated[int | None, typer.Option(help="Samples at a time.", min=1, show_default="256; of clips 16")]
+Fps = Annotated[
+    float | None,
+    typer.Option(help="Frames per second of the written clips.", show_default="as in the training data, or 8"),
+]
+Frames = Annotated[int | None, typer.Option(help="Number of frames in each clip.", min=1, show_default="as trained")]
+Size = Annotated[
+    int | None, typer.Option(help="Height and width of the samples in pixels.", min=1, show_default="as trained")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace samples that an earlier call wrote to the folder.")
+]
+AtOnce = Annotated[
+    int | None, typer.Option(help="Number of samples to generate at once.", min=1, show_default="256; 16 clips")
+]
 
 
 def sample(
     run: RunPath,
     *,
-    nfe: Annotated[int, typer.Option(help="Network evaluations a sample.")] = 1,
-    count: Annotated[int | None, typer.Option(help="How many.", min=1, show_default="100; of clips 16")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class indices, for example 3,7; in turn.")] = None,
+    nfe: Nfe = 1,
+    count: Count = None,
+    classes: Classes = None,
     balanced: Balanced = True,
     guidance: Guidance = None,
     guidance_interval: GuidanceInterval = "0,1",
@@ -56,17 +62,16 @@ def sample(
     out: Out = None,
     format: Written = None,
     fps: Fps = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of a clip.", min=1, show_default="as trained")] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels along each side.", min=1, show_default="as trained")] = None,
+    frames: Frames = None,
+    size: Size = None,
     checkpoint: Checkpoint = None,
     raw: Raw = False,
     batch_size: AtOnce = None,
     device: Device = "auto",
     trust: Trust = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that are in the folder.")] = False,
-    debug: Debug = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Sample from a run. Writes the samples and, beside the folder, a picture of the first; clips playing together."""
+    """Generate samples from a run, an overview image and, for clips, a video in which they play together."""
     from alphaflow.media.clips import FPS
     from alphaflow.media.sample_files import check_form, write_samples
     from alphaflow.runs.run import Run
@@ -77,7 +82,7 @@ def sample(
     opened.resize(frames, size)
     clips = len(opened.shape) == 4
     rate = opened.fps or FPS if clips and fps is None else fps
-    form = check_form(None if format is None else format.value, opened.shape, rate)
+    form = check_form(format, opened.shape, rate)
     number, at_once = count or (16 if clips else 100), batch_size or (16 if clips else 256)
     labels = _labels(opened, number, classes, balanced, seed)
     scale, times = None if guidance is None else f"{guidance:g}", guidance_interval.replace(",", "-")
@@ -89,9 +94,9 @@ def sample(
         return opened.sample(number, nfe, labels=labels, seed=seed, batch_size=at_once, guidance=guided)
 
     written = write_samples(place, make, labels, opened.class_names, form, overwrite, rate or FPS)
-    print(f"{number} samples at {nfe} NFE ({sampler}) in {place}; pictures: {', '.join(map(str, written))}")
+    print(f"{number} samples at {nfe} NFE ({sampler}) in {place}; overview: {', '.join(map(str, written))}")
     if clips:
-        guessed = "" if opened.fps or fps else ", which the data don't say: --fps chooses another"
+        guessed = "" if opened.fps or fps else " (assumed, because the data do not say; choose another with --fps)"
         print(f"{rate:g} frames a second{guessed}")
 
 
@@ -104,7 +109,7 @@ def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int)
 
     if chosen is not None:
         if not balanced:
-            raise UserError("--classes chooses the classes, one after another; leave --random out")
+            raise UserError("--classes chooses the classes; leave --random out")
         return chosen_labels(count, integers(chosen, "--classes"), run.classes)
     if not run.sampled_classes:
         return None

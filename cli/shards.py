@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from .encode import Subfolder, Tiling
-from .options import Debug, Device
+from .encode_options import Subfolder, Tiling
+from .options import Device
 
 
 def verify(
-    shards: Annotated[Path, typer.Argument(help="A folder of shards.")],
-    debug: Debug = False,
+    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")],
 ) -> None:
-    """Check a folder of shards: hashes, counts, every sample, the classes. Status 1 if anything is wrong."""
+    """Check hashes, counts, samples and classes of a folder of shards.
+
+    Exits with status 1 if anything is wrong.
+    """
     from alphaflow.data_tools.verify import verify as check
     from rich.console import Console
     from rich.markup import escape
@@ -54,20 +56,21 @@ def verify(
 
 
 def preview(
-    shards: Annotated[Path, typer.Argument(help="A folder of shards.")],
+    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")],
     *,
     out: Annotated[
-        Path | None, typer.Option(help="A .png; for clips also an .mp4.", show_default="SHARDS/preview.png")
+        Path | None, typer.Option(help="File to write: .png, or .mp4 for clips.", show_default="SHARDS/preview.png")
     ] = None,
-    count: Annotated[int, typer.Option(help="Random samples.", min=1)] = 36,
-    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
-    autoencoder: Annotated[str | None, typer.Option(help="To decode with.", show_default="the one used")] = None,
+    count: Annotated[int, typer.Option(help="Number of random samples to show.", min=1)] = 36,
+    seed: Annotated[int, typer.Option(help="Seed for choosing the samples and drawing their latents.", min=0)] = 0,
+    autoencoder: Annotated[
+        str | None, typer.Option(help="Autoencoder to decode with.", show_default="the one that encoded the shards")
+    ] = None,
     subfolder: Subfolder = None,
     tiling: Tiling = False,
     device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
-    """Look at random samples, decoded: a grid as PNG (clips: frames as columns), or clips as MP4."""
+    """Show random samples, decoded: a grid as PNG (clips as rows of frames) or clips as MP4."""
     from alphaflow.data_tools.preview import preview as decode
 
     from alphaflow.autoencoders.opening import open_autoencoder

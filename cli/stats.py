@@ -7,30 +7,39 @@ from typing import Annotated
 
 import typer
 
-from .options import AT_ONCE, AtOnce, Debug, Device, FileFrames, FileSize, WeightsOption, metric_names
+from .options import AT_ONCE, AtOnce, Device, FileFrames, FileSize, WeightsOption, metric_names
 from .options import weights as weights_of
 from .progress import shown
 
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SRC", help="Images or clips in a folder, zip, tars, .npz or shards; or the name digits."),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        help="Metrics that the statistics are for, named as in `alphaflow evaluate`; kid and pr store every feature.",
+        show_default="as in evaluate",
+    ),
+]
+
 
 def stats(
-    source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Pictures or clips: a folder, a zip, tars, an .npz, shards; or digits.")
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .npz to write.")],
+    source: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .npz file to write.")],
     *,
-    metrics: Annotated[
-        str | None,
-        typer.Option(help="What will be measured, as in evaluate; kid and pr keep every feature.", show_default="fid"),
-    ] = None,
+    metrics: Metrics = None,
     size: FileSize = None,
     frames: FileFrames = None,
     weights: WeightsOption = None,
     batch_size: AtOnce = AT_ONCE,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace statistics that are there.")] = False,
-    debug: Debug = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing statistics file.")] = False,
 ) -> None:
-    """Write statistics of real pictures or clips, for `evaluate --reference OUT`. Under torchrun, work is shared."""
+    """Compute statistics of real images or clips once, for `alphaflow evaluate --reference OUT`.
+
+    Under torchrun the processes share the work.
+    """
     from alphaflow.data_tools.make_statistics import make_statistics
 
     from alphaflow.parallel.device import find_device

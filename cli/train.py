@@ -7,37 +7,39 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .recipe_command import recipe_command
+from alphaflow.recipe_files import RecipeFile
+
+from .flags import as_flags
+from .options import Device
 from .train_options import (
     CheckpointEvery,
-    Debug,
-    Device,
     DryRun,
     From,
     LogEvery,
     Out,
     ProbeEvery,
-    RecipeName,
     Resume,
     SampleEvery,
     Seed,
     machine,
-)
+)  # fmt: skip
+
+MACHINE = inspect.signature(machine, eval_str=True).parameters.values()
 
 if TYPE_CHECKING:
     from alphaflow.recipe import Recipe
-    from alphaflow.recipe_files import RecipeFile
     from alphaflow.runs.folder import RunFolder
     from alphaflow.runs.record import Origin
+    from alphaflow.training.display import Display
     from alphaflow.training.trainer import Trainer
 
 
 def train(
-    recipe: RecipeName,
+    found: RecipeFile,
+    /,
     *,
     out: Out = None,
     resume: Resume = False,
@@ -49,24 +51,21 @@ def train(
     log_every: LogEvery = 50,
     probe_every: ProbeEvery = None,
     dry_run: DryRun = False,
-    debug: Debug = False,
     **parameters: Any,
 ) -> None:
-    """Train a recipe. `alphaflow train RECIPE --help` lists the recipe's own parameters too.
+    """Train a recipe. `alphaflow train RECIPE --help` also lists the recipe's own parameters.
 
     Under torchrun, `torchrun --nproc-per-node 8 -m alphaflow train RECIPE`, the processes share each batch.
-    SIGINT, SIGTERM, SIGUSR1 or SIGHUP: it finishes the step, saves, and ends with status 130, 143, 138 or 129.
+    On SIGINT, SIGTERM, SIGUSR1 or SIGHUP training finishes its step, saves, and exits with status 130, 143, 138 or 129.
     """
-    from alphaflow.diagnosis.probe import Probe
-    from alphaflow.recipe_files import find_recipe
+    from alphaflow.diagnosis.probe import GradientProbe
 
-    given = {name: parameters.pop(name) for name in inspect.signature(machine).parameters}
-    probe = None if probe_every is None else Probe(probe_every)
+    given = {option.name: parameters.pop(option.name) for option in MACHINE}
+    probe = None if probe_every is None else GradientProbe(probe_every)
     rest: dict[str, Any] = {
         "device": device, "checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
         "start": from_run, "probe": probe, **machine(**given),
     }  # fmt: skip
-    found = find_recipe(recipe)
     folder = Path("runs") / found.name.replace("_", "-") if out is None else out
     if dry_run:
         _dry_run(_seeded(found, seed, parameters), seed, rest)
@@ -82,7 +81,6 @@ def _train(
     from alphaflow.parallel.world import join, leave
     from alphaflow.runs.folder import RunFolder
     from alphaflow.runs.record import Origin
-    from alphaflow.training.display import progress
     from alphaflow.training.trainer import Trainer
 
     folder = RunFolder(out)
@@ -102,10 +100,20 @@ def _train(
     continuing = world.first(goes_on)
     trainer = Trainer(
         _seeded(found, seed, parameters),
-        out=folder.path, seed=seed, display=progress(), origin=origin, resume=continuing, **rest,
+        out=folder.path, seed=seed, display=_display(), origin=origin, resume=continuing, **rest,
     )  # fmt: skip
     _fit(trainer, folder, builtin=found.folder is None)
     leave()
+
+
+def _display() -> Display:
+    """A bar on a terminal, plain lines elsewhere; the library's parameters are written as flags."""
+    from alphaflow.training.display import progress
+
+    display = progress()
+    say = display.say
+    display.say = lambda message: say(as_flags(message))  # type: ignore[method-assign]
+    return display
 
 
 def _seeded(found: RecipeFile, seed: int, parameters: dict[str, Any]) -> Recipe:
@@ -116,11 +124,10 @@ def _seeded(found: RecipeFile, seed: int, parameters: dict[str, Any]) -> Recipe:
 
 
 def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
-    """Two steps of which nothing stays."""
-    from alphaflow.training.display import progress
+    """Runs two training steps and writes nothing."""
     from alphaflow.training.trainer import Trainer
 
-    trainer = Trainer(recipe, seed=seed, display=progress(), **rest)
+    trainer = Trainer(recipe, seed=seed, display=_display(), **rest)
     trainer.model.train()
     with trainer.feed:
         losses = [trainer.train_step().total.item() for _ in range(2)]
@@ -133,7 +140,7 @@ def _fit(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
     try:
         trainer.fit()
     except KeyboardInterrupt:
-        fail(f"interrupted at step {trainer.step}; the same command with --resume goes on", INTERRUPTED)
+        fail(f"interrupted at step {trainer.step}; the same command with --resume continues it", INTERRUPTED)
     if trainer.world.main:
         _say_how_it_ended(trainer, folder, builtin)
     if trainer.stopped:
@@ -145,12 +152,12 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> Non
     if trainer.stopped:
         name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
         trainer.display.say(
-            f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume goes on"
+            f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume continues it"
         )
         return
     samples = f"; samples: {picture}" if picture.is_file() else ""
     trainer.display.say(f"done: {folder.path} holds {trainer.step} steps{samples}")
-    listed = sorted(trainer.recipe.samplers)
+    listed = list(trainer.recipe.samplers_by_nfe)
     if listed:
         place, trust = shlex.quote(str(folder.path)), "" if builtin else " --trust"
         nfes = ",".join(map(str, listed))
@@ -159,19 +166,12 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> Non
         )
 
 
-def command(arguments: list[str]) -> Callable[..., None]:
-    """The train command, with the options of the recipe that the arguments name, if they name one."""
-    return recipe_command(
-        "train", arguments, train, list(inspect.signature(machine, eval_str=True).parameters.values())
-    )
-
-
 def _resolved(path: str | Path | None) -> str | None:
     return None if path is None else str(Path(path).resolve())
 
 
 def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None) -> None:
-    """A run goes on with the arguments it began with."""
+    """A run is continued with the arguments it was started with."""
     from alphaflow.errors import UserError
 
     record = folder.read()

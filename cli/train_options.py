@@ -2,139 +2,133 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 TRAINING, MACHINE = "Training", "Machine, saving, failures"
 
 
-class Precision(StrEnum):
-    """Of the arithmetic; weights stay in fp32."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
+def _training(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=TRAINING, **more)
 
 
-class ParallelName(StrEnum):
-    """How several processes share the work."""
-
-    DDP = "ddp"
-    FSDP = "fsdp"
-    HYBRID = "hybrid"
+def _machine(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=MACHINE, **more)
 
 
-RecipeName = Annotated[str, typer.Argument(help="A built-in recipe's name, a recipe file, or module:function.")]
-
-Out = Annotated[
-    Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE", rich_help_panel=TRAINING)
-]
-
+Out = Annotated[Path | None, _training(help="Folder of the run.", show_default="runs/RECIPE")]
 Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Continue the run in --out; start it if there is none.", rich_help_panel=TRAINING),
+    bool, _training("--resume", help="Continue the run in the folder --out, or start it if there is none yet.")
 ]
-
 From = Annotated[
     Path | None,
-    typer.Option(
+    _training(
         "--from",
-        help="Start from the weights of a run (its last averaged ones), a checkpoint's folder, a .safetensors file.",
-        rich_help_panel=TRAINING,
+        help="Start from trained weights: a run (its last averaged weights), a checkpoint's folder, or a .safetensors "
+        "file.",
     ),
 ]
-
 Seed = Annotated[
-    int, typer.Option(help="Of weights, data order, times and noise.", min=0, max=2**63 - 1, rich_help_panel=TRAINING)
+    int, _training(help="Seed for the initial weights, the data order, the times and the noise.", min=0, max=2**63 - 1)
 ]
-
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, mps, …; auto takes a GPU if there is one.", rich_help_panel=TRAINING)
-]
-
 CheckpointEvery = Annotated[
-    int | None,
-    typer.Option(
-        help="Steps between checkpoints.", show_default="a tenth of all steps", min=1, rich_help_panel=TRAINING
-    ),
+    int | None, _training(help="Number of steps between checkpoints.", show_default="a tenth of all steps", min=1)
 ]
-
 SampleEvery = Annotated[
-    int | None,
-    typer.Option(
-        help="Steps between sample pictures.", show_default="a tenth of all steps", min=1, rich_help_panel=TRAINING
-    ),
+    int | None, _training(help="Number of steps between sample images.", show_default="a tenth of all steps", min=1)
 ]
-
-LogEvery = Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.", min=1, rich_help_panel=TRAINING)]
-
+LogEvery = Annotated[int, _training(help="Number of steps between rows of metrics.jsonl.", min=1)]
 ProbeEvery = Annotated[
     int | None,
-    typer.Option(
-        help="Steps between measurements of gradient conflict, for `alphaflow diagnose`; each costs about six steps.",
+    _training(
+        help="Number of steps between measurements of gradient conflict for `alphaflow diagnose`; each takes about as "
+        "long as six training steps.",
         show_default="never",
         min=1,
-        rich_help_panel=TRAINING,
     ),
 ]
+DryRun = Annotated[bool, _training("--dry-run", help="Run two training steps, write nothing, and exit.")]
 
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Two steps of which nothing stays, and stop.", rich_help_panel=TRAINING)
+
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    _machine(
+        help="Precision of the arithmetic: fp32, or bf16 autocast with weights in fp32.", show_default="the recipe's"
+    ),
 ]
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=TRAINING)]
-
-
-def _machine(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=MACHINE, **more)
+TF32 = Annotated[bool | None, _machine(help="Multiply fp32 matrices in TF32 on a GPU.", show_default="the recipe's")]
+Accumulate = Annotated[
+    int, _machine(help="Split each batch into this many parts and add up their gradients, to save memory.", min=1)
+]
+Recompute = Annotated[
+    bool,
+    _machine("--recompute", help="Recompute activations in the backward pass: less memory, about a third more time."),
+]
+Compile = Annotated[bool, _machine("--compile", help="Compile the network with torch.compile.")]
+Parallel = Annotated[
+    Literal["ddp", "fsdp", "hybrid"],
+    _machine(
+        help="How processes under torchrun share the network: ddp keeps it whole in each, fsdp splits it among all, "
+        "hybrid splits it within each machine."
+    ),
+]
+KeepLast = Annotated[int | None, _machine(help="Number of newest checkpoints to keep.", show_default="all", min=1)]
+KeepEvery = Annotated[
+    int | None,
+    _machine(
+        help="With --keep-last, also keep checkpoints whose step is a multiple of this.", show_default="none", min=1
+    ),
+]
+KeepBest = Annotated[
+    str | None,
+    _machine(
+        help="With --keep-last, also keep the checkpoint with the best value of this measurement, for example "
+        "pixel-fd_1 or random-fd_1.",
+        show_default="none",
+    ),
+]
+EvaluateEvery = Annotated[
+    int | None,
+    _machine(
+        help="Number of steps between evaluations at 1 NFE, by pixel FD or, for large samples, random-feature FD.",
+        show_default="never",
+        min=1,
+    ),
+]
+MaxRollbacks = Annotated[
+    int,
+    _machine(help="Number of times to return to the last checkpoint after bad batches before giving up.", min=0),
+]
 
 
 def machine(
     *,
-    precision: Annotated[
-        Precision | None, _machine("bf16: autocast, weights in fp32.", show_default="the recipe's")
-    ] = None,
-    tf32: Annotated[bool | None, _machine("On a GPU: matrices of fp32 in TF32.", show_default="the recipe's")] = None,
-    accumulate: Annotated[int, _machine("Work on a batch in so many parts.", min=1)] = 1,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Less memory, a third more time.", rich_help_panel=MACHINE)
-    ] = False,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the network.", rich_help_panel=MACHINE)
-    ] = False,
-    parallel: Annotated[
-        ParallelName, _machine("Under torchrun: whole networks, or split ones (fsdp; hybrid: on each machine).")
-    ] = ParallelName.DDP,
-    keep_last: Annotated[int | None, _machine("Checkpoints that stay.", show_default="all", min=1)] = None,
-    keep_every: Annotated[int | None, _machine("Also those of each N-th step.", show_default="none", min=1)] = None,
-    keep_best: Annotated[
-        str | None, _machine("Also the best by this, pixel-fd_1 or random-fd_1.", show_default="none")
-    ] = None,
-    evaluate_every: Annotated[
-        int | None,
-        _machine(
-            "Steps between measurements at 1 NFE: pixel FD, or random-feature FD of large samples.",
-            show_default="never",
-            min=1,
-        ),
-    ] = None,
-    max_rollbacks: Annotated[int, _machine("How often to go back after bad batches.", min=0)] = 2,
+    precision: Precision = None,
+    tf32: TF32 = None,
+    accumulate: Accumulate = 1,
+    recompute: Recompute = False,
+    compile: Compile = False,
+    parallel: Parallel = "ddp",
+    keep_last: KeepLast = None,
+    keep_every: KeepEvery = None,
+    keep_best: KeepBest = None,
+    evaluate_every: EvaluateEvery = None,
+    max_rollbacks: MaxRollbacks = 2,
 ) -> dict[str, Any]:
     """The Trainer's arguments from these options."""
-    from alphaflow.evaluation.in_training import Evaluation
-    from alphaflow.training.engine import Setup
-    from alphaflow.training.guard import Guard
-    from alphaflow.training.saving import Keep
+    from alphaflow.evaluation.in_training import TrainingEvaluation
+    from alphaflow.training.engine import MachineSetup
+    from alphaflow.training.guard import BatchGuard
+    from alphaflow.training.saving import CheckpointRetention
 
-    setup = Setup(
-        precision=None if precision is None else precision.value,
-        tf32=tf32, accumulate=accumulate, recompute=recompute, compile=compile, parallel=parallel.value,
-    )  # fmt: skip
+    setup = MachineSetup(
+        precision=precision, tf32=tf32, accumulate=accumulate, recompute=recompute, compile=compile, parallel=parallel
+    )
     return {
         "setup": setup,
-        "guard": Guard(rollbacks=max_rollbacks),
-        "keep": Keep(last=keep_last, every=keep_every, best=keep_best),
-        "evaluation": None if evaluate_every is None else Evaluation(evaluate_every),
+        "guard": BatchGuard(rollbacks=max_rollbacks),
+        "keep": CheckpointRetention(last=keep_last, every=keep_every, best=keep_best),
+        "evaluation": None if evaluate_every is None else TrainingEvaluation(evaluate_every),
     }

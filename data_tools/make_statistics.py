@@ -10,8 +10,8 @@ import torch
 from alphaflow.data.listing.endings import Kind
 from alphaflow.errors import UserError
 from alphaflow.evaluation.catalogue import default_metrics
-from alphaflow.evaluation.evaluator import BATCH, Evaluator, Progress
-from alphaflow.evaluation.reference import Reference
+from alphaflow.evaluation.evaluator import BATCH, Evaluator, ProgressCallback
+from alphaflow.evaluation.reference import EvaluationReference
 from alphaflow.evaluation.statistics import Statistics
 from alphaflow.evaluation.statistics_file import is_ours, write_statistics
 from alphaflow.features.networks import FRAMES
@@ -30,12 +30,12 @@ def make_statistics(
     batch_size: int = BATCH,
     overwrite: bool = False,
     world: World | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Statistics | None:
     """Looks at every picture or clip once and writes what metrics need of them; the file is whole or not there.
 
     Args:
-        source: as `evaluation.sources.open_source` takes it.
+        source: as `evaluation.sample_sets.open_sample_set` takes it.
         out: the .npz.
         metrics: that will be measured; None as `evaluate`. Moments are written, and for kid and pr all features.
         size: image files are cropped and scaled to it.
@@ -55,12 +55,12 @@ def make_statistics(
     """
     _check_free(out, overwrite)
     kind: Kind | None = "clips" if frames else None
-    pictures = Reference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).source
+    pictures = EvaluationReference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).samples
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")
     options = {"device": device, "weights": weights, "batch_size": batch_size, "world": world, "progress": progress}
     wanted = metrics or default_metrics(pictures.shape)
-    evaluator = Evaluator(wanted, Reference(pictures.name, pictures), **options)  # type: ignore[arg-type]
+    evaluator = Evaluator(wanted, EvaluationReference(pictures.name, pictures), **options)  # type: ignore[arg-type]
     evaluator.check(len(pictures), pictures.shape)
     found = evaluator.real()
     if found is not None:

@@ -8,15 +8,15 @@ import alphaflow as af
 
 def recipe(
     *,
-    method: Literal["fm", "meanflow", "alphaflow"] = "alphaflow",
-    size: Literal["s", "b", "l", "xl"] = "b",
-    cfg: bool = False,
-    factorised: bool = False,
-    data: Path = Path("shards/kinetics700"),
-    images: Path | None = None,
-    image_share: float = 0.2,
-    steps: int = 400_000,
-    batch_size: int = 64,
+    method: Literal["fm", "meanflow", "alphaflow"] = "alphaflow",  # Objective.
+    size: Literal["s", "b", "l", "xl"] = "b",  # Size of the network.
+    cfg: bool = False,  # Train with guidance.
+    factorised: bool = False,  # Attend within frames and across them in turn.
+    data: Path = Path("shards/kinetics700"),  # Folder that holds the shards of clips in train/.
+    images: Path | None = None,  # Folder of shards of images to train on as well, in train/.
+    image_share: float = 0.2,  # Share of the batches that consist of images.
+    steps: int = 400_000,  # Number of training steps.
+    batch_size: int = 64,  # Number of clips in each batch.
 ) -> af.Recipe:
     """ImageNet's settings over patches (1, 2, 2), for latents of a video autoencoder or of an image one."""
     clips = af.LatentShards(data / "train", batch_size=batch_size, kind="clips")
@@ -28,5 +28,5 @@ def recipe(
         model=build(clips.shape, patch=(1, 2, 2), classes=dataset.classes, factorised=factorised),
         dataset=dataset,
         autoencoder=clips.autoencoder,
-        **af.published(method, row[size], guided=cfg, steps=steps),
+        **af.published_settings(method, row[size], guided=cfg, steps=steps),
     )

@@ -66,9 +66,9 @@ OBJECTIVES = [
     af.MeanFlow(),
     af.ImprovedMeanFlow(),
     af.Shortcut(),
-    af.Shortcut(times=af.Dyadic(16), ema_target=True, weighting=af.Unweighted()),
+    af.Shortcut(times=af.DyadicPairs(16), ema_target=True, weighting=af.UniformWeighting()),
     af.SplitMeanFlow(),
-    af.ConsistencyTraining(intervals=af.Doubling(end=STEPS, first=4, last=32)),
+    af.ConsistencyTraining(intervals=af.DoublingIntervals(end=STEPS, first=4, last=32)),
     af.ContinuousConsistency(warmup=STEPS // 2),
     af.FACM(),
 ]
@@ -101,7 +101,7 @@ def test_training(objective: af.Objective, data: str) -> None:
         sampler = af.Consistency(4)
     samples = sampler(ema.model, noise, cond, generator)
     assert samples.shape == real.shape
-    before, after = af.sliced_wasserstein(noise, real), af.sliced_wasserstein(samples, real)
+    before, after = af.metrics.sliced_wasserstein(noise, real), af.metrics.sliced_wasserstein(samples, real)
     assert after < before / 4, (before, after)
 
 
@@ -112,9 +112,9 @@ def test_sliced_wasserstein_against_scipy() -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(500, 1, generator=generator), 2 * torch.randn(500, 1, generator=generator) + 1
     expected = wasserstein_distance(a[:, 0].double().numpy(), b[:, 0].double().numpy())
-    assert af.sliced_wasserstein(a, b) == pytest.approx(expected, rel=1e-9)
+    assert af.metrics.sliced_wasserstein(a, b) == pytest.approx(expected, rel=1e-9)
     points = torch.randn(300, 2, generator=generator)
-    moved = af.sliced_wasserstein(points, points + torch.tensor([3.0, 4.0]), projections=20_000)
+    moved = af.metrics.sliced_wasserstein(points, points + torch.tensor([3.0, 4.0]), projections=20_000)
     assert moved == pytest.approx(5 * 2 / math.pi, rel=0.02)
     with pytest.raises(ValueError, match="equally many points"):
-        af.sliced_wasserstein(points, points[:10])
+        af.metrics.sliced_wasserstein(points, points[:10])

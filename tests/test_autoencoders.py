@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import alphaflow as af
+from alphaflow.autoencoders.autoencoder import Normalisation
 from alphaflow.autoencoders.opening import AUTOENCODERS
 from alphaflow.data.dataset import IndexedDataset, Indices
 from alphaflow.describe import describe, rebuild
@@ -175,7 +176,7 @@ def test_videos_go_through_an_image_autoencoder_frame_by_frame(image_vae: Path) 
 
 def test_options_and_descriptions(image_vae: Path) -> None:
     ours = af.DiffusersVAE(str(image_vae), scale=(1.0, 2.0, 3.0, 4.0), shift=0.5, device="cpu")
-    assert ours.normalisation == af.Normalisation((0.5,) * 4, (1.0, 2.0, 3.0, 4.0))
+    assert ours.normalisation == Normalisation((0.5,) * 4, (1.0, 2.0, 3.0, 4.0))
     assert rebuild(describe(ours), AUTOENCODERS) == ours
     wrapped = af.Normalised(af.Pixels(), (0.1,) * 3, (2.0,) * 3)
     assert rebuild(describe(wrapped), AUTOENCODERS) == wrapped
@@ -252,7 +253,7 @@ def run_of(make: Callable[[], Any], shape: tuple[int, ...], place: Path) -> af.R
     data = Noise(shape)
     model = af.DiT(shape, patch=2, depth=1, width=16, heads=2)
     recipe = af.Recipe(
-        model=model, objective=af.MeanFlow(), dataset=data, samplers={1: af.ODE(1)}, steps=1,
+        model=model, objective=af.MeanFlow(), dataset=data, samplers=(af.ODE(1),), steps=1,
         autoencoder=af.DiffusersVAE(str(place / "vae"), device="cpu"),
     )  # fmt: skip
     af.Trainer(recipe, out=place / "run", device="cpu").fit()

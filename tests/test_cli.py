@@ -57,6 +57,7 @@ def test_help_lists_the_recipes_own_parameters(cli: Cli) -> None:
         assert word in done.out
     assert "--flip" not in done.out
     assert "--flip" in cli("train", "cifar10", "--help").out
+    assert "Width of the network." in done.out
     for name in ("sample", "evaluate", "recipes"):
         assert cli(name, "--help").status == 0
     assert cli("--version").out.startswith("alphaflow ")
@@ -182,7 +183,7 @@ from own_network import Own
 def recipe(*, steps: int = 4, wide: bool = False) -> af.Recipe:
     digits = af.Digits(batch_size=16)
     return af.Recipe(model=Own(64 if wide else 8), objective=af.MeanFlow(), dataset=digits, steps=steps,
-                     samplers={1: af.ODE(1)})
+                     samplers=(af.ODE(1),))
 '''
 NETWORK = """
 import torch
@@ -298,6 +299,42 @@ def test_flags_may_stand_before_the_recipe(cli: Cli, tmp_path: Path) -> None:
     done = cli("train", "--steps", "2", "--out", tmp_path / "r", "digits", *TINY)
     assert done.status == 0, done.err
     assert "doesn't exist" in cli("train", "--flip", "cifar10", "--data", tmp_path / "no.zip").err
+
+
+SAYS = """
+from pathlib import Path
+import alphaflow as af
+with open("executed", "a") as file:
+    print("once", file=file)
+def recipe(*, data: Path = Path("none"), wide: bool = False, note: str = "-") -> af.Recipe:
+    raise af.UserError(f"{data} {wide} {note!r}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("mine.py", "none False '-'"),
+        ("-- mine.py", "none False '-'"),
+        ("--wide mine.py", "none True '-'"),
+        ("--data digits mine.py", "digits False '-'"),
+        ("--data other.py mine.py --no-wide", "other.py False '-'"),
+        ("--data=digits --note 3 --out digits mine.py", "digits False '3'"),
+        ("mine.py --note=", "none False ''"),
+        ("mine.py --data=", "--data is empty"),
+        ("mine.py more", "unexpected extra argument"),
+        ("--note digits --wid mine.py", "--note is not an option of `alphaflow train` itself"),
+        ("--note mine", "put RECIPE first"),
+    ],
+)
+def test_the_recipe_is_found_among_its_options_and_executed_once(
+    words: str, says: str, tmp_path: Path, here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(SAYS)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    fails(here("train", *words.split()), says)
+    executed = tmp_path / "executed"
+    assert (executed.read_text() if executed.exists() else "once\n") == "once\n"
 
 
 def test_broken_modules(cli: Cli, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from PIL import Image
 import alphaflow as af
 from alphaflow.data.decoding.images import centre_crop, decode
 from alphaflow.data.listing.classes import class_folders
-from alphaflow.evaluation.sample_set import Source
-from alphaflow.evaluation.sample_sets import open_source
+from alphaflow.evaluation.sample_set import SampleSet
+from alphaflow.evaluation.sample_sets import open_sample_set
 from alphaflow.media.sample_files import folder_names, write_samples
 from alphaflow.pixel_values import to_bytes, to_unit
 from alphaflow.runs.labels import balanced_labels, chosen_labels, random_labels
@@ -277,7 +277,7 @@ def test_labels() -> None:
     assert torch.bincount(drawn).min() > 2300
 
 
-def whole(source: Source) -> tuple[torch.Tensor, list[str] | None]:
+def whole(source: SampleSet) -> tuple[torch.Tensor, list[str] | None]:
     """All pixels, and each one's class name."""
     block = source.read(0, len(source))
     return block.pixels, None if block.labels is None else [source.class_names[int(i)] for i in block.labels]
@@ -292,12 +292,12 @@ def test_written_samples_read_back(labels: Any, channels: int, tmp_path: Path) -
     for form in ("png", "npz"):
         write_samples(tmp_path / form, lambda: pixels, labels, names, form)
         assert Image.open(tmp_path / f"{form}.png").mode == ("L" if channels == 1 else "RGB")
-    back, found = whole(open_source(tmp_path / "npz" / "samples.npz"))
+    back, found = whole(open_sample_set(tmp_path / "npz" / "samples.npz"))
     assert torch.equal(back, pixels)
     assert found == (None if labels is None else ["1", "0", "1", "2"])
     order = [0, 1, 2, 3] if labels is None else [3, 0, 2, 1]  # sorted by class name w, x, y, then by number
     order = order if labels is None else sorted(range(4), key=lambda i: (names[int(labels[i])], i))
-    back, found = whole(open_source(tmp_path / "png", mode="L" if channels == 1 else "RGB"))
+    back, found = whole(open_sample_set(tmp_path / "png", mode="L" if channels == 1 else "RGB"))
     assert torch.equal(back, pixels[order])
     assert found == (None if labels is None else [names[int(labels[i])] for i in order])
 
@@ -377,7 +377,7 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
         ("cut", "no readable"), ("missing", "doesn't exist"),
     ):  # fmt: skip
         with pytest.raises(af.UserError, match=message):
-            open_source(tmp_path / f"{name}.npz")
+            open_sample_set(tmp_path / f"{name}.npz")
 
 
 def test_real_cifar10(real_data: Path) -> None:

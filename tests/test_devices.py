@@ -29,11 +29,13 @@ from alphaflow.evaluation.gatherer import Gatherer
 from alphaflow.evaluation.sample_sets import training_data
 from alphaflow.evaluation.statistics import Needs
 from alphaflow.features.builtin import CLIPS_ONLY, FEATURES, UNPUBLISHED
+from alphaflow.guidance_input import guidance_setting
 from alphaflow.metrics.neighbours import nearest
 from alphaflow.parallel.pieces import weights
 from alphaflow.parallel.world import World
+from alphaflow.runs.pipeline import InTraining
 from alphaflow.training import state
-from alphaflow.training.engine import Engine, Setup
+from alphaflow.training.engine import Engine, MachineSetup
 from alphaflow.training.feed import Feed
 from alphaflow.training.flops import forward_flops
 from alphaflow.training.sample_pictures import sample_picture
@@ -210,9 +212,9 @@ OBJECTIVES: dict[str, Callable[..., af.Objective]] = {
     "ImprovedMeanFlow": af.ImprovedMeanFlow,
     "Shortcut": af.Shortcut,
     "Shortcut of the paper": lambda **options: af.Shortcut(
-        times=af.Dyadic(16), ema_target=True, weighting=af.Unweighted(), **options
+        times=af.DyadicPairs(16), ema_target=True, weighting=af.UniformWeighting(), **options
     ),
-    "SplitMeanFlow": lambda **options: af.SplitMeanFlow(weighting=af.Adaptive(p=0.5), **options),
+    "SplitMeanFlow": lambda **options: af.SplitMeanFlow(weighting=af.AdaptiveWeighting(p=0.5), **options),
     "ConsistencyTraining": lambda **options: af.ConsistencyTraining(intervals=8.0, **options),
     "ContinuousConsistency": af.ContinuousConsistency,
     "ContinuousConsistency, not adaptive": lambda **options: af.ContinuousConsistency(adaptive=False, **options),
@@ -304,14 +306,17 @@ def test_a_networks_weights_from_another() -> None:
 
 
 TIMES: dict[str, Any] = {
-    "Uniform": af.Uniform(),
+    "Uniform": af.UniformTimes(),
     "LogitNormal": af.LogitNormal(),
     "TruncatedLogitNormal": af.TruncatedLogitNormal(low=0.1, high=0.9),
     "ArctanLogNormal": af.ArctanLogNormal(),
-    "Beta": af.Beta(2.0, 1.0),
-    "Dyadic": af.Dyadic(16),
+    "Beta": af.BetaTimes(2.0, 1.0),
+    "Dyadic": af.DyadicPairs(16),
     **{f"TimePairs, {kind}": af.TimePairs(af.LogitNormal(), kind) for kind in ("sorted", "min", "product", "zero")},
-    **{f"TimePairs, truncated {times}": af.TimePairs(times, "truncated") for times in (af.Uniform(), af.LogitNormal())},
+    **{
+        f"TimePairs, truncated {times}": af.TimePairs(times, "truncated")
+        for times in (af.UniformTimes(), af.LogitNormal())
+    },
 }
 
 
@@ -345,23 +350,23 @@ def test_samplers(name: str) -> None:
 
 def test_sampling_with_guidance_as_an_input() -> None:
     x, cond = batch(CUDA)
-    cond = cond.replace(guidance=af.guidance_setting(len(x), 2.0)).to(CUDA)
+    cond = cond.replace(guidance=guidance_setting(len(x), 2.0)).to(CUDA)
     check(af.ODE(2)(dit(guidance=True).to(CUDA), x, cond), CUDA)
 
 
 def recipe(**options: Any) -> af.Recipe:
-    own = {"model": dit(), "objective": af.MeanFlow(), "dataset": digits(), "steps": 2, "samplers": {1: af.ODE(1)}}
+    own = {"model": dit(), "objective": af.MeanFlow(), "dataset": digits(), "steps": 2, "samplers": (af.ODE(1),)}
     return af.Recipe(**{**own, **options})
 
 
 @pytest.mark.parametrize("nfe", [1, 2])
 def test_a_runs_samples(nfe: int) -> None:
-    made = recipe(samplers={1: af.ODE(1), 2: af.Consistency(2)})
+    made = recipe(samplers=(af.ODE(1), af.Consistency(2)))
     model = made.model.to(CUDA)
-    run = af.Run.of(made, model, CUDA)
+    run = InTraining(made, model, CUDA)
     check(run.sample(6, nfe, batch_size=4), CPU)
     guided = replace(made, model=dit(guidance=True).to(CUDA), objective=af.MeanFlow(guidance=af.GuidanceInputs()))
-    check(af.Run.of(guided, guided.model, CUDA).sample(6, nfe, guidance=af.Guide(2.0)), CPU)
+    check(InTraining(guided, guided.model, CUDA).sample(6, nfe, guidance=af.CFG(2.0)), CPU)
     picture = sample_picture(made, model, CUDA)
     assert picture is not None
     check(picture.pixels, CPU)
@@ -497,7 +502,7 @@ def test_an_autoencoder_of_ones_own(wrapped: bool) -> None:
     own = Halved()
     autoencoder = af.Normalised(own, (0.0,), (1.0,)) if wrapped else own
     made = recipe(model=dit(), dataset=digits(), autoencoder=autoencoder)
-    opened = af.Run.of(made, made.model.to(CUDA), CUDA)
+    opened = InTraining(made, made.model.to(CUDA), CUDA)
     check(opened.sample(3), CPU)
     check(own, CUDA)
     check(training_data(opened).read(0, 4).pixels, CPU)
@@ -519,7 +524,7 @@ LEARNED: dict[str, Callable[[], af.Objective]] = {
 def test_an_engines_step(name: str) -> None:
     made = recipe(model=Plain(), objective=LEARNED[name](), ema=(0.99, af.PowerLaw(0.1)), clip=1.0)
     made.model.to(CUDA)
-    engine = Engine(made, Setup(accumulate=2), CUDA, World())
+    engine = Engine(made, MachineSetup(accumulate=2), CUDA, World())
     x, cond = batch(CUDA)
     check(engine.gradient(af.Batch(x, cond), 0, torch.Generator(CUDA)), CUDA)
     norm = engine.norm()
@@ -589,13 +594,15 @@ def test_extractors_and_what_is_gathered(name: str, shape: tuple[int, ...], ther
 
 
 FIGURES: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "frechet_distance": lambda a, b: af.frechet_distance(af.Moments.of(a), af.Moments.of(b)),
-    "kernel_distance, whole": lambda a, b: af.kernel_distance(a, b, subsets=20, size=10),
-    "kernel_distance, parts": lambda a, b: af.kernel_distance(a, b, subsets=2, size=10),
-    "precision_recall": af.precision_recall,
-    "label_agreement": lambda a, b: af.label_agreement(a, a[:, 0].long(), b, b[:, 0].long()),
-    "label_agreement, labels on the CPU": lambda a, b: af.label_agreement(a, a[:, 0].cpu().long(), b, b[:, 0].long()),
-    "sliced_wasserstein": af.sliced_wasserstein,
+    "frechet_distance": lambda a, b: af.metrics.frechet_distance(af.metrics.Moments.of(a), af.metrics.Moments.of(b)),
+    "kernel_distance, whole": lambda a, b: af.metrics.kernel_distance(a, b, subsets=20, size=10),
+    "kernel_distance, parts": lambda a, b: af.metrics.kernel_distance(a, b, subsets=2, size=10),
+    "precision_recall": af.metrics.precision_recall,
+    "label_agreement": lambda a, b: af.metrics.label_agreement(a, a[:, 0].long(), b, b[:, 0].long()),
+    "label_agreement, labels on the CPU": lambda a, b: af.metrics.label_agreement(
+        a, a[:, 0].cpu().long(), b, b[:, 0].long()
+    ),
+    "sliced_wasserstein": af.metrics.sliced_wasserstein,
 }
 
 
@@ -608,7 +615,7 @@ def test_parts_of_figures() -> None:
     features = torch.zeros(20, 6, device=CUDA)
     found = nearest(features, features, 3)
     check([found.indices, found.distances], CUDA)
-    score, moments = af.InceptionScore(20, 2), af.RunningMoments()
+    score, moments = af.metrics.InceptionScore(20, 2), af.metrics.RunningMoments()
     score.add(features, 0)
     check(score.parts(), CPU)
     moments.add(features)

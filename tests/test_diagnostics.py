@@ -85,7 +85,7 @@ def test_conflict_equals_gradients_by_hand(objective: Any, model: Any, batches: 
 
 def test_the_parts_sum_to_meanflows_gradient(model: Any, batches: Any, grad: Any) -> None:
     """∇L_TFM + ∇L_TC is the gradient of the MeanFlow objective itself on the same draw."""
-    objective = af.MeanFlow(fm_share=0.0, weighting=af.Plain())
+    objective = af.MeanFlow(fm_share=0.0, weighting=af.InverseAlphaWeighting())
     parts = decompose(model, objective, batches[0], 0, torch.Generator().manual_seed(2))
     loss = objective(model, batches[0].x, batches[0].cond, 0, torch.Generator().manual_seed(2))
     together = grad(model, parts.tfm.mean() + parts.tc.mean())
@@ -150,7 +150,7 @@ def test_zero_gradient_has_no_angle(batches: Any) -> None:
     found = af.measure_conflict(Still(), af.MeanFlow(), batches, generator=torch.Generator().manual_seed(1))
     assert found.norm["tc"] == 0
     assert math.isnan(found.cosine["tfm_tc"])
-    values = af.Probe()(Still(), af.MeanFlow(), batches[0], 0)
+    values = af.GradientProbe()(Still(), af.MeanFlow(), batches[0], 0)
     assert "probe/cos_tfm_tc" not in values
     assert values["probe/norm_tc"] == 0
 
@@ -182,7 +182,7 @@ def test_a_probe_leaves_training_alone(tmp_path: Path) -> None:
     """The same weights bit for bit; its values stand in the rows of its steps, and come again after a resume."""
     plain = af.Trainer(tiny(), out=tmp_path / "plain", log_every=100)
     plain.fit()
-    probed = af.Trainer(tiny(), out=tmp_path / "probed", log_every=100, probe=af.Probe(every=3, draws=2))
+    probed = af.Trainer(tiny(), out=tmp_path / "probed", log_every=100, probe=af.GradientProbe(every=3, draws=2))
     probed.fit()
     for a, b in zip(plain.model.parameters(), probed.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -193,11 +193,15 @@ def test_a_probe_leaves_training_alone(tmp_path: Path) -> None:
         for row in rows[1:]
     )
 
-    stopped = af.Trainer(tiny(steps=8), out=tmp_path / "resumed", log_every=100, probe=af.Probe(every=3, draws=2))
+    stopped = af.Trainer(
+        tiny(steps=8), out=tmp_path / "resumed", log_every=100, probe=af.GradientProbe(every=3, draws=2)
+    )
     for _ in range(4):
         stopped.train_step()
     stopped.save()
-    af.Trainer(tiny(), out=tmp_path / "resumed", resume=True, log_every=100, probe=af.Probe(every=3, draws=2)).fit()
+    af.Trainer(
+        tiny(), out=tmp_path / "resumed", resume=True, log_every=100, probe=af.GradientProbe(every=3, draws=2)
+    ).fit()
     resumed = [json.loads(line) for line in (tmp_path / "resumed" / "metrics.jsonl").read_text().splitlines()]
     assert resumed[-1]["probe/cos_tfm_tc"] == rows[-1]["probe/cos_tfm_tc"]
 
@@ -206,10 +210,10 @@ def test_a_plain_function_cannot_be_probed(tmp_path: Path) -> None:
     recipe = tiny()
     plain = dataclasses.replace(recipe, objective=lambda *arguments: recipe.objective(*arguments))  # type: ignore[arg-type]
     with pytest.raises(af.UserError, match=r"only an af\.Objective can be probed"):
-        af.Trainer(plain, out=tmp_path / "run", probe=af.Probe())
+        af.Trainer(plain, out=tmp_path / "run", probe=af.GradientProbe())
     assert not (tmp_path / "run").exists()
     with pytest.raises(af.UserError, match=r"only an af\.Objective"):
-        af.Probe()(recipe.model, lambda *args: None, next(iter(recipe.dataset)), 0)  # type: ignore[arg-type]
+        af.GradientProbe()(recipe.model, lambda *args: None, next(iter(recipe.dataset)), 0)  # type: ignore[arg-type]
 
 
 def test_diagnose_measures_the_run_it_is_given(small_run: Path) -> None:

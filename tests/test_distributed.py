@@ -104,6 +104,8 @@ def test_split_networks_are_the_same_run(torchrun: Torchrun, undisturbed: Path, 
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = weights(tmp_path / "run"), weights(undisturbed)
     assert all(torch.allclose(ours[name], theirs[name], atol=2e-3) for name in theirs)
+    records = [json.loads((run / "run.json").read_text()) for run in (tmp_path / "run", undisturbed)]
+    assert records[0]["model"] == records[1]["model"] is not None  # so that it is opened without its recipe
     (tmp_path / "run" / "checkpoints" / "step-00000024" / "state.json").unlink()
     done = torchrun(2, *command(tmp_path, tmp_path / "run", "--resume"))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -173,7 +173,7 @@ def test_what_is_normalised_by_element_keeps_its_size(tmp_path: Path) -> None:
     shards = af.LatentShards(tmp_path / "out", batch_size=4)
     recipe = af.Recipe(
         model=af.DiT(shards.shape, patch=8, depth=1, width=16, heads=2, classes=shards.classes),
-        objective=af.AlphaFlow(), dataset=shards, steps=1, samplers={1: af.ODE(1)}, autoencoder=shards.autoencoder,
+        objective=af.AlphaFlow(), dataset=shards, steps=1, samplers=(af.ODE(1),), autoencoder=shards.autoencoder,
     )  # fmt: skip
     af.Trainer(recipe, out=tmp_path / "run", device="cpu").fit()
     shutil.rmtree(tmp_path / "out")

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
-from alphaflow.averages import combination, overlap
 from alphaflow.costs import activation_bytes, phases
 from alphaflow.parallel.device import fp32_products
 from alphaflow.parallel.world import World
+from alphaflow.runs.post_hoc import combination, overlap
 from alphaflow.training.ema import EMA
 from alphaflow.training.engine import Engine
 from alphaflow.training.flops import counted
@@ -31,11 +31,11 @@ def recipe(**options: Any) -> af.Recipe:
     model = af.DiT((1, 8, 8), patch=4, depth=2, width=32, heads=2, classes=10)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    settings: dict[str, Any] = {"objective": af.MeanFlow(), "samplers": {}, "lr": 1e-3, "steps": 6}
+    settings: dict[str, Any] = {"objective": af.MeanFlow(), "samplers": (), "lr": 1e-3, "steps": 6}
     return af.Recipe(model=model, dataset=af.Digits(batch_size=16, seed=1), **{**settings, **options})
 
 
-def gradient(made: af.Recipe, setup: af.Setup, batch: int = 16) -> tuple[torch.Tensor, af.Loss]:
+def gradient(made: af.Recipe, setup: af.MachineSetup, batch: int = 16) -> tuple[torch.Tensor, af.Loss]:
     """Of the first batch, at step 0."""
     trainer = af.Trainer(made, setup=setup, device="cpu")
     data = next(iter(af.Digits(batch_size=batch, seed=1)))
@@ -50,7 +50,7 @@ def test_accumulated_parts_add_up_to_the_batch() -> None:
     made = recipe()
     made.model.double()
     twin, data = copy.deepcopy(made.model), next(iter(af.Digits(batch_size=16, seed=1)))
-    found, loss = gradient(made, af.Setup(accumulate=3))
+    found, loss = gradient(made, af.MachineSetup(accumulate=3))
     generator = torch.Generator().manual_seed(5)
     per_sample = [
         made.objective(
@@ -75,7 +75,7 @@ def test_recomputation_changes_memory_and_nothing_else(objective: af.Objective) 
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         made.append(dataclasses.replace(recipe(), model=model, objective=objective))
-    (plain, _), (again, _) = gradient(made[0], af.Setup()), gradient(made[1], af.Setup(recompute=True))
+    (plain, _), (again, _) = gradient(made[0], af.MachineSetup()), gradient(made[1], af.MachineSetup(recompute=True))
     assert torch.allclose(plain, again, rtol=1e-5, atol=1e-7)
     less, more = (activation_bytes(one, 0, 8) for one in (made[1], made[0]))
     assert less < 0.5 * more
@@ -84,10 +84,10 @@ def test_recomputation_changes_memory_and_nothing_else(objective: af.Objective) 
 def test_own_networks_say_that_they_cannot_recompute() -> None:
     made = dataclasses.replace(recipe(), model=torch.nn.Linear(1, 1))
     with pytest.raises(af.UserError, match="Linear has no attribute `recompute`"):
-        af.Trainer(made, setup=af.Setup(recompute=True))
+        af.Trainer(made, setup=af.MachineSetup(recompute=True))
     for wrong in ({"precision": "fp8"}, {"accumulate": 0}, {"parallel": "tensor"}):
         with pytest.raises(af.UserError):
-            af.Setup(**wrong)  # type: ignore[arg-type]
+            af.MachineSetup(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 0.9, 1.0])
@@ -108,7 +108,7 @@ def test_the_share_of_flow_matching_is_of_the_whole_batch(share: float) -> None:
             continue
         counted.clear()
         for rank in range(processes):
-            engine = Engine(made, af.Setup(accumulate=accumulate), torch.device("cpu"), World())
+            engine = Engine(made, af.MachineSetup(accumulate=accumulate), torch.device("cpu"), World())
             engine.world = World(rank, processes)
             mine = data[slice(rank * batch // processes, (rank + 1) * batch // processes)]
             engine.gradient(mine, 0, torch.Generator().manual_seed(0))
@@ -119,21 +119,21 @@ def test_the_share_of_flow_matching_is_of_the_whole_batch(share: float) -> None:
 
 @pytest.mark.parametrize("objective", [af.FlowMatching(), af.MeanFlow(), af.AlphaFlow(alpha=0.5), af.FACM()])
 def test_bf16_keeps_weights_in_fp32_and_is_close(objective: af.Objective) -> None:
-    exact, _ = gradient(recipe(objective=objective), af.Setup())
-    close, _ = gradient(recipe(objective=objective), af.Setup(precision="bf16"))
+    exact, _ = gradient(recipe(objective=objective), af.MachineSetup())
+    close, _ = gradient(recipe(objective=objective), af.MachineSetup(precision="bf16"))
     assert close.dtype == torch.float32
     assert not torch.equal(close, exact)
     assert float((close - exact).norm() / exact.norm()) < 0.05
-    trainer = af.Trainer(recipe(objective=objective), setup=af.Setup(precision="bf16"), device="cpu")
+    trainer = af.Trainer(recipe(objective=objective), setup=af.MachineSetup(precision="bf16"), device="cpu")
     trainer.train_step()
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
-    assert {v.dtype for s in trainer.optimizer.state.values() for v in s.values()} == {torch.float32}
+    assert {v.dtype for s in trainer.engine.optimizer.state.values() for v in s.values()} == {torch.float32}
 
 
 def test_a_recipes_machine_is_overridden_by_the_setup(tmp_path: Path) -> None:
     """Precision and TF32: the recipe's where the setup leaves them open; recorded as they were run."""
     made = dataclasses.replace(recipe(steps=1), precision="bf16", tf32=True)
-    for setup, expected in ((None, ("bf16", True)), (af.Setup(precision="fp32", tf32=False), ("fp32", False))):
+    for setup, expected in ((None, ("bf16", True)), (af.MachineSetup(precision="fp32", tf32=False), ("fp32", False))):
         trainer = af.Trainer(made, out=tmp_path / expected[0], setup=setup, device="cpu")
         trainer.fit()
         record = json.loads((tmp_path / expected[0] / "run.json").read_text())["setup"]
@@ -163,8 +163,8 @@ def test_tf32_lasts_as_long_as_a_step() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_a_compiled_network_has_the_same_gradient() -> None:
     """MeanFlow's: one pass with gradient, and one by forward-mode differentiation."""
-    exact, _ = gradient(recipe(), af.Setup())
-    compiled, _ = gradient(recipe(), af.Setup(compile=True))
+    exact, _ = gradient(recipe(), af.MachineSetup())
+    compiled, _ = gradient(recipe(), af.MachineSetup(compile=True))
     assert float((compiled - exact).norm() / exact.norm()) < 1e-5
 
 

@@ -20,11 +20,12 @@ from torch import Tensor
 
 import alphaflow as af
 from alphaflow.evaluation.gatherer import Gatherer
-from alphaflow.evaluation.npz_pictures import Arrays
-from alphaflow.evaluation.sample_sets import open_source
+from alphaflow.evaluation.npz_samples import NpzSamples
+from alphaflow.evaluation.sample_sets import open_sample_set
 from alphaflow.evaluation.statistics import needs_of
 from alphaflow.evaluation.statistics_file import FORMAT, holds_statistics, is_ours, read_statistics
 from alphaflow.features.extractors import open_extractor
+from alphaflow.runs.record import Origin
 
 CPU = torch.device("cpu")
 Own = Callable[[Path], str]
@@ -54,15 +55,15 @@ def test_every_form_gives_the_same_figures(tmp_path: Path, cli: Cli, rows: Rows)
     assert done.status == 0, done.err
     metrics = ("pixel-fd", "pixel-pr", "agreement")
     make_statistics(tmp_path / "png", tmp_path / "stats.npz", metrics=metrics)
-    fake = af.Images(pixels_of(60, 1) // 2, torch.arange(60) % 4, list("abcd"))
-    expected = rows(fake, af.Images(pixels, labels, list("abcd")), *metrics)
+    fake = af.InMemorySamples(pixels_of(60, 1) // 2, torch.arange(60) % 4, list("abcd"))
+    expected = rows(fake, af.InMemorySamples(pixels, labels, list("abcd")), *metrics)
     for name in ("png", "set.zip", "plain.npz", "packed.npz", "shards", "stats.npz"):
         for batch_size in (7, 128):
             assert rows(fake, tmp_path / name, *metrics, batch_size=batch_size) == pytest.approx(expected, rel=1e-9), (
                 name
             )
     assert rows(tmp_path / "shards", tmp_path / "png", "pixel-fd")["pixel-fd"] == pytest.approx(0, abs=1e-9)
-    blocks = list(open_source(tmp_path / "packed.npz").blocks(16, 1, 2))
+    blocks = list(open_sample_set(tmp_path / "packed.npz").batches(16, 1, 2))
     assert [block.start for block in blocks] == [16]
     assert torch.equal(blocks[0].pixels, pixels[16:32])
 
@@ -72,7 +73,7 @@ def test_statistics_of_adms_form(tmp_path: Path, inception: Path, rows: Rows, ow
     """mu and sigma are taken as they are; other metrics look at the pictures beside them; ours reads back."""
     weights = {"inception": own(inception)}
     real, fake = pixels_of(12, 0), pixels_of(11, 1) // 2
-    plain = rows(af.Images(fake), af.Images(real), "fid", "pr", weights=weights)
+    plain = rows(af.InMemorySamples(fake), af.InMemorySamples(real), "fid", "pr", weights=weights)
     make_statistics(_npz(tmp_path / "real.npz", real), tmp_path / "stats.npz", metrics=("fid",), weights=weights)
     with np.load(tmp_path / "stats.npz", allow_pickle=False) as arrays:
         mu, sigma = arrays["mu"], arrays["sigma"]
@@ -81,19 +82,19 @@ def test_statistics_of_adms_form(tmp_path: Path, inception: Path, rows: Rows, ow
     assert stored.moments is not None
     assert np.array_equal(stored.moments.mean.numpy(), expected)
     np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, arr_0=real.permute(0, 2, 3, 1).numpy())
-    assert rows(af.Images(fake), tmp_path / "adm.npz", "fid", "pr", weights=weights) == pytest.approx(plain)
+    assert rows(af.InMemorySamples(fake), tmp_path / "adm.npz", "fid", "pr", weights=weights) == pytest.approx(plain)
     np.savez(tmp_path / "fid.npz", mu=mu, sigma=sigma)
     for name in ("fid.npz", "stats.npz"):
         with pytest.raises(af.UserError, match="the reference has nothing for pr; make it with `alphaflow stats"):
-            rows(af.Images(fake), tmp_path / name, "pr", weights=weights)
+            rows(af.InMemorySamples(fake), tmp_path / name, "pr", weights=weights)
     state = torch.load(inception, weights_only=True)
     state["fc.bias"] += 1
     torch.save(state, tmp_path / "others.pth")
     with pytest.raises(af.UserError, match="made with weights"):
-        rows(af.Images(fake), tmp_path / "stats.npz", "fid", weights={"": own(tmp_path / "others.pth")})
+        rows(af.InMemorySamples(fake), tmp_path / "stats.npz", "fid", weights={"": own(tmp_path / "others.pth")})
     np.savez(tmp_path / "narrow.npz", mu=mu[:64], sigma=sigma[:64, :64])
     with pytest.raises(af.UserError, match="64 features, but inception has 2048: it was made with another extractor"):
-        rows(af.Images(fake), tmp_path / "narrow.npz", "fid", weights=weights)
+        rows(af.InMemorySamples(fake), tmp_path / "narrow.npz", "fid", weights=weights)
 
 
 def _npz(file: Path, pixels: Tensor) -> Path:
@@ -264,7 +265,7 @@ PIXELS = np.zeros((12, 8, 8, 3), np.uint8)
 ])  # fmt: skip
 def test_arrays_are_not_believed(members: dict[str, Any], message: str, tmp_path: Path) -> None:
     for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        one_line(lambda how=how: Arrays(npz(tmp_path / "a.npz", members, how)), message)
+        one_line(lambda how=how: NpzSamples(npz(tmp_path / "a.npz", members, how)), message)
 
 
 def test_files_made_to_fill_memory(tmp_path: Path) -> None:
@@ -283,13 +284,13 @@ def test_files_made_to_fill_memory(tmp_path: Path) -> None:
         ("arr_1", {"arr_0": PIXELS, "arr_1": header("<U2000000", (12,)) + zeros + zeros}),
     ):
         place = npz(tmp_path / f"{name}.npz", members, packed)
-        one_line(lambda place=place: Arrays(place), f"{name} would unpack from")
+        one_line(lambda place=place: NpzSamples(place), f"{name} would unpack from")
     lying = npz(
         tmp_path / "lying.npz", {"mu": header("<f8", (10**6,)), "sigma": header("<f8", (10**6, 10**6))}, lies=2**43
     )
     one_line(lambda: read_statistics(lying), "mu would unpack from|mu can't be read")
     lying = npz(tmp_path / "lying.npz", {"arr_0": header("|u1", (10**9, 8, 8, 3))}, lies=2**43)
-    one_line(lambda: Arrays(lying), "arr_0 would unpack from|arr_0 can't be read")
+    one_line(lambda: NpzSamples(lying), "arr_0 would unpack from|arr_0 can't be read")
     endless = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b" " * 2**24
     place = npz(tmp_path / "endless.npz", {"mu": endless, "sigma": endless}, packed)
     one_line(lambda: read_statistics(place), "mu can't be read")
@@ -301,7 +302,7 @@ def test_damage_anywhere_is_one_line(how: int, tmp_path: Path) -> None:
     place, generator = tmp_path / "a.npz", np.random.default_rng(0)
 
     def pictures() -> None:
-        arrays = Arrays(place)
+        arrays = NpzSamples(place)
         arrays.read(0, len(arrays))
         arrays.read(0, 1)
 
@@ -379,7 +380,6 @@ def test_processes_that_train_share_evaluations(torchrun: Torchrun, tmp_path: Pa
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (measured,) = [row["eval/pixel-fd_1"] for row in logged if "eval/pixel-fd_1" in row]
     result = af.evaluate(tmp_path / "run", metrics=("pixel-fd",), count=1000, device="cpu")
-    assert result is not None
     assert measured == pytest.approx(result.rows[0].values["pixel-fd"], rel=1e-9)
 
 
@@ -400,6 +400,41 @@ def test_processes_share_the_work(
     for a, b in zip(one["rows"], many["rows"], strict=True):
         assert b["values"] == pytest.approx(a["values"], rel=1e-9, abs=1e-12)
     assert len(list((tmp_path / "saved" / "nfe-2-seed-1").rglob("*.png"))) == 90
+
+
+def test_every_process_gets_the_result(tmp_path: Path, torchrun: Torchrun) -> None:
+    done = torchrun(2, Path(__file__).parent / "workers" / "evaluating.py", tmp_path / "rank")
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"rank-{rank}").read_text().splitlines() for rank in range(2))
+    assert first == second
+    values, processes, count = json.loads(first[0])
+    assert (set(values), processes, count) == ({"images", "real halves"}, 2, 24)
+    assert set(values["images"]) == {"motion-energy", "motion-speed"}
+    assert "which stand still" in first[1]
+
+
+def test_a_run_that_is_not_trusted(tmp_path: Path) -> None:
+    """Its recipe.py is run for the training data only when `trust` says so."""
+    (tmp_path / "mine.py").write_text(OWN_RECIPE)
+    found = af.find_recipe(str(tmp_path / "mine.py"))
+    af.Trainer(found(), out=tmp_path / "run", origin=Origin("mine", found.text), device="cpu").fit()
+    how: dict[str, Any] = {"count": 20, "metrics": ("pixel-fd",), "device": "cpu"}
+    with pytest.raises(af.UserError, match="trust"):
+        af.evaluate(tmp_path / "run", **how)
+    trusted = af.evaluate(tmp_path / "run", trust=True, **how).rows[0]
+    assert trusted.values == af.evaluate(tmp_path / "run", "digits", **how).rows[0].values
+
+
+OWN_RECIPE = """
+import alphaflow as af
+
+def recipe() -> af.Recipe:
+    digits = af.Digits(batch_size=16)
+    model = af.DiT(digits.shape, patch=4, depth=1, width=32, heads=2, classes=digits.classes)
+    return af.Recipe(
+        model=model, objective=af.MeanFlow(), dataset=digits, samplers=(af.ODE(1),), steps=1, lr=1e-3
+    )
+"""
 
 
 def test_a_run_and_its_record(small_run: Path, tmp_path: Path, cli: Cli) -> None:
@@ -426,11 +461,9 @@ def test_a_run_and_its_record(small_run: Path, tmp_path: Path, cli: Cli) -> None
     worst = json.loads((where["pictures"] / "nfe-1-classes.json").read_text())["worst"]
     assert [row["kernel distance"] for row in worst] == sorted((row["kernel distance"] for row in worst), reverse=True)
     result = af.evaluate(where["saved"] / "nfe-1-seed-3", "digits", device="cpu")
-    assert result is not None
     assert result.rows[0].values == pytest.approx(record["rows"][0]["values"], rel=1e-9)
     run = af.Run(small_run, device="cpu")
     again = af.evaluate(run, count=60, seeds=(3,), batch_size=7)
-    assert again is not None
     assert again.rows[0].values == pytest.approx(record["rows"][0]["values"], rel=1e-9)
 
 

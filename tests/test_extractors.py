@@ -264,7 +264,13 @@ def test_fvd_equals_independent_code(tmp_path: Path, rows: Rows, own: Own) -> No
     fake = (
         torch.rand(20, 3, 18, 20, 24, generator=generator) * torch.rand(20, 1, 1, 1, 1, generator=generator) * 255
     ).byte()
-    found = rows(af.Images(fake), af.Images(real), "fvd", weights={"i3d": own(tmp_path / "i3d.pt")}, batch_size=7)
+    found = rows(
+        af.InMemorySamples(fake),
+        af.InMemorySamples(real),
+        "fvd",
+        weights={"i3d": own(tmp_path / "i3d.pt")},
+        batch_size=7,
+    )
 
     def statistics(clips: Tensor) -> tuple[Any, Any]:
         scaled = clips[:, :, :16].float() / 127.5 - 1
@@ -278,9 +284,19 @@ def test_fvd_equals_independent_code(tmp_path: Path, rows: Rows, own: Own) -> No
     expected = ((mu - mu_real) ** 2).sum() + np.trace(sigma + sigma_real - 2 * linalg.sqrtm(sigma @ sigma_real).real)
     assert found["fvd"] == pytest.approx(expected, rel=1e-4)
     with pytest.raises(af.UserError, match="looks at 16 frames of a clip; these have 8"):
-        rows(af.Images(fake[:, :, :8]), af.Images(real[:, :, :8]), "fvd", weights={"": own(tmp_path / "i3d.pt")})
+        rows(
+            af.InMemorySamples(fake[:, :, :8]),
+            af.InMemorySamples(real[:, :, :8]),
+            "fvd",
+            weights={"": own(tmp_path / "i3d.pt")},
+        )
     with pytest.raises(af.UserError, match="fvd is for clips"):
-        rows(af.Images(fake[:, :, 0]), af.Images(real[:, :, 0]), "fvd", weights={"": own(tmp_path / "i3d.pt")})
+        rows(
+            af.InMemorySamples(fake[:, :, 0]),
+            af.InMemorySamples(real[:, :, 0]),
+            "fvd",
+            weights={"": own(tmp_path / "i3d.pt")},
+        )
 
 
 @pytest.mark.slow
@@ -288,9 +304,17 @@ def test_image_metrics_of_clips_look_at_frames(tmp_path: Path, rows: Rows, own: 
     torch.save(dino_weights(64, 1), tmp_path / "dino.pth")
     weights = {"dinov2": own(tmp_path / "dino.pth")}
     clips = torch.randint(256, (12, 3, 2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    of_clips = rows(af.Images(clips[:6].repeat(2, 1, 1, 1, 1)), af.Images(clips), "fdd", weights=weights, batch_size=5)
+    of_clips = rows(
+        af.InMemorySamples(clips[:6].repeat(2, 1, 1, 1, 1)),
+        af.InMemorySamples(clips),
+        "fdd",
+        weights=weights,
+        batch_size=5,
+    )
     frames = clips.transpose(1, 2).flatten(0, 1)
-    of_frames = rows(af.Images(frames[:12].repeat(2, 1, 1, 1)), af.Images(frames), "fdd", weights=weights)
+    of_frames = rows(
+        af.InMemorySamples(frames[:12].repeat(2, 1, 1, 1)), af.InMemorySamples(frames), "fdd", weights=weights
+    )
     assert of_clips["frame-fdd"] == pytest.approx(of_frames["fdd"], rel=1e-9)
 
 

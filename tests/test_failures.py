@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 import alphaflow as af
+from alphaflow.measurement import Measurement
 from alphaflow.training.display import Display
 from alphaflow.training.guard import Watch
 from alphaflow.training.stopping import Stop
@@ -54,7 +55,7 @@ class Listening(Display):
 
 def recipe(dataset: af.Dataset | None = None, steps: int = 20, **options: Any) -> af.Recipe:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"objective": af.AlphaFlow(alpha=af.Constant(0.3)), "samplers": {}, "lr": 1e-3}
+    settings: dict[str, Any] = {"objective": af.AlphaFlow(alpha=af.Constant(0.3)), "samplers": (), "lr": 1e-3}
     data = af.Digits(batch_size=16, seed=1) if dataset is None else dataset
     model = options.pop("model", None) or af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     return af.Recipe(model=model, dataset=data, steps=steps, **{**settings, **options})
@@ -165,13 +166,13 @@ def test_the_worst_samples_times_are_those_it_was_trained_with(tmp_path: Path) -
 
 
 def test_a_spike_is_skipped(tmp_path: Path) -> None:
-    guard = af.Guard(window=10)
+    guard = af.BatchGuard(window=10)
     trainer = af.Trainer(recipe(Harmed(lambda n: n == 15, 300.0)), out=tmp_path / "run", guard=guard)
     trainer.fit()
     (line,) = incidents(tmp_path / "run")
     assert line["step"] == 15
     assert "times its median (robust z" in line["reason"]
-    quiet = af.Trainer(recipe(Harmed(lambda n: n == 15, 300.0)), out=tmp_path / "off", guard=af.Guard(spike=None))
+    quiet = af.Trainer(recipe(Harmed(lambda n: n == 15, 300.0)), out=tmp_path / "off", guard=af.BatchGuard(spike=None))
     quiet.fit()
     assert not (tmp_path / "off" / "incidents.jsonl").exists()
 
@@ -184,7 +185,7 @@ def test_the_end_of_a_curriculum_is_no_spike(tmp_path: Path) -> None:
     alpha = af.Linear(start=0, end=steps - 40, first=0.02, last=0.005)
     model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     objective = af.AlphaFlow(alpha=lambda step: alpha(step) if step < steps - 40 else 0.0, fm_share=0.0)
-    made = af.Recipe(model=model, objective=objective, dataset=af.Digits(batch_size=16, seed=1), samplers={},
+    made = af.Recipe(model=model, objective=objective, dataset=af.Digits(batch_size=16, seed=1), samplers=(),
                      steps=steps, lr=1e-3, ema=0.9)  # fmt: skip
     trainer = af.Trainer(made, out=tmp_path / "run")
     trainer.fit()
@@ -198,7 +199,7 @@ def test_the_end_of_a_curriculum_is_no_spike(tmp_path: Path) -> None:
 def test_the_robust_score() -> None:
     """Against the formula, worked by hand: errors e^0 … e^8, median e^4, MAD 2."""
     before = [math.exp(k) for k in range(9)]
-    guard = af.Guard(window=9, spike=1.5, factor=10.0)
+    guard = af.BatchGuard(window=9, spike=1.5, factor=10.0)
     z = 0.6745 * 5 / 2  # of e^9
     assert f"(robust z {z:.0f})" in guard.judge(1.0, math.exp(9), 1.0, before)
     assert guard.judge(1.0, math.exp(4 + 2.29), 1.0, before) == ""  # under ten times the median
@@ -207,8 +208,8 @@ def test_the_robust_score() -> None:
     assert guard.judge(math.inf, 1.0, 1.0, []) == "the loss is inf"
     assert guard.judge(1.0, 1.0, math.nan, []) == "the gradient's norm is nan"
     with pytest.raises(af.UserError, match="patience >= 1"):
-        af.Guard(patience=0)
-    watch = Watch(af.Guard(window=3))
+        af.BatchGuard(patience=0)
+    watch = Watch(af.BatchGuard(window=3))
     for error in (1.0, 2.0, 3.0, 4.0):
         watch.judge(1.0, error, 1.0)
     assert list(watch.good) == [2.0, 3.0, 4.0]
@@ -230,7 +231,7 @@ def test_repeated_bad_batches_go_back_and_take_another_order(tmp_path: Path) -> 
 
 def test_it_stops_with_a_diagnosis_when_going_back_does_not_help(tmp_path: Path) -> None:
     data = Harmed(lambda n: n >= 10, math.nan)
-    trainer = af.Trainer(recipe(data), out=tmp_path / "run", checkpoint_every=4, guard=af.Guard(rollbacks=2))
+    trainer = af.Trainer(recipe(data), out=tmp_path / "run", checkpoint_every=4, guard=af.BatchGuard(rollbacks=2))
     with pytest.raises(af.UserError) as stopped:
         trainer.fit()
     for words in ("3 bad batches in a row after going back 2 times", "the loss is nan", "at step 8", "gradient of",
@@ -262,7 +263,7 @@ def put_nan(place: str, trainer: af.Trainer) -> None:
         with torch.no_grad():
             weight[0, 0] = math.nan
     elif place == "optimiser state":
-        trainer.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
+        trainer.engine.optimizer.state[weight]["exp_avg"][0, 0] = math.nan
     elif place == "gradient":
         handle: Any = weight.register_hook(lambda gradient: (handle.remove(), gradient * math.nan)[1])
 
@@ -419,7 +420,7 @@ def test_logs_survive_a_full_disk(tmp_path: Path) -> None:
     """Rows and pictures can't be written for a while: said once; training goes on."""
     resource = pytest.importorskip("resource")
     said, limits = Listening(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    settings: dict[str, Any] = {"samplers": {1: af.ODE(1)}, "steps": 4}
+    settings: dict[str, Any] = {"samplers": (af.ODE(1),), "steps": 4}
     trainer = af.Trainer(recipe(**settings), out=tmp_path / "run", log_every=1, checkpoint_every=100, display=said)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
@@ -467,7 +468,7 @@ def test_checkpoints_that_stay(tmp_path: Path) -> None:
             self.calls += 1
             return {"own": abs(self.calls * 2 - 8) + 0.5}
 
-    keep = af.Keep(last=2, every=6, best="own")
+    keep = af.CheckpointRetention(last=2, every=6, best="own")
     af.Trainer(recipe(), out=tmp_path / "run", checkpoint_every=2, keep=keep, evaluation=Counting()).fit()
     saved = [int(place.name[5:]) for place in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     assert saved == [6, 8, 12, 18, 20]
@@ -476,12 +477,12 @@ def test_checkpoints_that_stay(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["eval/own"] for row in rows if "eval/own" in row][3] == 0.5
     with pytest.raises(af.UserError, match="last >= 1"):
-        af.Keep(last=0)
+        af.CheckpointRetention(last=0)
 
 
 @pytest.mark.parametrize(("value", "best"), [("pixel-recall_1", 6), ("pixel-fd_1", 4), ("own", 4)])
 def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp_path: Path) -> None:
-    class Falling:
+    class Falling(Measurement):
         """0.9, 0.1, 0.95, 0.5 at steps 2, 4, 6, 8."""
 
         every = 2
@@ -495,7 +496,7 @@ def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp
         def __call__(self, recipe: af.Recipe, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
             return {value: next(self.values)}
 
-    keep = af.Keep(last=1, best=value)
+    keep = af.CheckpointRetention(last=1, best=value)
     made = recipe(steps=8)
     af.Trainer(made, out=tmp_path / "run", checkpoint_every=2, keep=keep, evaluation=Falling()).fit()
     saved = [int(place.name[5:]) for place in sorted((tmp_path / "run" / "checkpoints").iterdir())]
@@ -503,16 +504,16 @@ def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp
 
 
 def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
-    """`Evaluation` gives what `evaluate` gives for the same network, and training goes on as without it."""
-    settings: dict[str, Any] = {"samplers": {1: af.ODE(1), 2: af.ODE(2)}, "steps": 4}
+    """`TrainingEvaluation` gives what `evaluate` gives for the same network, and training goes on as without it."""
+    settings: dict[str, Any] = {"samplers": (af.ODE(1), af.ODE(2)), "steps": 4}
     plain = af.Trainer(recipe(**settings), out=tmp_path / "plain")
     plain.fit()
-    evaluation = af.Evaluation(2, nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
+    evaluation = af.TrainingEvaluation(2, nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
     measured = af.Trainer(recipe(**settings), out=tmp_path / "run", evaluation=evaluation)
     measured.fit()
     assert torch.equal(flat(plain.model), flat(measured.model))
-    run = af.Run.of(recipe(**settings), measured.ema.model, torch.device("cpu"))
-    result = af.evaluate(run, nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
+    run = af.Run(tmp_path / "run", device="cpu")
+    result = af.evaluate(run, "digits", nfes=(1, 2), count=100, metrics=("pixel-fd", "pixel-pr"))
     assert result is not None
     assert measured.report.values["pixel-fd_2"] == result.rows[1].values["pixel-fd"]
     assert {"pixel-fd_1", "pixel-precision_1", "pixel-recall_2"} <= measured.report.values.keys()
@@ -527,7 +528,7 @@ class Noise(af.IndexedDataset):
         return af.Batch(torch.stack([one.roll(int(i), -1).clamp(-1, 1) for i in indices]))
 def recipe(*, steps: int = 2) -> af.Recipe:
     net = af.DiT((3, 64, 64), patch=16, depth=1, width=32, heads=2)
-    more = {"dataset": Noise(4, 0), "steps": steps, "samplers": {1: af.ODE(1)}}
+    more = {"dataset": Noise(4, 0), "steps": steps, "samplers": (af.ODE(1),)}
     return af.Recipe(model=net, objective=af.FlowMatching(), **more)
 """
 
@@ -555,8 +556,8 @@ def test_what_cant_be_measured_is_said_before_the_first_step(tmp_path: Path, mon
         ({"metrics": ("motion",)}, "motion is for clips"), ({"reference": tmp_path / "empty"}, "holds no images"),
         ({"metrics": ("pixel-fd", "is"), "weights": {"inception": "none.pth"}}, "none.pth, don't exist"),
     ]:  # fmt: skip
-        evaluation = af.Evaluation(1, **{"count": 50, **options})
-        made = recipe(samplers={1: af.Consistency(1)})
+        evaluation = af.TrainingEvaluation(1, **{"count": 50, **options})
+        made = recipe(samplers=(af.Consistency(1),))
         with pytest.raises(af.UserError, match=message):
             af.Trainer(made, out=tmp_path / "run", evaluation=evaluation)
         assert not (tmp_path / "run").exists()
@@ -580,12 +581,12 @@ def test_measuring_reads_the_data_where_training_does() -> None:
             Counted.inside -= 1
             return super().fetch(indices, generator)
 
-    evaluation = af.Evaluation(2, count=50)
-    trainer = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers={1: af.ODE(1)}), evaluation=evaluation)
+    evaluation = af.TrainingEvaluation(2, count=50)
+    trainer = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers=(af.ODE(1),)), evaluation=evaluation)
     trainer.fit()
     assert Counted.threads == {threading.get_ident()}
     weights = flat(trainer.model)
-    ahead = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers={1: af.ODE(1)}), evaluation=evaluation)
+    ahead = af.Trainer(recipe(Counted(batch_size=16), steps=6, samplers=(af.ODE(1),)), evaluation=evaluation)
     ahead.feed.ahead = 2  # as on a GPU
     ahead.fit()
     assert torch.equal(flat(ahead.model), weights)

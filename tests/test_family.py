@@ -18,6 +18,7 @@ from torch import Tensor
 
 import alphaflow as af
 from alphaflow.describe import describe, rebuild
+from alphaflow.guidance_input import guidance_setting
 from alphaflow.objectives.guided import guided_velocity
 
 SHAPE = (2, 3)
@@ -250,7 +251,7 @@ def test_split_mean_flow_is_alpha_flow_with_its_own_velocity(alpha: float, model
 def test_alpha_flow_at_r_zero_is_consistency_training(alpha: float, model: Any, batch: Any, grad: Any) -> None:
     """α⁻¹‖u − T‖² has the gradient of ‖f(z_t, t) − f⁻(z_s, s)‖² / (α·t²), f(z, t) = z − t·u(z, 0, t), s = (1 − α)·t."""
     times = af.TimePairs(af.LogitNormal(), pairing="zero")
-    objective = af.AlphaFlow(alpha=alpha, fm_share=0.0, times=times, weighting=af.Plain())
+    objective = af.AlphaFlow(alpha=alpha, fm_share=0.0, times=times, weighting=af.InverseAlphaWeighting())
     loss = call(objective, model, batch)
     draw = objective.draw(model, *batch, STEP, torch.Generator().manual_seed(7))
     zero, t = torch.zeros_like(draw.t), draw.t
@@ -265,10 +266,10 @@ def test_alpha_flow_at_r_zero_is_consistency_training(alpha: float, model: Any, 
 
 def test_shortcuts_shortest_jumps_use_the_instantaneous_velocity(model: Any) -> None:
     """On the dyadic grid a jump of 2/steps is two of 1/steps, which are taken at r = t."""
-    objective = af.Shortcut(times=af.Dyadic(8))
+    objective = af.Shortcut(times=af.DyadicPairs(8))
     z = torch.randn(2, *SHAPE, dtype=torch.float64)
     r, t = torch.tensor([0.25, 0.5], dtype=torch.float64), torch.tensor([0.5, 1.0], dtype=torch.float64)
-    found = objective.target(model, af.Draw(z, r, t, z, af.Cond(), 2), 0).u
+    found = objective.target(model, af.TrainingDraw(z, r, t, z, af.Cond(), 2), 0).u
     for i, finest in enumerate((True, False)):
         one, middle = z[i : i + 1], (r + t)[i : i + 1] / 2
         start, end = t[i : i + 1], r[i : i + 1]
@@ -304,7 +305,9 @@ def test_no_ema_target_where_the_target_starts_at_u(make: Any) -> None:
 def test_teacher(smooth: Any, model: Any, batch: Any, grad: Any) -> None:
     """The teacher's velocity at r = t stands in place of ε − x, under the sample's condition, without gradient."""
     teacher = smooth(math.prod(SHAPE), CLASSES)
-    objective = af.FlowMatching(teacher=teacher, weighting=af.Plain(), guidance=af.Guidance(label_drop=0.5))
+    objective = af.FlowMatching(
+        teacher=teacher, weighting=af.InverseAlphaWeighting(), guidance=af.Guidance(label_drop=0.5)
+    )
     loss = call(objective, model, batch)
     draw = objective.draw(model, *batch, STEP, torch.Generator().manual_seed(7))
     assert (draw.cond.labels == af.NO_CLASS).any()
@@ -316,7 +319,7 @@ def test_teacher(smooth: Any, model: Any, batch: Any, grad: Any) -> None:
     assert all(weight.grad is None for weight in teacher.parameters())
 
 
-class Guided(torch.nn.Module):
+class Guided(af.Network):
     """A network with guidance as an input and, if asked, a velocity head. float64."""
 
     takes_guidance = True
@@ -336,7 +339,9 @@ class Guided(torch.nn.Module):
 def test_improved_mean_flow_with_guidance_inputs(head: bool, smooth: Any, batch: Any, grad: Any) -> None:
     """v_g = v + (1 − 1/ω)(v_c − v_u) inside the interval; the derivative along v_c; the head's own loss."""
     model = Guided(smooth, head)
-    objective = af.ImprovedMeanFlow(fm_share=0.5, guidance=af.GuidanceInputs(label_drop=0.3), weighting=af.Plain())
+    objective = af.ImprovedMeanFlow(
+        fm_share=0.5, guidance=af.GuidanceInputs(label_drop=0.3), weighting=af.InverseAlphaWeighting()
+    )
     loss = call(objective, model, batch, seed=2)
     x, _ = batch
     draw = objective.draw(model, *batch, STEP, torch.Generator().manual_seed(2))
@@ -407,7 +412,7 @@ def test_guided_velocity_is_the_cfg_velocity_in_expectation() -> None:
         return value.to(z.dtype)[:, None].expand_as(z)
 
     z, t = torch.zeros(1, 2), torch.tensor([0.5])
-    cond = af.Cond(labels=torch.tensor([1]), guidance=af.guidance_setting(1, omega))
+    cond = af.Cond(labels=torch.tensor([1]), guidance=guidance_setting(1, omega))
     v = torch.full((1, 2), mean)
     found = guided_velocity(af.GuidanceInputs(), model, z, t, cond, v, torch.tensor([False])).v
     assert torch.allclose(found, torch.full((1, 2), fixed))
@@ -419,17 +424,17 @@ def test_guided_velocity_is_the_cfg_velocity_in_expectation() -> None:
         (lambda: af.FACM(p=0.0), "p > 0"),
         (lambda: af.ConsistencyTraining(intervals=0), "intervals >= 1"),
         (lambda: af.ContinuousConsistency(warmup=-1), "warmup >= 0"),
-        (lambda: af.Doubling(end=0), "end >= 1"),
-        (lambda: af.Dyadic(100), "power of two"),
+        (lambda: af.DoublingIntervals(end=0), "end >= 1"),
+        (lambda: af.DyadicPairs(100), "power of two"),
         (lambda: af.FACM(times=af.TimePairs()), "needs r = 0"),
-        (lambda: af.TimePairs(af.Beta(2, 2), pairing="truncated"), "cdf and quantile"),
+        (lambda: af.TimePairs(af.BetaTimes(2, 2), pairing="truncated"), "cdf and quantile"),
         (lambda: af.TruncatedLogitNormal(low=0.5, high=0.5), "low < high"),
         (lambda: af.LogitNormal(std=0.0), "must be positive"),
-        (lambda: af.Beta(0.0, 1.0), "a > 0"),
+        (lambda: af.BetaTimes(0.0, 1.0), "a > 0"),
         (lambda: af.GuidanceInputs(scales=(0.5, 2.0)), "1 <= low"),
         (lambda: af.GuidanceInputs(starts=(0.0, 0.7), ends=(0.5, 1.0)), "starts <= ends"),
         (lambda: af.Shortcut(fm_share=1.2), "fm_share"),
-        (lambda: af.MeanFlow(times=af.Uniform), "times is a distribution"),
+        (lambda: af.MeanFlow(times=af.UniformTimes), "times is a distribution"),
         (lambda: af.MeanFlow(guidance=af.CFG(2.0)), "guidance is Guidance"),
         (lambda: af.AlphaFlow(alpha="x"), "alpha must lie"),
     ],
@@ -445,7 +450,7 @@ def test_the_anchor_has_a_moderate_gradient_where_new_networks_begin(batch: Any,
     model = af.DiT((4, 8, 8), patch=2, depth=1, width=32, heads=2)
     loss = af.FACM()(model, torch.randn(16, 4, 8, 8), None, 0, torch.Generator().manual_seed(1))
     norm = grad(model.final, loss.total).norm()
-    plain = af.FlowMatching(weighting=af.Plain())(
+    plain = af.FlowMatching(weighting=af.InverseAlphaWeighting())(
         model, torch.randn(16, 4, 8, 8), None, 0, torch.Generator().manual_seed(1)
     )
     assert norm < 20 * grad(model.final, plain.total).norm()
@@ -466,7 +471,7 @@ def test_only_improved_mean_flow_reads_the_velocity_head(smooth: Any, batch: Any
     model = Guided(smooth, velocity_head=True)
     other = copy.deepcopy(model)
     torch.nn.init.normal_(other.v.outer.weight)
-    settings = af.guidance_setting(8, 1.0).double()
+    settings = guidance_setting(8, 1.0).double()
     with_settings = (batch[0], batch[1].replace(guidance=settings))
     objective = af.AlphaFlow(guidance=af.Guidance(omega=1.0, kappa=0.5))
     assert torch.equal(call(objective, model, with_settings).total, call(objective, other, with_settings).total)
@@ -478,9 +483,9 @@ def test_a_network_sees_the_instants_own_guidance() -> None:
     """Where r = t only the scale at that instant counts, as in training."""
     settings = torch.tensor([[3.0, 0.2, 0.6]] * 3)
     r, t = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.5, 0.5, 0.9])
-    seen = af.Cond(guidance=settings).guidance_at(r, t)
+    seen = torch.stack(af.guidance_at(af.Cond(guidance=settings), r, t), 1)
     assert torch.allclose(seen, torch.tensor([[3.0, 0.2, 0.6], [3.0, 0.0, 1.0], [1.0, 0.0, 1.0]]))
-    assert torch.equal(af.Cond().guidance_at(r, t), torch.tensor([[1.0, 0.0, 1.0]] * 3))
+    assert torch.equal(torch.stack(af.guidance_at(af.Cond(), r, t), 1), torch.tensor([[1.0, 0.0, 1.0]] * 3))
 
 
 def test_a_teacher_is_not_guided_twice(smooth: Any, batch: Any) -> None:
@@ -522,6 +527,8 @@ def test_r_above_t_is_refused(model: Any, batch: Any) -> None:
 def test_printing_shows_how_to_build_it_again() -> None:
     for objective, _, _ in FAMILY.values():
         assert eval(repr(objective), {name: getattr(af, name) for name in dir(af)}) == objective
-        guided = replace(objective, guidance=af.GuidanceInputs(), times=af.TimePairs(af.Beta(2, 1), pairing="zero"))
+        guided = replace(
+            objective, guidance=af.GuidanceInputs(), times=af.TimePairs(af.BetaTimes(2, 1), pairing="zero")
+        )
         assert rebuild(describe(guided), {name: getattr(af, name) for name in dir(af)}) == guided
-    assert repr(af.Shortcut(times=af.Dyadic(64))) == "Shortcut(times=Dyadic(steps=64))"
+    assert repr(af.Shortcut(times=af.DyadicPairs(64))) == "Shortcut(times=DyadicPairs(steps=64))"

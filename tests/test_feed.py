@@ -120,7 +120,7 @@ def test_a_dataset_without_a_base_trains_and_is_asked_each_time() -> None:
     """A recipe takes it in once; what it doesn't say has defaults, and messages name its own class."""
     stream = Stream()
     model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=3)
-    made = af.Recipe(model=model, objective=af.MeanFlow(), dataset=stream, steps=5, samplers={})  # type: ignore[arg-type]
+    made = af.Recipe(model=model, objective=af.MeanFlow(), dataset=stream, steps=5, samplers=())  # type: ignore[arg-type]
     assert replace(made, steps=4).dataset is made.dataset
     assert repr(made.dataset) == repr(stream)
     facts = describe_data(made.dataset)

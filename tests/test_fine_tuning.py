@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import alphaflow as af
+from alphaflow.guidance_input import guidance_setting
 
 Cli = Callable[..., Any]
 
@@ -25,7 +26,7 @@ def recipe(objective: af.Objective, steps: int = 8, **network: Any) -> af.Recipe
     options = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "classes": 10, **network}
     model = af.DiT(digits.shape, **options)
     return af.Recipe(
-        model=model, objective=objective, dataset=digits, samplers={1: af.ODE(1)}, steps=steps, lr=1e-2, ema=0.9
+        model=model, objective=objective, dataset=digits, samplers=(af.ODE(1),), steps=steps, lr=1e-2, ema=0.9
     )
 
 
@@ -175,7 +176,7 @@ def test_the_trainer_passes_its_average_as_the_target_network() -> None:
     trainer = af.Trainer(made)
     trainer.train_step()
     (called,) = seen
-    assert called._network is trainer.ema.model
+    assert called.inner is trainer.ema.model
 
 
 def test_an_objectives_own_network_is_trained_saved_and_resumed(tmp_path: Path) -> None:
@@ -217,12 +218,12 @@ def test_guidance_as_an_input(guided_run: Path, cli: Cli, tmp_path: Path) -> Non
     seen: list[torch.Tensor] = []
     forward = run.model.forward
     run.model.forward = lambda z, r, t, cond: (seen.append(cond.guidance), forward(z, r, t, cond))[1]
-    samples = run.sample(20, guidance=af.Guide(2.5, (0.1, 0.8)))
+    samples = run.sample(20, guidance=af.CFG(2.5, (0.1, 0.8)))
     assert torch.equal(seen[0], torch.tensor([[2.5, 0.1, 0.8]]).expand(20, 3))
     assert (guided_run / "samples" / "nfe-1-guidance-2.5-in-0.1-0.8-seed-0.png").is_file()
     run.model.forward = forward
     assert not torch.equal(samples, run.sample(20))  # ω = 1
-    assert torch.equal(run.sample(20), run.sample(20, guidance=af.Guide(1.0)))
+    assert torch.equal(run.sample(20), run.sample(20, guidance=af.CFG(1.0)))
     done = cli(
         "evaluate", guided_run, "--guidance", "2", "--nfe", "1,2", "--count", "20", "--json", tmp_path / "e.json"
     )
@@ -233,9 +234,9 @@ def test_guidance_as_an_input(guided_run: Path, cli: Cli, tmp_path: Path) -> Non
 def test_guidance_applied_by_the_sampler(flow_run: Path, cli: Cli) -> None:
     """A network without the input, trained with dropped labels: two evaluations a step."""
     run = af.Run(flow_run, device="cpu")
-    assert run.sampler(4, af.Guide(2.0)) == af.ODE(2, cfg=af.CFG(2.0))
-    assert run.sampler(1, af.Guide(2.0, (0.0, 0.5))) == af.ODE(1, cfg=af.CFG(2.0, (0.0, 0.5)))  # t = 1 is outside
-    samples = run.sample(10, nfe=2, guidance=af.Guide(3.0))
+    assert run.sampler(4, af.CFG(2.0)) == af.ODE(2, cfg=af.CFG(2.0))
+    assert run.sampler(1, af.CFG(2.0, (0.0, 0.5))) == af.ODE(1, cfg=af.CFG(2.0, (0.0, 0.5)))  # t = 1 is outside
+    samples = run.sample(10, nfe=2, guidance=af.CFG(3.0))
     noise = torch.Generator().manual_seed(0)
     z = torch.stack([torch.randn(run.shape, generator=noise) for _ in range(10)])
     r, t, labels = torch.zeros(10), torch.ones(10), torch.arange(10)
@@ -270,15 +271,15 @@ def test_velocity_head_and_guidance_inputs_of_the_transformer() -> None:
         torch.nn.init.normal_(weight, std=0.2)
     z, r, t = torch.randn(5, 1, 4, 4), torch.rand(5) / 2, torch.rand(5) / 2 + 0.5
     labels = torch.tensor([0, 1, 2, 0, 1])
-    cond = af.Cond(labels=labels, guidance=af.guidance_setting(5, 3.0, (0.2, 0.7)))
+    cond = af.Cond(labels=labels, guidance=guidance_setting(5, 3.0, (0.2, 0.7)))
     u, v = model(z, r, t, cond, velocity=True)
     assert torch.equal(u, model(z, r, t, cond))
     assert not torch.allclose(u, v)
     assert torch.equal(
-        model(z, r, t, af.Cond(labels=labels)), model(z, r, t, cond.replace(guidance=af.guidance_setting(5, 1.0)))
+        model(z, r, t, af.Cond(labels=labels)), model(z, r, t, cond.replace(guidance=guidance_setting(5, 1.0)))
     )
     for other in ((2.0, (0.2, 0.7)), (3.0, (0.1, 0.7)), (3.0, (0.2, 0.8))):
-        changed = cond.replace(guidance=af.guidance_setting(5, *other))
+        changed = cond.replace(guidance=guidance_setting(5, *other))
         assert not torch.allclose(u, model(z, r, t, changed))
     # the head shares the first block only: with the last two and its own last layer copied over it gives u
     model.velocity_blocks.load_state_dict(model.blocks[1:].state_dict())

@@ -29,14 +29,14 @@ def test_ends_of_the_path() -> None:
 
 def test_distributions_against_scipy() -> None:
     generator = torch.Generator().manual_seed(2)
-    uniform = af.Uniform().sample(20_000, generator=generator)
+    uniform = af.UniformTimes().sample(20_000, generator=generator)
     assert stats.kstest(uniform.numpy(), "uniform").pvalue > 1e-3
     t = af.LogitNormal(-0.4, 1.0).sample(20_000, generator=generator).double()
     assert stats.kstest(torch.logit(t).numpy(), "norm", args=(-0.4, 1.0)).pvalue > 1e-3
 
 
 INVERTIBLE = {
-    "uniform": (af.Uniform(), stats.uniform()),
+    "uniform": (af.UniformTimes(), stats.uniform()),
     "logit-normal": (af.LogitNormal(-0.4, 1.2), None),
     "truncated": (af.TruncatedLogitNormal(-0.4, 1.2, low=0.2, high=0.7), None),
     "arctan": (af.ArctanLogNormal(-0.8, 1.6), None),
@@ -66,9 +66,9 @@ def test_distributions_against_independent_draws(name: str) -> None:
 
 
 def test_beta_against_scipy() -> None:
-    t = af.Beta(2.0, 0.7).sample(20_000, generator=torch.Generator().manual_seed(2))
+    t = af.BetaTimes(2.0, 0.7).sample(20_000, generator=torch.Generator().manual_seed(2))
     assert stats.kstest(t.numpy(), "beta", args=(2.0, 0.7)).pvalue > 1e-3
-    again = af.Beta(2.0, 0.7).sample(20_000, generator=torch.Generator().manual_seed(2))
+    again = af.BetaTimes(2.0, 0.7).sample(20_000, generator=torch.Generator().manual_seed(2))
     assert torch.equal(t, again)
 
 
@@ -91,14 +91,14 @@ def test_truncated_pairs(name: str) -> None:
 
 
 def test_zero_pairs() -> None:
-    r, t = af.TimePairs(af.Uniform(), pairing="zero").pairs(100, generator=torch.Generator().manual_seed(3))
+    r, t = af.TimePairs(af.UniformTimes(), pairing="zero").pairs(100, generator=torch.Generator().manual_seed(3))
     assert (r == 0).all()
-    assert torch.equal(t, af.Uniform().sample(100, generator=torch.Generator().manual_seed(3)))
+    assert torch.equal(t, af.UniformTimes().sample(100, generator=torch.Generator().manual_seed(3)))
 
 
 def test_dyadic_grid() -> None:
     """Jumps 1, ½, …, 1/64 equally often, from multiples of the jump, each equally often; single times on 1/128."""
-    times = af.Dyadic(128)
+    times = af.DyadicPairs(128)
     r, t = times.pairs(70_000, generator=torch.Generator().manual_seed(4))
     jump = (t - r).numpy()
     sizes, counts = np.unique(jump, return_counts=True)
@@ -118,7 +118,7 @@ def test_dyadic_grid() -> None:
 
 @pytest.mark.parametrize("pairing", ["sorted", "min", "product"])
 def test_pairs(pairing: str) -> None:
-    pairs = af.TimePairs(af.Uniform(), pairing=pairing)  # type: ignore[arg-type]
+    pairs = af.TimePairs(af.UniformTimes(), pairing=pairing)  # type: ignore[arg-type]
     r, t = pairs.pairs(20_000, generator=torch.Generator().manual_seed(3))
     assert (r <= t).all()
     expected_t = {"sorted": 2 / 3, "min": 1 / 2, "product": 1 / 2}[pairing]  # means for U(0, 1)

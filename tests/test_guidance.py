@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import alphaflow as af
+from alphaflow.guidance_input import guidance_setting
 from alphaflow.objectives.guided import guided_velocity
 
 N = 40
@@ -131,8 +132,8 @@ def test_both_ends_of_an_interval_are_inside(setting: Any) -> None:
         mix = af.Guidance(omega=2.0, interval=(0.1, 0.8)).mix(one, t, torch.zeros(5, dtype=torch.bool))
         assert mix is not None
         assert (mix.data == 2).tolist() == [False, True, True, True, False]
-        told = one.replace(guidance=af.guidance_setting(5, 2.0, (0.1, 0.8)))
-        assert (told.guidance_at(t, t)[:, 0] == 2).tolist() == [False, True, True, True, False]
+        told = one.replace(guidance=guidance_setting(5, 2.0, (0.1, 0.8)))
+        assert (af.guidance_at(told, t, t)[0] == 2).tolist() == [False, True, True, True, False]
         assert (af.GuidanceInputs().instant(told, t).guidance[:, 0] == 2).tolist() == [False, True, True, True, False]
     for steps in range(1, 101):
         for i in range(steps):

@@ -29,7 +29,7 @@ from alphaflow.data.listing import archives, classes
 from alphaflow.data.listing.found import Found
 from alphaflow.data.listing.listing import Listing, kind_of, list_files
 from alphaflow.data.listing.tables import Classes
-from alphaflow.evaluation.sample_sets import open_source
+from alphaflow.evaluation.sample_sets import open_sample_set
 
 Members = Iterable[tuple[str, bytes]]
 
@@ -685,7 +685,7 @@ def test_every_reader_sees_the_same(tmp_path: Path) -> None:
     first = af.ImageFolder(folder).all()
     for place in (*forms, tmp_path / "tars"):
         data = af.ImageFolder(place)
-        batch, measured = data.all(), open_source(place).read(0, 6)
+        batch, measured = data.all(), open_sample_set(place).read(0, 6)
         assert list(data.class_names) == ["cat", "dog"]
         assert torch.equal(batch.x, first.x)
         assert torch.equal(measured.pixels, ((first.x + 1) * 127.5).round().to(torch.uint8))

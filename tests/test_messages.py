@@ -9,10 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import typer
+from alphaflow.cli.flags import RUNNING, as_flags
+from alphaflow.cli.main import build
 from PIL import Image
 
 import alphaflow as af
@@ -31,7 +35,7 @@ class Burning(af.Digits):
 def recipe(*, steps: int = 6) -> af.Recipe:
     model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
     data = Burning(batch_size=8)
-    return af.Recipe(model=model, objective=af.FlowMatching(), dataset=data, steps=steps, samplers={{1: af.ODE(1)}})
+    return af.Recipe(model=model, objective=af.FlowMatching(), dataset=data, steps=steps, samplers=(af.ODE(1),))
 """
 
 
@@ -52,6 +56,8 @@ def said_of(here: Here, *words: str | Path) -> str:
         ("train digits --lr fast", ["--lr takes a number, got 'fast'"]),
         ("train digits --steps 0", ["needs at least 1 step, got steps=0"]),
         ("train digits --steps", ["--steps needs a value", "train digits --help"]),
+        ("train digits --resume=1", ["--resume takes no value", "train digits --help"]),
+        ("encode images pictures", ["OUT is missing", "`alphaflow encode images --help`"]),
         ("train digits --method meanflow", ["got 'meanflow': did you mean mean-flow?"]),
         ("train digits --method ALPHA-FLOW", ["did you mean alpha-flow?"]),
         ("train digits --step 3", ["no option --step; did you mean --steps?"]),
@@ -91,6 +97,31 @@ def test_empty_words_and_the_home_folder(here: Here, tmp_path: Path, monkeypatch
     assert f"{tmp_path}/c is no run" in said_of(here, "sample", "~/c")
     assert f"{tmp_path}/none.py" in said_of(here, "train", "~/none.py")
     assert str(tmp_path / "gone") in said_of(here, "train", "digits", "--dry-run", "--from=~/gone")
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "shown"),
+    [
+        ("sample", "try `nfe=2`", "try --nfe 2"),
+        ("sample", "use `overwrite=True` or another `out=`", "use --overwrite or another --out"),
+        ("sample", "`step=7`, `balanced=False`, `run=`", "--checkpoint 7, --random, RUN"),
+        ("sample", "`def recipe(*, nfe: int = 1)` and `steps=7`", "`def recipe(*, nfe: int = 1)` and `steps=7`"),
+        ("evaluate", "`weights={'i3d': 'FILE'}`, `nfes=(1, 2)`", "--weights i3d=FILE, --nfe 1,2"),
+        ("train", '`start=` with `device="cpu"`, `tf32=False`', "--from with --device cpu, --no-tf32"),
+        ("train", "`width=32` but `size=8`", "--width 32 but `size=8`"),
+        ("encode videos", "`folder=PLACE`, `shards=`, `shard=`", "--clips-folder PLACE, --shard, --shard"),
+        ("", "try `nfe=2`", "try `nfe=2`"),
+    ],
+)
+def test_the_librarys_parameters_are_shown_as_flags(
+    words: str, text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command: Any = typer.main.get_command(build())
+    for word in words.split():
+        command = command.commands[word]
+    command = command.with_recipe("digits") if words == "train" else command
+    monkeypatch.setattr(RUNNING, "context", SimpleNamespace(command=command) if words else None)
+    assert as_flags(text) == shown
 
 
 def test_help_is_found(here: Here) -> None:
@@ -233,10 +264,10 @@ def test_results_that_cant_be_written_are_refused_before_they_are_measured(
         assert time.monotonic() - start < 30
     assert "no folder" in said_of(here, "diagnose", small_run, "--out", tmp_path / "file")
     assert "at most 4,096" in said_of(here, "sample", small_run, "--nfe", "100000000000")
-    assert "--count, --raw: for runs only" in said_of(
+    assert "--count, --raw can only be given for runs" in said_of(
         here, "evaluate", tmp_path / "folder", "--reference", "digits", "--count", "3", "--raw"
     )
-    assert "--size: for files only" in said_of(here, *of_run[:2], "--size", "4")
+    assert "--size can only be given for files" in said_of(here, *of_run[:2], "--size", "4")
     assert "no checkpoint of step 7; it has 6, 12; the nearest is 6" in said_of(
         here, "sample", small_run, "--checkpoint", "7"
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 import alphaflow as af
 from alphaflow.data.dataset import IndexedDataset, Indices
 from alphaflow.data.listing.listing import list_files
-from alphaflow.evaluation.sample_sets import Samples
+from alphaflow.evaluation.sample_sets import GeneratedSamples
 from alphaflow.media.clips import write_mp4
 
 Torchrun = Callable[..., Any]
@@ -186,7 +186,7 @@ def test_the_kinetics_recipe_trains_on_both(shards: Path, factorised: bool, tmp_
     assert (run.classes, run.sampled_classes) == (5, 2)
     chosen = run.sample(4, labels=torch.tensor([0, 1, 0, 1]))
     assert torch.equal(run.sample(4), chosen)  # of the clips' classes
-    assert Samples(run, 1, 6).read(0, 6).labels.tolist() == [0, 1, 0, 1, 0, 1]  # type: ignore[union-attr]
+    assert GeneratedSamples(run, 1, 6).read(0, 6).labels.tolist() == [0, 1, 0, 1, 0, 1]  # type: ignore[union-attr]
     assert run.fps == 8
     assert run.sample(2).shape == (2, 3, 4, 16, 16)
     assert (tmp_path / "straight" / "samples" / "step-00000004.mp4").is_file()
@@ -201,7 +201,7 @@ def recipe(*, steps: int = 5) -> af.Recipe:
     both = af.Mixture(clips, images, 0.5)
     size = dict(patch=(1, 8, 8), depth=1, width=16, heads=2, classes=both.classes)
     model = af.DiT(clips.shape, factorised=True, **size)
-    samplers = {{1: af.ODE(1)}}
+    samplers = (af.ODE(1),)
     return af.Recipe(model=model, objective=af.MeanFlow(), dataset=both, samplers=samplers, steps=steps, lr=1e-3)
 """
 

@@ -143,7 +143,7 @@ def test_r_and_t_both_matter_after_training() -> None:
     torch.manual_seed(0)
     digits = af.Digits(batch_size=64, seed=0)
     model = af.DiT(digits.shape, patch=4, depth=2, width=48, heads=4, classes=10)
-    recipe = af.Recipe(model=model, objective=af.MeanFlow(fm_share=0.5), dataset=digits, steps=60, samplers={}, lr=2e-3)
+    recipe = af.Recipe(model=model, objective=af.MeanFlow(fm_share=0.5), dataset=digits, steps=60, samplers=(), lr=2e-3)
     af.Trainer(recipe).fit()
     x = digits.all().x[:32]
     times = torch.full((32,), 0.8)

@@ -67,12 +67,12 @@ def reference(objective: Any, model: Any, batch: tuple[Tensor, af.Cond], alpha: 
             if objective.clamp is not None and alpha > 0 and float(r) < float(t):
                 target = target.clip(-objective.clamp, objective.clamp)
         error = ((u(z, t) - target) ** 2).sum() / x[i].numel()
-        adaptive = isinstance(objective.weighting, af.Adaptive)
+        adaptive = isinstance(objective.weighting, af.AdaptiveWeighting)
         losses.append(error * (factor / (error.item() + 1e-3) if adaptive else 1 / factor))
     return sum(losses) / len(x)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("weighting", [af.Adaptive(), af.Plain()], ids=["adaptive", "plain"])
+@pytest.mark.parametrize("weighting", [af.AdaptiveWeighting(), af.InverseAlphaWeighting()], ids=["adaptive", "plain"])
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.1, 0.0])
 @pytest.mark.parametrize("clamp", [None, 0.5])
 def test_value_and_gradient_equal_the_reference(
@@ -88,7 +88,7 @@ def test_value_and_gradient_equal_the_reference(
 def test_flow_matching_is_the_plain_regression(model: Any, batch: Any, grad: Any) -> None:
     x, cond = batch
     generator = torch.Generator().manual_seed(7)
-    objective = af.FlowMatching(weighting=af.Plain())
+    objective = af.FlowMatching(weighting=af.InverseAlphaWeighting())
     loss = objective(model, x, cond, 0, generator)
     draw = objective.draw(model, x, cond, 0, torch.Generator().manual_seed(7))
     assert draw.few == 0
@@ -100,23 +100,25 @@ def test_flow_matching_is_the_plain_regression(model: Any, batch: Any, grad: Any
 
 def test_alpha_one_is_trajectory_flow_matching_exactly(model: Any, batch: Any, grad: Any) -> None:
     """Target ṽ at r < t: the same numbers from the α-Flow formula's limit, from TFM, and written out."""
-    one = call(af.AlphaFlow(alpha=1.0, weighting=af.Plain()), model, batch)
-    tfm = call(af.TrajectoryFlowMatching(weighting=af.Plain()), model, batch)
+    one = call(af.AlphaFlow(alpha=1.0, weighting=af.InverseAlphaWeighting()), model, batch)
+    tfm = call(af.TrajectoryFlowMatching(weighting=af.InverseAlphaWeighting()), model, batch)
     assert torch.equal(one.per_sample, tfm.per_sample)
     draw = tfm_draw = af.TrajectoryFlowMatching().draw(model, *batch, 0, torch.Generator().manual_seed(7))
     assert (draw.r[: draw.few] < draw.t[: draw.few]).all()
     expected = ((model(draw.z, draw.r, draw.t, draw.cond) - tfm_draw.v) ** 2).mean()
     assert relative(grad(model, one.total), grad(model, expected)) < 1e-13
-    nearly = call(af.AlphaFlow(alpha=1 - 1e-9, weighting=af.Plain()), model, batch)  # the two-point branch
+    nearly = call(
+        af.AlphaFlow(alpha=1 - 1e-9, weighting=af.InverseAlphaWeighting()), model, batch
+    )  # the two-point branch
     assert relative(grad(model, nearly.total), grad(model, one.total)) < 1e-7
 
 
 def test_gradient_tends_to_meanflows_linearly(model: Any, batch: Any, grad: Any) -> None:
-    mean_flow = call(af.MeanFlow(fm_share=0.0, weighting=af.Plain()), model, batch)
+    mean_flow = call(af.MeanFlow(fm_share=0.0, weighting=af.InverseAlphaWeighting()), model, batch)
     exact = grad(model, mean_flow.total)
     errors = []
     for alpha in (0.04, 0.02, 0.01, 0.005):
-        loss = call(af.AlphaFlow(alpha=alpha, fm_share=0.0, weighting=af.Plain()), model, batch)
+        loss = call(af.AlphaFlow(alpha=alpha, fm_share=0.0, weighting=af.InverseAlphaWeighting()), model, batch)
         errors.append(relative(grad(model, loss.total), exact))
     ratios = [a / b for a, b in itertools.pairwise(errors)]
     assert errors[-1] < 0.01
@@ -139,7 +141,7 @@ def test_adaptive_weights_equal_the_formula(p: float) -> None:
     """α^{2p−1}/(‖Δ‖² + c)^p: α⁻¹ at p = 0, and the published α/(‖Δ‖² + c) at p = 1."""
     error = torch.tensor([0.0, 1e-4, 0.3, 5.0], dtype=torch.float64)
     alpha = torch.tensor([1.0, 0.5, 0.006, 0.05], dtype=torch.float64)
-    found = af.Adaptive(c=0.02, p=p)(error, alpha).tolist()
+    found = af.AdaptiveWeighting(c=0.02, p=p)(error, alpha).tolist()
     for weight, e, a in zip(found, error.tolist(), alpha.tolist(), strict=True):
         expected = {0.0: 1 / a, 0.5: 1 / math.sqrt(e + 0.02), 1.0: a / (e + 0.02)}[p]
         assert weight == pytest.approx(expected, rel=1e-14)
@@ -148,10 +150,12 @@ def test_adaptive_weights_equal_the_formula(p: float) -> None:
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
 def test_the_weighted_gradient_tends_to_meanflows_linearly(p: float, model: Any, batch: Any, grad: Any) -> None:
     """With c·α² at any c: a fixed c does so as long as it falls faster than α²."""
-    exact = grad(model, call(af.MeanFlow(fm_share=0.0, weighting=af.Adaptive(c=0.01, p=p)), model, batch).total)
+    exact = grad(
+        model, call(af.MeanFlow(fm_share=0.0, weighting=af.AdaptiveWeighting(c=0.01, p=p)), model, batch).total
+    )
     errors = []
     for alpha in (0.04, 0.02, 0.01, 0.005):
-        weighting = af.Adaptive(c=0.01 * alpha**2, p=p)
+        weighting = af.AdaptiveWeighting(c=0.01 * alpha**2, p=p)
         loss = call(af.AlphaFlow(alpha=alpha, fm_share=0.0, weighting=weighting), model, batch)
         errors.append(relative(grad(model, loss.total), exact))
     ratios = [a / b for a, b in itertools.pairwise(errors)]
@@ -161,7 +165,7 @@ def test_the_weighted_gradient_tends_to_meanflows_linearly(p: float, model: Any,
 
 def test_meanflow_gradient_is_tfm_plus_consistency(model: Any, batch: Any, grad: Any) -> None:
     """∇L_MF = ∇L_TFM + ∇L_TC, with L_TC = 2(t − r)·uᵀ·du⁻/dt and du/dt from double backward."""
-    objective = af.MeanFlow(fm_share=0.0, weighting=af.Plain())
+    objective = af.MeanFlow(fm_share=0.0, weighting=af.InverseAlphaWeighting())
     total = grad(model, call(objective, model, batch).total)
     draw = objective.draw(model, *batch, 0, torch.Generator().manual_seed(7))
     u = model(draw.z, draw.r, draw.t, draw.cond)
@@ -178,7 +182,7 @@ def test_meanflow_gradient_is_tfm_plus_consistency(model: Any, batch: Any, grad:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_logged_terms_are_the_decomposition(alpha: float, model: Any, batch: Any) -> None:
     """`tfm` and `tc` are values of the two parts, `mse` the unweighted error."""
-    objective = af.AlphaFlow(alpha=alpha, fm_share=0.5, weighting=af.Plain())
+    objective = af.AlphaFlow(alpha=alpha, fm_share=0.5, weighting=af.InverseAlphaWeighting())
     loss = call(objective, model, batch)
     draw = objective.draw(model, *batch, 0, torch.Generator().manual_seed(7))
     u = model(draw.z, draw.r, draw.t, draw.cond)
@@ -206,7 +210,7 @@ def test_targets_carry_no_gradient(smooth: Any, batch: Any, grad: Any) -> None:
     frozen = smooth(math.prod(SHAPE), CLASSES)
     frozen.load_state_dict(live.state_dict())
     for alpha in (0.0, 0.5):
-        objective = af.AlphaFlow(alpha=alpha, fm_share=0.0, weighting=af.Plain())
+        objective = af.AlphaFlow(alpha=alpha, fm_share=0.0, weighting=af.InverseAlphaWeighting())
         loss = call(objective, live, batch)
         draw = objective.draw(live, *batch, 0, torch.Generator().manual_seed(7))
         target = objective.target(frozen, draw.few_step(), 0)
@@ -315,7 +319,7 @@ def test_closed_form_gaussian_has_no_meanflow_gradient(gaussian: Any) -> None:
         probes = torch.cat([g, g * draw.t[:, None], g * draw.r[:, None], g * draw.z], dim=1)
         return probes.mean(0) / (probes.std(0) / n**0.5)
 
-    plain = af.Plain()
+    plain = af.InverseAlphaWeighting()
     assert deviation(af.FlowMatching(weighting=plain)).abs().max() < 4.5
     assert deviation(af.MeanFlow(fm_share=0.0, weighting=plain)).abs().max() < 4.5
     assert deviation(af.ImprovedMeanFlow(fm_share=0.0, weighting=plain)).abs().max() < 4.5

@@ -30,6 +30,22 @@ def test_listed_packages_are_the_folders() -> None:
             assert (file.parent / "__init__.py").is_file(), f"{file.parent} holds Python but no __init__.py"
 
 
+def test_a_bare_checkout_holds_each_module_once() -> None:
+    """What stands beside the package is found; the package itself, tests and benchmarks are not inside it."""
+    there = ("alphaflow.cli.main", "alphaflow.data_tools.encode", "alphaflow.recipes.digits")
+    code = f"""
+import importlib
+for name in {there}: importlib.import_module(name)
+for name in ("alphaflow.alphaflow.types", "alphaflow.benchmarks", "alphaflow.tests"):
+    try: importlib.import_module(name)
+    except ModuleNotFoundError: continue
+    raise SystemExit(name)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of the checkout, in a build environment of its own."""

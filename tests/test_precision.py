@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import alphaflow as af
 from alphaflow.diagnosis.decomposition import decompose
+from alphaflow.network import Upcast
 from alphaflow.objectives.consistency import LogWeight
-from alphaflow.types import Batch, Upcast
+from alphaflow.types import Batch
 
 
 class Rounded(nn.Module):

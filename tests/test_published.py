@@ -46,11 +46,11 @@ OURS: dict[tuple[str, str, bool], tuple[Any, ...]] = {
 def test_each_run_has_its_settings(run: tuple[Any, str, bool]) -> None:
     method, size, guided = run
     steps, share, alpha, guidance, clamp, samplers = {**PUBLISHED, **OURS}[run]
-    made = af.published(method, size, guided=guided)  # type: ignore[arg-type]
+    made = af.published_settings(method, size, guided=guided)  # type: ignore[arg-type]
     objective = made["objective"]
     assert made["steps"] == steps
     assert [objective.share(step) for step in (0, steps // 2, steps)] == [share] * 3
-    assert (objective.times, objective.weighting) == (af.LogitNormal(-0.4, 1.0), af.Adaptive(c=1e-3, p=1.0))
+    assert (objective.times, objective.weighting) == (af.LogitNormal(-0.4, 1.0), af.AdaptiveWeighting(c=1e-3, p=1.0))
     assert (objective.teacher, objective.ema_target) == (None, False)
     if guidance is None:
         assert objective.guidance is None
@@ -61,8 +61,9 @@ def test_each_run_has_its_settings(run: tuple[Any, str, bool]) -> None:
         for step in range(0, steps + 1, steps // 200):
             assert objective.scalars(step)["alpha"] == pytest.approx(value(alpha, step), abs=1e-12)
     assert getattr(objective, "clamp", None) == clamp
-    assert {nfe: list(sampler.grid) for nfe, sampler in made["samplers"].items()} == samplers
-    for nfe, sampler in made["samplers"].items():
+    used = {sampler.nfe: sampler for sampler in made["samplers"]}
+    assert {nfe: list(sampler.grid) for nfe, sampler in used.items()} == samplers
+    for nfe, sampler in used.items():
         assert isinstance(sampler, af.Consistency) == (samplers is FRESH and nfe == 2)
         assert getattr(sampler, "solver", "jump") == ("euler" if method == "fm" else "jump")
     kinds: dict[str, type[af.Objective]] = {"fm": af.FlowMatching, "meanflow": af.MeanFlow, "alphaflow": af.AlphaFlow}
@@ -83,7 +84,7 @@ def value(alpha: float | tuple[int, int], step: int) -> float:
 def test_what_all_runs_share() -> None:
     """Adam at 1e-4 after 10,000 steps of warm-up, β (0.9, 0.95), norm clipped at 16, EMA 0.9999, bf16, TF32."""
     for method, size, guided in [*PUBLISHED, *OURS]:
-        made = af.published(method, size, guided=guided)  # type: ignore[arg-type]
+        made = af.published_settings(method, size, guided=guided)  # type: ignore[arg-type]
         rates = {step: made["lr"](step) for step in (0, 999, 4_999, 9_999, 10_000, 399_999)}
         assert rates == pytest.approx({0: 1e-8, 999: 1e-5, 4_999: 5e-5, 9_999: 1e-4, 10_000: 1e-4, 399_999: 1e-4})
         shared = {name: made[name] for name in ("betas", "ema", "clip", "precision", "tf32")}
@@ -113,7 +114,7 @@ def test_the_recipes_are_these_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         for size, row in sizes.items():
             made = af.find_recipe(recipe)(method="alphaflow", size=size, cfg=True, data=tmp_path)
-            expected = af.published("alphaflow", row, guided=True, steps=made.steps)  # type: ignore[arg-type]
+            expected = af.published_settings("alphaflow", row, guided=True, steps=made.steps)  # type: ignore[arg-type]
             assert {field: getattr(made, field) for field in expected} == expected
             assert made.model.out_features == ord(size[0].upper())
             assert (made.optimizer, made.weight_decay, Latents.asked) == (

@@ -121,6 +121,15 @@ def test_the_docs_name_what_exists() -> None:
             assert hasattr(af, name), f"{page.name}: af.{name}"
 
 
+def test_every_public_name_stands_in_a_page() -> None:
+    """In code, so that a reader can search for it."""
+    import alphaflow as af
+
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+    assert not [name for name in af.__all__ if not re.search(rf"(?<![\w-]){name}\b", code)]
+
+
 def test_the_docs_own_objective_tends_to_meanflow(
     smooth: Any, grad: Any, cli: Callable[..., Any], tmp_path: Path
 ) -> None:

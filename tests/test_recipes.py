@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import alphaflow as af
-from alphaflow.recipe_files import builtin_source
+from alphaflow.recipe_files import builtin_recipes, builtin_source
+from alphaflow.runs.labels import balanced_labels
 
 
 def test_every_recipe_is_short_and_explains_itself() -> None:
-    found = af.builtin_recipes()
+    found = builtin_recipes()
     assert set(found) == {"digits", "cifar10", "imagenet256", "kinetics700", "moving_digits"}
     for name, summary in found.items():
         assert 20 < len(summary) <= 120
@@ -70,10 +71,10 @@ def test_digits_learn_in_three_hundred_steps() -> None:
     recipe = af.find_recipe("digits")(steps=300, batch_size=64)
     trainer = af.Trainer(recipe)
     trainer.fit()
-    labels = af.balanced_labels(500, 10)
+    labels = balanced_labels(500, 10)
     noise = torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     samples = af.ODE(1)(trainer.ema.model, noise, af.Cond(labels=labels)).clamp(-1, 1).flatten(1)
     real = af.Digits().all()
     assert real.cond.labels is not None
-    assert af.label_agreement(real.x.flatten(1), real.cond.labels, samples, labels) > 0.8
-    assert af.frechet_distance(af.Moments.of(real.x.flatten(1)), af.Moments.of(samples)) < 4
+    assert af.metrics.label_agreement(real.x.flatten(1), real.cond.labels, samples, labels) > 0.8
+    assert af.metrics.frechet_distance(af.metrics.Moments.of(real.x.flatten(1)), af.metrics.Moments.of(samples)) < 4

@@ -17,14 +17,14 @@ def expected(kind: str, p: float, first: float, last: float, gamma: float) -> fl
         return (1 - p) * first + p * last
     if kind == "Exponential":
         return math.exp((1 - p**gamma) * math.log(first) + p**gamma * math.log(last))
-    if kind == "Log":
+    if kind == "Logarithmic":
         return first - (first - last) * math.log(1 + 9 * p) / math.log(10)
     if kind == "Cosine":
         return last + (first - last) * math.cos(math.pi * p / 2) ** 2
     return last + (first - last) * (1 - 1 / (1 + math.exp(-gamma * (p - 0.5))))
 
 
-@pytest.mark.parametrize("kind", ["Linear", "Exponential", "Log", "Cosine", "Sigmoid"])
+@pytest.mark.parametrize("kind", ["Linear", "Exponential", "Logarithmic", "Cosine", "Sigmoid"])
 @pytest.mark.parametrize(("first", "last"), [(1.0, 0.25), (0.125, 0.75)])
 def test_formula_inside_and_constant_outside(kind: str, first: float, last: float) -> None:
     gamma = 3.0
@@ -40,7 +40,7 @@ def test_formula_inside_and_constant_outside(kind: str, first: float, last: floa
 
 
 def test_ends_are_reached() -> None:
-    for schedule in (af.Linear(0, 100), af.Log(0, 100), af.Cosine(0, 100)):
+    for schedule in (af.Linear(0, 100), af.Logarithmic(0, 100), af.Cosine(0, 100)):
         assert schedule(0) == pytest.approx(1, abs=1e-12)
         assert schedule(100) == pytest.approx(0, abs=1e-12)
 
@@ -67,7 +67,7 @@ def test_clamp_edges() -> None:
 
 def test_constant_and_step() -> None:
     assert af.Constant(0.3)(10**9) == 0.3
-    step = af.Step(10, first=0.7, last=0.2)
+    step = af.StepSchedule(10, first=0.7, last=0.2)
     assert [step(k) for k in (0, 9, 10, 11)] == [0.7, 0.7, 0.2, 0.2]
 
 
@@ -94,14 +94,14 @@ def test_wrong_arguments(make: object, message: str) -> None:
 
 
 def test_printing_builds_it_again() -> None:
-    for schedule in (af.Sigmoid(start=3, end=10, gamma=12.0), af.Constant(0.5), af.Step(7)):
+    for schedule in (af.Sigmoid(start=3, end=10, gamma=12.0), af.Constant(0.5), af.StepSchedule(7)):
         assert eval(repr(schedule), vars(__import__("alphaflow.schedules", fromlist=["x"]))) == schedule
 
 
 def test_doubling_is_icts_schedule() -> None:
     """N(k) = min(s₀·2^⌊k/K′⌋, s₁) + 1 points, K′ = ⌊K/(log₂⌊s₁/s₀⌋ + 1)⌋; iCT's s₀ = 10, s₁ = 1280, K = 400,000."""
-    schedule = af.Doubling(end=400_000)
+    schedule = af.DoublingIntervals(end=400_000)
     assert [schedule(k) for k in (0, 49_999, 50_000, 199_999, 349_999, 350_000, 400_000, 10**9)] == [
         10, 10, 20, 80, 640, 1280, 1280, 1280,
     ]  # fmt: skip
-    assert af.Doubling(end=3, first=4, last=4)(2) == 4
+    assert af.DoublingIntervals(end=3, first=4, last=4)(2) == 4

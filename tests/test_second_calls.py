@@ -31,11 +31,11 @@ class Black(ImageRecipe):
 def test_moments_that_were_merged_stay_as_they_were() -> None:
     generator = torch.Generator().manual_seed(0)
     sets = [torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(3)]
-    first, second, third = (af.RunningMoments() for _ in sets)
+    first, second, third = (af.metrics.RunningMoments() for _ in sets)
     for moments, features in zip((first, second, third), sets, strict=True):
         moments.add(features)
     alone = second.moments()
-    total = af.RunningMoments()
+    total = af.metrics.RunningMoments()
     for moments in (second, first, third):  # the second is the first that is taken in
         total.merge(*moments.parts())
     again = second.moments()
@@ -105,11 +105,16 @@ def test_one_evaluation_for_two_recipes_measures_each_against_its_own_data() -> 
             batch = super().fetch(indices, generator)
             return af.Batch(batch.x * 0.1 - 0.9, batch.cond)
 
-    evaluation, model = af.Evaluation(1, count=50), af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10)
-    settings: dict[str, Any] = {"model": model, "objective": af.FlowMatching(), "steps": 1, "samplers": {1: af.ODE(1)}}
+    evaluation, model = (
+        af.TrainingEvaluation(1, count=50),
+        af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10),
+    )
+    settings: dict[str, Any] = {"model": model, "objective": af.FlowMatching(), "steps": 1, "samplers": (af.ODE(1),)}
     recipes = [af.Recipe(dataset=data, **settings) for data in (af.Digits(batch_size=16), Dark(batch_size=16))]
     shared = [evaluation(recipe, model, torch.device("cpu")) for recipe in (*recipes, recipes[0])]
-    apart = [af.Evaluation(1, count=50)(recipe, model, torch.device("cpu")) for recipe in (*recipes, recipes[0])]
+    apart = [
+        af.TrainingEvaluation(1, count=50)(recipe, model, torch.device("cpu")) for recipe in (*recipes, recipes[0])
+    ]
     assert shared == apart
     assert shared[0] != shared[1]
 
@@ -134,6 +139,6 @@ def test_a_reference_without_pictures_is_not_the_current_folder(
     monkeypatch.chdir(tmp_path)
     some = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(ValueError, match="n ≥ 1"):
-        af.evaluate(af.Images(some), af.Images(some[:0]), metrics=("pixel-fd",), device="cpu")
+        af.evaluate(af.InMemorySamples(some), af.InMemorySamples(some[:0]), metrics=("pixel-fd",), device="cpu")
     with pytest.raises(af.UserError):
-        af.evaluate(af.Images(some), tmp_path, metrics=("pixel-fd",), device="cpu")
+        af.evaluate(af.InMemorySamples(some), tmp_path, metrics=("pixel-fd",), device="cpu")

@@ -25,6 +25,7 @@ from alphaflow.data_tools.encode import encode
 from alphaflow.data_tools.plan import Options
 
 import alphaflow as af
+from alphaflow.autoencoders.autoencoder import Normalisation
 from alphaflow.autoencoders.opening import open_autoencoder
 from alphaflow.data import open_files as reading
 from alphaflow.data.listing.entry import Entry
@@ -44,7 +45,7 @@ class Moments(af.Autoencoder):
     """Mean = pixels, deviation = a half: a posterior that is easy to check."""
 
     posterior = True
-    normalisation = af.Normalisation((0.5,) * 3, (2.0,) * 3)
+    normalisation = Normalisation((0.5,) * 3, (2.0,) * 3)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.cat([pixels, torch.full_like(pixels, 0.5)], dim=1)
@@ -425,7 +426,7 @@ def test_training_draws_on_its_own_generator(folder: Path, tmp_path: Path) -> No
         torch.manual_seed(0)
         latents = af.LatentShards(folder, batch_size=8, seed=1)
         model = af.DiT(latents.shape, patch=2, depth=1, width=16, heads=2, classes=latents.classes)
-        settings: dict[str, Any] = {"samplers": {1: af.ODE(1)}, "steps": 6, "lr": 1e-2, "autoencoder": Moments()}
+        settings: dict[str, Any] = {"samplers": (af.ODE(1),), "steps": 6, "lr": 1e-2, "autoencoder": Moments()}
         return af.Recipe(model=model, objective=af.MeanFlow(), dataset=latents, **settings)
 
     straight = af.Trainer(recipe(), out=tmp_path / "straight", checkpoint_every=3)
@@ -506,7 +507,7 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
 def test_an_autoencoder_that_is_missing_does_not_stop_training(folder: Path, tmp_path: Path) -> None:
     latents = af.LatentShards(folder, batch_size=8, seed=1)
     model = af.DiT(latents.shape, patch=2, depth=1, width=16, heads=2, classes=latents.classes)
-    settings: dict[str, Any] = {"samplers": {1: af.ODE(1)}, "steps": 2}
+    settings: dict[str, Any] = {"samplers": (af.ODE(1),), "steps": 2}
     vae = af.DiffusersVAE(str(tmp_path / "no-such-folder"))
     recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=latents, autoencoder=vae, **settings)
     said: list[str] = []

@@ -187,7 +187,7 @@ def made(shape: tuple[int, ...] = (2, 4, 4), depth: int = 3, **options: Any) -> 
     return model
 
 
-class Hidden(nn.Module):
+class Hidden(af.Network):
     """A network that offers no tangent: torch.func.jvp is taken."""
 
     def __init__(self, inner: af.DiT) -> None:
@@ -221,7 +221,8 @@ def test_networks(shape: tuple[int, ...], options: dict[str, Any], recompute: bo
     gradient = grad(model, plain.square().sum()) if not options else None
     assert af.derivative_of(model) == "its own tangent"
     assert af.derivative_of(Hidden(model)) == "torch.func.jvp"
-    assert isinstance(model, af.TangentModel)
+    assert isinstance(model, af.Network)
+    assert model.offers_tangent
     _, wanted = af.total_derivative(Hidden(model), z, r, t, cond, v)
     model.recompute = recompute
     u, dudt = model(z, r, t, cond, along=v[:N])
@@ -334,7 +335,7 @@ def test_objectives(name: str, grad: Any) -> None:
         assert distance(ours.terms[term], theirs.terms[term]) < 1e-9
 
 
-class Counting(nn.Module):
+class Counting(af.Network):
     """Counts samples: of evaluations with a graph, without one, and of tangents."""
 
     def __init__(self, inner: af.DiT) -> None:

@@ -23,7 +23,7 @@ from alphaflow.runs.rebuilding import NETWORKS
 from alphaflow.samplers import SAMPLERS
 from alphaflow.training.display import Display, Lines
 from alphaflow.training.metrics_log import MetricsLog
-from alphaflow.training.saving import Keep
+from alphaflow.training.saving import CheckpointRetention
 from alphaflow.training.stopping import Stop
 
 
@@ -36,7 +36,7 @@ def recipe(steps: int = 12, **options: Any) -> af.Recipe:
             alpha=af.Linear(0, steps), fm_share=0.5, guidance=af.Guidance(kappa=0.3, label_drop=0.3)
         ),
         "dataset": digits,
-        "samplers": {1: af.ODE(1), 2: af.Consistency(2)},
+        "samplers": (af.ODE(1), af.Consistency(2)),
         "steps": steps,
         "lr": af.Linear(0, steps, first=1e-2, last=1e-3),
         "ema": 0.9,
@@ -140,8 +140,8 @@ def test_own_optimizer() -> None:
     made = recipe(2, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0, momentum=0.9))
     trainer = af.Trainer(made)
     trainer.fit()
-    assert isinstance(trainer.optimizer, torch.optim.SGD)
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(5.5e-3)
+    assert isinstance(trainer.engine.optimizer, torch.optim.SGD)
+    assert trainer.engine.optimizer.param_groups[0]["lr"] == pytest.approx(5.5e-3)
 
 
 def test_run_folder(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert [step_of(place) for place in folder.checkpoints()] == [2, 99_999_999, 100_000_000]
     assert folder.last_checkpoint().name == "step-100000000"
-    Keep(last=1).remove_from(folder)
+    CheckpointRetention(last=1).remove_from(folder)
     assert [step_of(place) for place in folder.checkpoints()] == [100_000_000]
 
 
@@ -380,7 +380,7 @@ def test_a_removal_that_is_killed_leaves_nothing_that_is_listed(
 
     monkeypatch.setattr("alphaflow.files.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        Keep(last=1).remove_from(folder)
+        CheckpointRetention(last=1).remove_from(folder)
     monkeypatch.undo()
     assert [step_of(place) for place in folder.checkpoints()] == [4]
     folder.sweep()
@@ -450,7 +450,7 @@ def test_what_fails_in_showing_ends_no_run(tmp_path: Path) -> None:
             raise ZeroDivisionError("of an evaluation")
 
     said: list[str] = []
-    made = recipe(4, samplers={1: Failing()})
+    made = recipe(4, samplers=(Failing(),))
     trainer = af.Trainer(
         made, out=tmp_path / "run", display=Broken(), evaluation=Measuring(), sample_every=2, log_every=1
     )
@@ -478,7 +478,7 @@ def test_the_checkpoint_is_written_before_its_picture(tmp_path: Path) -> None:
             raise SystemExit("killed while drawing")
 
     with pytest.raises(SystemExit):
-        af.Trainer(recipe(2, samplers={1: Dying()}), out=tmp_path / "run", sample_every=2).fit()
+        af.Trainer(recipe(2, samplers=(Dying(),)), out=tmp_path / "run", sample_every=2).fit()
     assert af.Trainer(recipe(2), out=tmp_path / "run", resume=True).step == 2
 
 
@@ -581,21 +581,26 @@ def test_labels_that_the_data_cannot_have(tmp_path: Path) -> None:
 def test_wrong_recipes() -> None:
     with pytest.raises(af.UserError, match="at least 1 step"):
         dataclasses.replace(recipe(2), steps=0)
-    with pytest.raises(af.UserError, match="listed for 2 evaluations takes 3"):
-        recipe(2, samplers={2: af.ODE(3)})
+    with pytest.raises(
+        af.UserError, match=r"ODE\(steps=2\) and Consistency\(steps=2\) both take 2 network evaluations"
+    ):
+        recipe(2, samplers=[af.ODE(2), af.Consistency(2)])
     wrong: list[tuple[str, Any, str]] = [
         ("ema", 1.0, "EMA decay"), ("ema", None, "EMA decay"), ("ema", "0.9", "EMA decay"), ("ema", (), "EMA decay"),
         ("lr", "1e-4", "learning rate is a finite number"), ("lr", float("inf"), "finite number"),
         ("lr", lambda step: float("nan"), "not be negative, nor infinite"), ("lr", -1.0, "not be negative"),
         ("clip", 0.0, "clip is a positive norm"), ("clip", -1, "clip"), ("clip", float("nan"), "clip"),
         ("clip", "1", "clip"),
-        ("samplers", [af.ODE(1)], "samplers are given by their evaluations"), ("steps", 1.5, "whole number"),
+        ("samplers", {1: af.ODE(1), 2: af.Consistency(2)}, r"samplers=\(af.ODE\(.*Consistency\(steps=2\),\)"),
+        ("samplers", af.ODE(1), "samplers are a sequence"), ("samplers", [1], "knows its number"),
+        ("steps", 1.5, "whole number"),
         ("optimizer", torch.optim.SGD([torch.zeros(1)], lr=1.0), "optimizer is a function"),
         ("precision", "fp8", "fp32 or bf16"),
     ]  # fmt: skip
     for name, value, message in wrong:
         with pytest.raises(af.UserError, match=message):
             recipe(**{"steps": 2, name: value})
+    assert list(recipe(2, samplers=[af.ODE(4), af.ODE(1)]).samplers_by_nfe) == [1, 4]
     assert recipe(2, ema=(0.9, af.PowerLaw(0.1)), clip=1, lr=af.Constant(1e-3)).clip == 1
     with pytest.raises(af.UserError, match="checkpoint_every must be at least 1"):
         af.Trainer(recipe(2), checkpoint_every=0)
@@ -638,7 +643,7 @@ def test_a_resume_says_what_is_no_longer_as_it_was(tmp_path: Path) -> None:
             seal(state.parent, step, {})
     shutil.rmtree(state.parent)
     said = Listening()
-    again = af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.Setup(accumulate=2), display=said)
+    again = af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.MachineSetup(accumulate=2), display=said)
     (line,) = [line for line in said.lines if "may differ" in line]
     assert "accumulate 2 (was 1)" in line
     assert "numpy " in line
@@ -646,7 +651,7 @@ def test_a_resume_says_what_is_no_longer_as_it_was(tmp_path: Path) -> None:
     assert "torch" not in line
     again.fit()
     said.lines.clear()
-    af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.Setup(accumulate=2), display=said)
+    af.Trainer(recipe(4), out=tmp_path / "run", resume=True, setup=af.MachineSetup(accumulate=2), display=said)
     assert not [line for line in said.lines if "may differ" in line]
 
 

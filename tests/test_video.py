@@ -291,7 +291,7 @@ def silence(out: Any, seconds: float) -> None:
 
 
 def write_streams(file: Path, sizes: dict[int, av.stream.Disposition], seconds: float = 0.0) -> None:
-    """Streams of ten squares of these sizes, each with its disposition, at 10 a second (5 without); and some sound."""
+    """Streams of ten squares of these sizes, each with its disposition, at 10 a second or, without, 5; and sound."""
     moving = "flv" if file.suffix == ".flv" else "mpeg4"
     with av.open(str(file), "w") as out:
         streams: list[Any] = []

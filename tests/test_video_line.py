@@ -102,7 +102,7 @@ def test_other_lengths_and_sizes(cli: Cli, run: Path, tmp_path: Path) -> None:
 def test_images_are_no_clips(cli: Cli, tmp_path: Path) -> None:
     digits = af.Digits(batch_size=4)
     model = af.DiT(digits.shape, patch=4, depth=1, width=16, heads=2, classes=10)
-    recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=digits, samplers={1: af.ODE(1)}, steps=1, ema=0.9)
+    recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=digits, samplers=(af.ODE(1),), steps=1, ema=0.9)
     af.Trainer(recipe, out=tmp_path / "run").fit()
     fails(cli("sample", tmp_path / "run", "--format", "mp4"), "these samples are images", "choose png or npz")
     fails(cli("sample", tmp_path / "run", "--frames", 8), "which have no frames")
@@ -166,12 +166,12 @@ def test_a_video_run_starts_from_an_image_run(tmp_path: Path) -> None:
     options: dict[str, Any] = {"depth": 2, "width": 16, "heads": 2}
     of_images = af.Recipe(
         model=af.DiT(digits.shape, patch=4, classes=10, **options), objective=af.MeanFlow(), dataset=digits,
-        samplers={1: af.ODE(1)}, steps=2, ema=0.9, lr=1e-2,
+        samplers=(af.ODE(1),), steps=2, ema=0.9, lr=1e-2,
     )  # fmt: skip
     af.Trainer(of_images, out=tmp_path / "images").fit()
     clips = af.LatentShards(moving_digits(tmp_path, digits=4), batch_size=4)
     model = af.DiT(clips.shape, patch=(2, 4, 4), classes=clips.classes, factorised=True, **options)
-    recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=clips, samplers={1: af.ODE(1)}, steps=2)
+    recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=clips, samplers=(af.ODE(1),), steps=2)
     trainer = af.Trainer(recipe, start=tmp_path / "images")
     said = start_from(find_weights(tmp_path / "images"), model)
     assert "fitted to another shape: " in said

@@ -1,1 +1,1 @@
-"""Autoencoders: between pixels and what a model is trained on."""
+"""What stands between pixels and what a network is trained on."""

@@ -1,1 +1,1 @@
-"""Datasets: what yields `Batch`es for training."""
+"""What is read: datasets that yield `Batch`es, from folders, archives and shards."""

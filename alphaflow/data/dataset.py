@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import UserError
+from ..seeds import global_seed, stream
 from ..types import Batch
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class IndexedDataset(Dataset):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size, self.rank, self.world = batch_size, 0, 1
-        self.seed = torch.initial_seed() % 2**63 if seed is None else seed
+        self.seed = global_seed() if seed is None else seed
         self._epoch = 0
         self._position = 0
         self._order: Indices | None = None
@@ -194,7 +194,7 @@ class IndexedDataset(Dataset):
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         rank, world = self.rank * workers + number, self.world * workers
         while True:
-            augment = np.random.default_rng((self.seed, self._epoch, self._position, *[rank][: world > 1]))
+            augment = stream(self.seed, self._epoch, self._position, *[rank][: world > 1])
             yield self.fetch(self._take(self.batch_size * world)[rank::world], augment)
 
     @property
@@ -253,7 +253,7 @@ class IndexedDataset(Dataset):
         taken: list[Indices] = []
         while missing:
             if self._order is None:
-                self._order = np.random.default_rng((self.seed, self._epoch)).permutation(len(self))
+                self._order = stream(self.seed, self._epoch).permutation(len(self))
             part = self._order[self._position : self._position + missing]
             taken.append(part)
             missing -= len(part)

@@ -16,6 +16,7 @@ import torch
 
 from ..autoencoders.autoencoder import Autoencoder
 from ..errors import UserError, said
+from ..seeds import global_seed
 from ..types import Batch
 from .arrays import read_array
 from .dataset import Dataset
@@ -62,7 +63,7 @@ class RemoteShards(Dataset):
         self.damaged, self.skipped = damaged, list[str]()
         self.batch_size: int = batch_size
         self.urls, self.buffer, self.draw, self.pipes = urls, buffer, draw, pipes
-        self.seed = torch.initial_seed() % 2**63 if seed is None else seed
+        self.seed = global_seed() if seed is None else seed
         file = Path(description)
         try:
             text = file.read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Diagnosis: which parts of a loss pull against each other, and where on the path the loss lies."""
+"""What pulls against what: gradients of a loss's parts, and where on the path the loss lies."""

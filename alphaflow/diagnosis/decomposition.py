@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ..derivatives import with_derivative
 from ..errors import UserError
-from ..flow import expand, mean_square
+from ..flow import expand_like, mean_square
+from ..network import Upcast
 from ..objectives.objective import Objective
-from ..types import Batch, Model, PerSample, Time, Upcast
+from ..types import Batch, Model, PerSample, Time
 
 
 @dataclass(frozen=True)
-class Parts:
+class LossTerms:
     """MeanFlow's loss on one batch, each part (b,), with gradient.
 
     ‖u − (ṽ − (t − r)·du⁻/dt)‖² has the gradient of ``tfm`` + ``tc`` (α-Flow, arXiv 2510.20771):
@@ -38,7 +39,7 @@ class Parts:
 
 def decompose(
     model: Model, objective: Objective, batch: Batch, step: int = 0, generator: torch.Generator | None = None
-) -> Parts:
+) -> LossTerms:
     """MeanFlow's loss in its parts, with the objective's own times, guidance and teacher.
 
     Every norm is a mean over elements, and nothing is weighted. u⁻ is the network itself, with ``ema_target`` too. Any
@@ -59,9 +60,9 @@ def decompose(
     b, model = len(batch.x), Upcast(model)
     few = objective.draw(model, batch.x, batch.cond, step, generator, few=b)
     u, dudt = with_derivative(model, few.z, few.r, few.t, few.cond, few.v)
-    change = expand(few.t - few.r, u) * dudt
+    change = expand_like(few.t - few.r, u) * dudt
     flow = objective.draw(model, batch.x, batch.cond, step, generator, few=0)
-    return Parts(
+    return LossTerms(
         tfm=mean_square(u - few.v),
         tc=2 * (u * change).flatten(1).mean(1),
         fm=mean_square(model(flow.z, flow.t, flow.t, flow.cond) - flow.v),

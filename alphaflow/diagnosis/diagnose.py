@@ -13,14 +13,14 @@ import torch
 
 from ..errors import UserError, is_whole
 from ..files import foreign, parsed
-from ..media.panels import Bars, Heat, Lines, panels
+from ..media.panels import BarPlot, Heatmap, LinePlot, panels
 from ..objectives.objective import Objective
 from ..parallel.device import find_device
 from ..runs import checkpoint
 from ..runs.folder import RunFolder, step_of
 from ..runs.rebuilding import recipe_of
 from ..version import versions
-from .gradients import Conflict, measure_conflict
+from .gradients import GradientConflict, measure_conflict
 from .probe import PREFIX
 
 THRESHOLD = -0.4
@@ -34,14 +34,14 @@ class Diagnosis:
     Attributes:
         run: the run's folder.
         objective: what it was trained for, printed.
-        conflicts: checkpoint's step ↦ `Conflict`, with the raw weights, on the same batches, times and noise.
-        probe: step ↦ what a `Probe` measured, without its prefix; empty where none ran.
+        conflicts: checkpoint's step ↦ `GradientConflict`, with the raw weights, on the same batches, times and noise.
+        probe: step ↦ what a `GradientProbe` measured, without its prefix; empty where none ran.
         batches, batch_size, seed: what was measured on.
     """
 
     run: str
     objective: str
-    conflicts: dict[int, Conflict]
+    conflicts: dict[int, GradientConflict]
     probe: dict[int, dict[str, float]]
     batches: int
     batch_size: int
@@ -172,18 +172,18 @@ def picture(found: Diagnosis, file: Path) -> None:
     }
     norms = {label: found.probed(f"norm_{name}") or found.curve("norm", name) for name, label in names.items()}
     variances = {label: found.curve("variance", name) for name, label in names.items()}
-    parts: list[Lines | Heat | Bars] = [
-        Lines("cosine of gradients (a batch)", cosines, limits=(-1.05, 1.05), mark=THRESHOLD),
-        Lines("gradient norm", norms, logarithmic=True),
-        Lines("gradient variance (a sample)", variances, logarithmic=True),
+    parts: list[LinePlot | Heatmap | BarPlot] = [
+        LinePlot("cosine of gradients (a batch)", cosines, limits=(-1.05, 1.05), mark=THRESHOLD),
+        LinePlot("gradient norm", norms, logarithmic=True),
+        LinePlot("gradient variance (a sample)", variances, logarithmic=True),
     ]
     if found.conflicts:
         step = max(found.conflicts)
         last = found.conflicts[step]
         by_group = {group: own["tfm_tc"] for group, own in last.groups.items() if math.isfinite(own["tfm_tc"])}
         parts += [
-            Heat(f"‖u − ṽ‖² by (r, t), step {step}", last.bins["tfm"]),
-            Heat(f"2(t−r)·uᵀdu/dt by (r, t), step {step}", last.bins["tc"]),
-            Bars(f"cosine of ∇TFM, ∇TC by layer, step {step}", by_group, limits=(-1, 1)),
+            Heatmap(f"‖u − ṽ‖² by (r, t), step {step}", last.bins["tfm"]),
+            Heatmap(f"2(t−r)·uᵀdu/dt by (r, t), step {step}", last.bins["tc"]),
+            BarPlot(f"cosine of ∇TFM, ∇TC by layer, step {step}", by_group, limits=(-1, 1)),
         ]
     panels(parts, file)

@@ -21,8 +21,8 @@ PAIRS = tuple(itertools.combinations(LOSSES, 2))
 
 
 @dataclass(frozen=True)
-class Conflict:
-    """How the gradients of L_TFM, L_TC and L_FM′ (see `Parts`) relate, at one point of training.
+class GradientConflict:
+    """How the gradients of L_TFM, L_TC and L_FM′ (see `LossTerms`) relate, at one point of training.
 
     Attributes:
         cosine: ``"tfm_tc"``, ``"tfm_fm"``, ``"tc_fm"`` ↦ cosine of the gradients averaged over all batches. NaN where
@@ -54,7 +54,7 @@ def measure_conflict(
     step: int = 0,
     generator: torch.Generator | None = None,
     bins: int = 10,
-) -> Conflict:
+) -> GradientConflict:
     """Measures gradient conflict on some batches. Leaves the network as it was, its ``grad`` included.
 
     The gradients are exact, of each loss's mean over a batch. The network is in evaluation mode meanwhile.
@@ -72,7 +72,7 @@ def measure_conflict(
     mean = {name: [torch.zeros_like(weight) for weight in weights] for name in LOSSES}
     loss = dict.fromkeys((*LOSSES, "meanflow"), 0.0)
     time_bins, n, each = TimeBins(bins), len(batches), []
-    with _evaluation(model):
+    with _eval_mode(model):
         for batch in batches:
             parts = decompose(model, objective, batch, step, generator)
             gradients = {name: _gradient(getattr(parts, name), weights) for name in LOSSES}
@@ -85,7 +85,7 @@ def measure_conflict(
     by_group, size = _dots(mean, groups), len(batches[0].x)
     whole = by_group.pop("all")
     spread = {name: sum(dots[name, name] for dots in each) - n * whole[name, name] for name in LOSSES}
-    return Conflict(
+    return GradientConflict(
         cosine=_cosines(whole),
         batch_cosine={f"{a}_{b}": sum(_cosine(dots, a, b) for dots in each) / n for a, b in PAIRS},
         norm={**{name: math.sqrt(whole[name, name]) for name in LOSSES}, "meanflow": _sum_norm(whole)},
@@ -139,7 +139,7 @@ def _sum_norm(dots: Dots) -> float:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def _eval_mode(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

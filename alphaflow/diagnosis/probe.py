@@ -18,8 +18,10 @@ PREFIX = "probe/"
 
 
 @dataclass(frozen=True, repr=False)
-class Probe(Compact):
-    """Measures `Conflict` every so many steps on the batch just trained on: ``Trainer(recipe, probe=Probe())``.
+class GradientProbe(Compact):
+    """Measures `GradientConflict` every so many steps on the batch just trained on.
+
+    ``Trainer(recipe, probe=GradientProbe())`` has one.
 
     Its values join the row of that step in metrics.jsonl: ``probe/cos_tfm_tc``, ``probe/cos_tc_fm``,
     ``probe/cos_tfm_fm``, ``probe/norm_tfm``, … and, with more than one draw, ``probe/variance_tfm``, … (over times and
@@ -36,7 +38,7 @@ class Probe(Compact):
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.draws < 1:
-            raise ValueError(f"Probe needs every >= 1 and draws >= 1, got {self.every} and {self.draws}")
+            raise ValueError(f"GradientProbe needs every >= 1 and draws >= 1, got {self.every} and {self.draws}")
 
     def __call__(self, model: nn.Module, objective: Objective, batch: Batch, step: int) -> dict[str, float]:
         """The values at this step, by name; what is undefined (the angle to a zero gradient) is left out."""

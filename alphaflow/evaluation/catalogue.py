@@ -11,11 +11,11 @@ from ..errors import UserError, near
 from ..features.builtin import CLIPS_ONLY, MOTION, PIXELS, RANDOM, SHRUNK
 from ..features.extractors import EXTRACTORS, by_frame
 
-Kind = Literal["fd", "is", "kid", "pr", "agreement", "motion"]
+MetricFamily = Literal["fd", "is", "kid", "pr", "agreement", "motion"]
 
 
 @dataclass(frozen=True)
-class Value:
+class MetricOutput:
     """One number of a result.
 
     Attributes:
@@ -39,16 +39,16 @@ class Metric:
     """A metric.
 
     Attributes:
-        kind: Fréchet distance, Inception Score, kernel distance, precision and recall, agreement of labels, motion.
+        family: Fréchet distance, Inception Score, kernel distance, precision and recall, agreement of labels, motion.
         extractor: whose features it compares.
         about: what it is, for help pages.
         values: what it gives.
     """
 
-    kind: Kind
+    family: MetricFamily
     extractor: str
     about: str
-    values: tuple[Value, ...]
+    values: tuple[MetricOutput, ...]
 
     @property
     def video(self) -> bool:
@@ -61,52 +61,63 @@ class Metric:
         return by_frame(self.extractor)
 
 
-def _pr(prefix: str = "") -> tuple[Value, ...]:
-    return tuple(Value(f"{prefix}{name}", f"{prefix.replace('-', ' ')}{name} ↑") for name in ("precision", "recall"))
+def _pr(prefix: str = "") -> tuple[MetricOutput, ...]:
+    return tuple(
+        MetricOutput(f"{prefix}{name}", f"{prefix.replace('-', ' ')}{name} ↑") for name in ("precision", "recall")
+    )
 
 
 METRICS: Mapping[str, Metric] = {
-    "fid": Metric("fd", "inception", "Fréchet Inception distance", (Value("fid", "FID ↓"),)),
-    "is": Metric("is", "inception", "Inception Score, 10 splits", (Value("is", "IS ↑"), Value("is_std", "± splits"))),
+    "fid": Metric("fd", "inception", "Fréchet Inception distance", (MetricOutput("fid", "FID ↓"),)),
+    "is": Metric(
+        "is",
+        "inception",
+        "Inception Score, 10 splits",
+        (MetricOutput("is", "IS ↑"), MetricOutput("is_std", "± splits")),
+    ),
     "kid": Metric(
         "kid",
         "inception",
         "kernel Inception distance, 100 subsets of 1,000 or --kid-subset-size",
-        (Value("kid", "KID ↓", "{:.5f}"), Value("kid_std", "± subsets", "{:.5f}")),
+        (MetricOutput("kid", "KID ↓", "{:.5f}"), MetricOutput("kid_std", "± subsets", "{:.5f}")),
     ),
     "pr": Metric("pr", "inception", "improved precision and recall, k = 3, as ADM has them", _pr()),
-    "fdd": Metric("fd", "dinov2", "Fréchet distance in DINOv2's features, FD-DINOv2", (Value("fdd", "FD-DINOv2 ↓"),)),
-    "clip-fd": Metric("fd", "clip", "Fréchet distance in CLIP's features", (Value("clip-fd", "CLIP-FD ↓"),)),
-    "vgg-pr": Metric("pr", "vgg16", "improved precision and recall in VGG-16, torch-fidelity's choice", _pr("vgg-")),
-    "fvd": Metric("fd", "i3d", "Fréchet video distance, 16 frames", (Value("fvd", "FVD ↓"),)),
-    "cd-fvd": Metric(
-        "fd", "videomae", "content-debiased FVD, in VideoMAE-v2's features", (Value("cd-fvd", "CD-FVD ↓"),)
+    "fdd": Metric(
+        "fd", "dinov2", "Fréchet distance in DINOv2's features, FD-DINOv2", (MetricOutput("fdd", "FD-DINOv2 ↓"),)
     ),
-    "pixel-fd": Metric("fd", PIXELS, "Fréchet distance of the pixels themselves", (Value("pixel-fd", "pixel FD ↓"),)),
+    "clip-fd": Metric("fd", "clip", "Fréchet distance in CLIP's features", (MetricOutput("clip-fd", "CLIP-FD ↓"),)),
+    "vgg-pr": Metric("pr", "vgg16", "improved precision and recall in VGG-16, torch-fidelity's choice", _pr("vgg-")),
+    "fvd": Metric("fd", "i3d", "Fréchet video distance, 16 frames", (MetricOutput("fvd", "FVD ↓"),)),
+    "cd-fvd": Metric(
+        "fd", "videomae", "content-debiased FVD, in VideoMAE-v2's features", (MetricOutput("cd-fvd", "CD-FVD ↓"),)
+    ),
+    "pixel-fd": Metric(
+        "fd", PIXELS, "Fréchet distance of the pixels themselves", (MetricOutput("pixel-fd", "pixel FD ↓"),)
+    ),
     "pixel-pr": Metric("pr", PIXELS, "precision and recall of the pixels themselves", _pr("pixel-")),
     "agreement": Metric(
         "agreement",
         PIXELS,
         "samples whose 5 nearest real ones, by pixels, vote for their label",
-        (Value("agreement", "agreement ↑", "{:.4f}"),),
+        (MetricOutput("agreement", "agreement ↑", "{:.4f}"),),
     ),
     "shrunk-fd": Metric(
         "fd",
         SHRUNK,
         "Fréchet distance of clips shrunk to 8 grey frames of 8 × 8 pixels; not FVD",
-        (Value("shrunk-fd", "shrunk-pixel FD (not FVD) ↓"),),
+        (MetricOutput("shrunk-fd", "shrunk-pixel FD (not FVD) ↓"),),
     ),
     "random-fd": Metric(
         "fd",
         RANDOM,
         "Fréchet distance in features of convolutions with random weights; not FID, not FVD",
-        (Value("random-fd", "random-feature FD (not FID, not FVD) ↓", "{:.5f}"),),
+        (MetricOutput("random-fd", "random-feature FD (not FID, not FVD) ↓", "{:.5f}"),),
     ),
     "motion": Metric(
         "motion",
         MOTION,
         "1-Wasserstein distances of frame-difference energy and of the centroid's speed, each ÷ the real mean",
-        (Value("motion-energy", "motion energy W1 ↓"), Value("motion-speed", "motion speed W1 ↓")),
+        (MetricOutput("motion-energy", "motion energy W1 ↓"), MetricOutput("motion-speed", "motion speed W1 ↓")),
     ),
 }
 """The metrics by their names on the command line."""
@@ -114,8 +125,8 @@ METRICS: Mapping[str, Metric] = {
 FRAME = "frame-"
 """Before a value's name: an image metric, on every frame of clips."""
 
-VALUES: Mapping[str, Value] = {value.name: value for metric in METRICS.values() for value in metric.values} | {
-    FRAME + value.name: Value(FRAME + value.name, f"{value.title}, frames", value.form)
+OUTPUTS: Mapping[str, MetricOutput] = {value.name: value for metric in METRICS.values() for value in metric.values} | {
+    FRAME + value.name: MetricOutput(FRAME + value.name, f"{value.title}, frames", value.form)
     for metric in METRICS.values()
     if metric.by_frame
     for value in metric.values

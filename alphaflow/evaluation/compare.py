@@ -89,7 +89,7 @@ def warnings_of(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> l
     for name in metrics:
         metric = METRICS[name]
         space = fake.spaces.get(metric.extractor)
-        if metric.kind != "fd" or metric.extractor == PIXELS or space is None or space.moments is None:
+        if metric.family != "fd" or metric.extractor == PIXELS or space is None or space.moments is None:
             continue
         width = len(space.moments.mean)
         least = min(space.count, real.spaces[metric.extractor].count or space.count)
@@ -112,13 +112,13 @@ def check_subsets(count: int, size: int) -> None:
 
 
 def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics, kid_subset_size: int) -> tuple[float, ...]:
-    if metric.kind == "is":
+    if metric.family == "is":
         assert fake.score is not None
         return fake.score.mean, fake.score.std
     a, b = real.spaces.get(metric.extractor), fake.spaces[metric.extractor]
-    if a is None or (metric.kind == "fd" and a.moments is None) or (metric.kind != "fd" and a.features is None):
+    if a is None or (metric.family == "fd" and a.moments is None) or (metric.family != "fd" and a.features is None):
         raise UserError(f"the reference has nothing for {name}; make it with `alphaflow stats … --metrics {name}`")
-    if metric.kind == "fd":
+    if metric.family == "fd":
         assert a.moments is not None
         assert b.moments is not None
         if len(a.moments.mean) != len(b.moments.mean):
@@ -127,7 +127,7 @@ def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics, kid
                 f"{len(b.moments.mean)}: it was made with another extractor"
             )
         return (frechet_distance(a.moments, b.moments),)
-    if metric.kind == "kid":
+    if metric.family == "kid":
         assert a.features is not None
         assert b.features is not None
         check_subsets(min(a.count, b.count), kid_subset_size)
@@ -139,10 +139,10 @@ def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics, kid
 def _of_features(metric: Metric, a: Space, b: Space, real: Labels | None, fake: Labels | None) -> tuple[float, ...]:
     assert a.features is not None
     assert b.features is not None
-    if metric.kind == "pr":
+    if metric.family == "pr":
         found = precision_recall(a.features, b.features)
         return found.precision, found.recall
-    if metric.kind == "motion":
+    if metric.family == "motion":
         means = a.features.double().mean(dim=0)
         if not (means > 0).all():
             raise UserError("motion is measured in units of the real clips', which stand still; leave motion out")

@@ -17,11 +17,11 @@ from ..parallel.world import World
 from .catalogue import METRICS, check_metrics
 from .compare import MIN_SAMPLES, check_kind, check_pixels, check_shapes, check_subsets, compare, warnings_of
 from .gatherer import Gatherer
-from .reference import Reference
-from .sample_set import Block, Source
+from .reference import EvaluationReference
+from .sample_set import SampleBatch, SampleSet
 from .statistics import Needs, Space, Statistics, needs_of, random_halves
 
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Told what is looked at, how many are done, and of how many."""
 
 BATCH = 128
@@ -65,14 +65,14 @@ class Evaluator:
     def __init__(
         self,
         metrics: Sequence[str],
-        reference: Reference,
+        reference: EvaluationReference,
         *,
         device: torch.device | None = None,
         weights: Mapping[str, str] | None = None,
         batch_size: int = BATCH,
         world: World | None = None,
         keep: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         kid_subset_size: int = SIZE,
     ) -> None:
         check_metrics(metrics)
@@ -111,14 +111,14 @@ class Evaluator:
         Raises:
             UserError: too few samples, another shape than the reference's, metrics that don't go with the shape.
         """
-        source = self.reference.source
-        reals = len(source) if source is not None else self.reference.fixed.count if self.reference.fixed else 0
+        samples = self.reference.samples
+        reals = len(samples) if samples is not None else self.reference.fixed.count if self.reference.fixed else 0
         for side, number in (("sample", count), ("reference", reals)):
             if not number and side == "reference":
                 continue
             if number < MIN_SAMPLES:
                 raise UserError(f"metrics need at least {MIN_SAMPLES} {side} images, got {number}")
-            if any(METRICS[name].kind == "kid" for name in self.metrics):
+            if any(METRICS[name].family == "kid" for name in self.metrics):
                 check_subsets(number * (1 if len(shape) == 3 else shape[1]), self.kid_subset_size)
         check_shapes(self.reference.shape, shape)
         check_pixels(shape, self.metrics)
@@ -131,46 +131,47 @@ class Evaluator:
         return self._real
 
     def gather(
-        self, source: Source, needs: Mapping[str, Needs], seen: Callable[[Block], None] | None = None
+        self, samples: SampleSet, needs: Mapping[str, Needs], seen: Callable[[SampleBatch], None] | None = None
     ) -> Statistics | None:
-        """One pass over a source: its statistics, in the first process; None in the others.
+        """One pass over a set of samples: its statistics, in the first process; None in the others.
 
         Args:
-            source: what is looked at.
+            samples: what is looked at.
             needs: by extractor.
-            seen: is given each block of this process.
+            seen: is given each batch of this process.
         """
         extractors = {name: self.extractor(name) for name in needs}
-        gatherer = Gatherer(needs, extractors, len(source), source.shape)
+        gatherer = Gatherer(needs, extractors, len(samples), samples.shape)
         rank, size = self.world.rank, self.world.size
-        done, total = 0, len(source)
+        done, total = 0, len(samples)
         shown = 0.0
         with self.world.together():
-            for block in source.blocks(self.batch_size, rank, size):
-                gatherer.add(block.pixels, block.start, block.labels)
+            for batch in samples.batches(self.batch_size, rank, size):
+                gatherer.add(batch.pixels, batch.start, batch.labels)
                 if seen is not None:
-                    seen(block)
-                done = min(done + len(block.pixels) * size, total)
+                    seen(batch)
+                done = min(done + len(batch.pixels) * size, total)
                 if self._progress is not None and (time.monotonic() - shown > 0.2 or done == total):
-                    self._progress(source.name, done, total)
+                    self._progress(samples.name, done, total)
                     shown = time.monotonic()
         return gatherer.finish(rank, size)
 
-    def measure(self, source: Source, seen: Callable[[Block], None] | None = None) -> Compared | None:
+    def measure(self, samples: SampleSet, seen: Callable[[SampleBatch], None] | None = None) -> Compared | None:
         """Measures a set against the reference; None in processes but the first.
 
         Raises:
             UserError: as `check`, or sets that can't be compared.
         """
-        self.check(len(source), source.shape)
+        self.check(len(samples), samples.shape)
         real = self.real()
-        fake = self.gather(source, needs_of(self.metrics, keep=self._keep), seen)
-        if fake is None or real is None:
-            return None
-        fake = replace(fake, labels=self._relabelled(source, fake))
-        return Compared(
-            compare(real, fake, self.metrics, self.kid_subset_size), warnings_of(real, fake, self.metrics), fake
-        )
+        fake = self.gather(samples, needs_of(self.metrics, keep=self._keep), seen)
+        with self.world.together():  # what goes wrong in the first process is raised in all
+            return None if fake is None or real is None else self._compared(samples, real, fake)
+
+    def _compared(self, samples: SampleSet, real: Statistics, fake: Statistics) -> Compared:
+        fake = replace(fake, labels=self._relabelled(samples, fake))
+        found = compare(real, fake, self.metrics, self.kid_subset_size)
+        return Compared(found, warnings_of(real, fake, self.metrics), fake)
 
     def real_halves(self) -> Compared | None:
         """One random half of the reference against the other by unpublished features: what chance makes of real ones.
@@ -179,7 +180,7 @@ class Evaluator:
         """
         real = self._real
         names = [name for name in self.metrics if METRICS[name].extractor in UNPUBLISHED]
-        if not names or real is None or self.reference.source is None or real.count < 2 * MIN_SAMPLES:
+        if not names or real is None or self.reference.samples is None or real.count < 2 * MIN_SAMPLES:
             return None
         spaces = {METRICS[name].extractor: real.spaces[METRICS[name].extractor] for name in names}
         halves = []
@@ -207,14 +208,14 @@ class Evaluator:
 
     def _reference(self) -> Statistics | None:
         """A file's statistics, and of pictures what it doesn't hold."""
-        fixed, source = self.reference.fixed, self.reference.source
+        fixed, samples = self.reference.fixed, self.reference.samples
         needs = needs_of(self.metrics, real=True, keep=self._keep)
         if fixed is not None:
             needs = {name: need for name, need in needs.items() if _lacks(fixed.spaces.get(name), need)}
-        if source is None or not needs:
+        if samples is None or not needs:
             assert fixed is not None
             return fixed
-        found = self.gather(source, needs)
+        found = self.gather(samples, needs)
         if found is None or fixed is None:
             return found
         spaces = dict(found.spaces)
@@ -222,11 +223,11 @@ class Evaluator:
             spaces[name] = replace(spaces.get(name, space), moments=space.moments, halves=None)
         return replace(found, spaces=spaces)
 
-    def _relabelled(self, source: Source, fake: Statistics) -> torch.Tensor | None:
+    def _relabelled(self, samples: SampleSet, fake: Statistics) -> torch.Tensor | None:
         """The samples' labels as the reference's, by the classes' names; None where they don't match."""
         if fake.labels is None or not self.reference.class_names:
             return None
-        mapping = source.labels_of(self.reference.class_names)
+        mapping = samples.labels_of(self.reference.class_names)
         return None if mapping is None else mapping[fake.labels]
 
 

@@ -12,12 +12,12 @@ from ..features.builtin import MOTION
 from ..files import write_json
 from ..media.clips import FPS, contact_sheet, side_by_side, write_mp4
 from ..media.grids import grid, save_picture
-from ..media.panels import Histograms, panels
+from ..media.panels import HistogramPlot, panels
 from ..metrics.kid import squared_mmd
 from ..metrics.neighbours import nearest
 from .catalogue import METRICS
 from .evaluator import Evaluator
-from .sample_set import Source
+from .sample_set import SampleSet
 from .statistics import Statistics
 
 GRID, CLIPS, ROWS, NEAREST, WORST = 64, 16, 8, 6, 10
@@ -37,17 +37,17 @@ class Pictures:
         self.folder, self.evaluator = folder, evaluator
         self.space = METRICS[evaluator.metrics[0]].extractor
 
-    def of(self, source: Source, statistics: Statistics, nfe: int | None) -> list[str]:
+    def of(self, samples: SampleSet, statistics: Statistics, nfe: int | None) -> list[str]:
         """Writes what there is to show of a set that was measured; says what can't be shown."""
         name = "images" if nfe is None else f"nfe-{nfe}"
-        pixels = source.read(0, min(GRID, len(source))).pixels
+        pixels = samples.read(0, min(GRID, len(samples))).pixels
         if pixels.ndim == 4:
             save_picture(grid(pixels), self.folder / f"{name}.png")
         else:
             save_picture(contact_sheet(pixels[:CLIPS]), self.folder / f"{name}.png")
-            write_mp4(side_by_side(pixels), self.folder / f"{name}.mp4", source.fps or FPS)
+            write_mp4(side_by_side(pixels), self.folder / f"{name}.mp4", samples.fps or FPS)
         self._motion(name, statistics)
-        real, reference = self.evaluator.real(), self.evaluator.reference.source
+        real, reference = self.evaluator.real(), self.evaluator.reference.samples
         fakes = statistics.spaces[self.space].features
         space = None if real is None else real.spaces.get(self.space)
         if space is None or space.features is None or fakes is None:
@@ -70,12 +70,12 @@ class Pictures:
             return
         titles = ("energy of frame differences", "speed of the centroid, pixels a frame")
         shown = [
-            Histograms(title, {"real": theirs.features[:, i].tolist(), "samples": ours.features[:, i].tolist()})
+            HistogramPlot(title, {"real": theirs.features[:, i].tolist(), "samples": ours.features[:, i].tolist()})
             for i, title in enumerate(titles)
         ]
         panels(shown, self.folder / f"{name}-motion.png", columns=2)
 
-    def _neighbours(self, name: str, pixels: Tensor, fakes: Tensor, reals: Tensor, reference: Source) -> None:
+    def _neighbours(self, name: str, pixels: Tensor, fakes: Tensor, reals: Tensor, reference: SampleSet) -> None:
         """A row for each of the first samples: the sample, then its nearest real pictures.
 
         Beside it as numbers: how far they are, and how far real pictures are from each other. A sample much nearer to a

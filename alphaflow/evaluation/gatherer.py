@@ -49,7 +49,7 @@ class KeptFeatures:
 
 
 class Gatherer:
-    """Takes blocks of pixels and keeps what is needed of their features.
+    """Takes batches of pixels and keeps what is needed of their features.
 
     Args:
         needs: by extractor.

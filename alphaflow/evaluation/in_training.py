@@ -12,24 +12,27 @@ import torch
 from torch import nn
 
 from ..describe import Compact
+from ..measurement import Measurement
 from ..metrics.kid import SIZE
 from ..parallel.world import World
 from ..recipe import Recipe
-from ..runs.run import Run
-from .catalogue import MAX_PIXELS, VALUES, check_metrics, value_names
+from ..runs.pipeline import InTraining
+from .catalogue import MAX_PIXELS, OUTPUTS, check_metrics, value_names
 from .compare import MIN_SAMPLES
-from .evaluate import Options, Sets, find_reference, measure_sets, samples_of
 from .evaluator import Evaluator
-from .reference import Reference
+from .measure import Sets, Settings, find_reference, measure_sets, samples_of
+from .reference import EvaluationReference
 from .result import flat
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Compact):
-    """Measures samples during training against the training data: ``Trainer(recipe, evaluation=Evaluation(1000))``.
+class TrainingEvaluation(Compact, Measurement):
+    """Measures samples during training against the training data.
+
+    ``Trainer(recipe, evaluation=TrainingEvaluation(1000))`` does so every 1,000 steps.
 
     Its values, ``pixel-fd_1`` and so on (the value's name and the network evaluations a sample), stand in metrics.jsonl
-    as ``eval/pixel-fd_1`` and in the manifest of the next checkpoint, for ``Keep(best="pixel-fd_1")``.
+    as ``eval/pixel-fd_1`` and in the manifest of the next checkpoint, for ``CheckpointRetention(best="pixel-fd_1")``.
 
     Args:
         every: steps between measurements; the last step is measured too.
@@ -60,19 +63,19 @@ class Evaluation(Compact):
         if self.metrics is not None:
             check_metrics(self.metrics)
         if self.every < 1 or self.count < MIN_SAMPLES:
-            raise ValueError(f"Evaluation needs every >= 1 and count >= {MIN_SAMPLES}, got {self}")
+            raise ValueError(f"TrainingEvaluation needs every >= 1 and count >= {MIN_SAMPLES}, got {self}")
 
     def __call__(
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None = None
     ) -> dict[str, float]:
         """What is measured of this network, by all processes of ``world``; empty in all but the first."""
-        evaluator, sets, options = self._opened(recipe, model, device, world)
-        rows, _ = measure_sets(evaluator, sets, options)
+        evaluator, sets, settings = self._opened(recipe, model, device, world)
+        rows, _ = measure_sets(evaluator, sets, settings)
         return dict(flat([row for row in rows if row.nfe is not None]))
 
     def higher(self, value: str) -> bool:
         """Whether more of a value, ``pixel-recall_1``, is better."""
-        known = VALUES.get(value.rpartition("_")[0])
+        known = OUTPUTS.get(value.rpartition("_")[0])
         return known is not None and known.higher
 
     def check(
@@ -84,23 +87,27 @@ class Evaluation(Compact):
             UserError: it can't be measured so: missing weights, another shape, too few samples, no such sampler, …
         """
         evaluator, sets, _ = self._opened(recipe, model, device, world)
-        for _, _, source in sets:
-            evaluator.check(len(source), source.shape)
+        for _, _, samples in sets:
+            evaluator.check(len(samples), samples.shape)
         names = [name for metric in evaluator.metrics for name in value_names(metric, sets[0][2].shape)]
         return tuple(f"{name}_{nfe}" for nfe in self.nfes for name in names)
 
     def _opened(
         self, recipe: Recipe, model: nn.Module, device: torch.device, world: World | None
-    ) -> tuple[Evaluator, Sets, Options]:
+    ) -> tuple[Evaluator, Sets, Settings]:
         """What measures, opened at the first call, and the samples to measure."""
-        run = Run.of(recipe, model, device)
+        run = InTraining(recipe, model, device)
         shape, given = run.pixel_shape, self.reference
         metrics = self.metrics or ("pixel-fd" if math.prod(shape) <= MAX_PIXELS else "random-fd",)
-        options = Options(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
-        sets = samples_of(run, options)
+        settings = Settings(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
+        sets = samples_of(run, settings)
         if self._made.get("of") is not recipe.dataset:  # another recipe's measurements have another reference
-            found = Reference.of_run(run) if given is None else find_reference(given, options, shape, device, run.fps)
+            found = (
+                EvaluationReference.of_run(run)
+                if given is None
+                else find_reference(given, settings, shape, device, run.fps)
+            )
             more: dict[str, Any] = {"weights": self.weights, "kid_subset_size": self.kid_subset_size}
             made = Evaluator(metrics, found, device=device, world=world, **more)
             self._made.update(of=recipe.dataset, evaluator=made)
-        return self._made["evaluator"], sets, options
+        return self._made["evaluator"], sets, settings

@@ -18,10 +18,10 @@ from ..data.shard_description import DATASET
 from ..errors import UserError
 from ..features.networks import FRAMES
 from ..files import sha256
-from ..runs.run import Run
-from .npz_pictures import Arrays
-from .sample_set import Source
-from .sample_sets import BUILT_IN, open_source, training_data
+from ..runs.pipeline import Pipeline
+from .npz_samples import NpzSamples
+from .sample_set import SampleSet
+from .sample_sets import BUILT_IN, open_sample_set, training_data
 from .statistics import Statistics
 from .statistics_file import holds_statistics, read_statistics
 
@@ -30,47 +30,47 @@ MAX_REFERENCE = 100_000
 
 
 @dataclass(frozen=True)
-class Reference:
+class EvaluationReference:
     """Real pictures or clips.
 
     Attributes:
         name: where they come from.
-        source: they themselves; None where a file holds only statistics.
+        samples: they themselves; None where a file holds only statistics.
         fixed: statistics from a file, or None.
         class_names: by label.
         sha256: of the file, or of a folder's names and sizes; empty where there is no such thing.
     """
 
     name: str
-    source: Source | None = None
+    samples: SampleSet | None = None
     fixed: Statistics | None = None
     class_names: Sequence[str] = ()
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        assert self.source is not None or self.fixed is not None
+        assert self.samples is not None or self.fixed is not None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample; () where a file doesn't say."""
-        if self.source is not None:
-            return self.source.shape
+        if self.samples is not None:
+            return self.samples.shape
         return () if self.fixed is None else self.fixed.shape
 
     @staticmethod
-    def of_run(run: Run) -> Reference:
+    def of_run(run: Pipeline) -> EvaluationReference:
         """The data that a run was trained on.
 
         Raises:
             UserError: it is not of known length, or too many.
         """
-        source = training_data(run)
-        if len(source) > MAX_REFERENCE:
+        samples = training_data(run)
+        if len(samples) > MAX_REFERENCE:
             raise UserError(
-                f"the run's {len(source):,} training samples would take long to look at each time; do it once, "
+                f"the run's {len(samples):,} training samples would take long to look at each time; do it once, "
                 "`alphaflow stats DATA stats.npz`, and give --reference stats.npz"
             )
-        return Reference(source.name, source, class_names=source.class_names)
+        return EvaluationReference(samples.name, samples, class_names=samples.class_names)
 
     @staticmethod
     def of_path(
@@ -82,8 +82,8 @@ class Reference:
         fps: float | None = None,
         kind: Kind | None = None,
         device: torch.device | None = None,
-    ) -> Reference:
-        """Pictures or clips as `open_source` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.
+    ) -> EvaluationReference:
+        """Pictures or clips as `open_sample_set` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.
 
         Raises:
             UserError: nothing is there, or it can't be read.
@@ -93,9 +93,9 @@ class Reference:
             found = read_statistics(place)
             pictures = None if found.own else _pictures(place)
             names = found.class_names if pictures is None else pictures.class_names
-            return Reference(str(path), pictures, found.statistics, names, fingerprint(path))
-        source = open_source(path, size=size, mode=mode, frames=frames, fps=fps, kind=kind, device=device)
-        return Reference(str(path), source, class_names=source.class_names, sha256=fingerprint(path))
+            return EvaluationReference(str(path), pictures, found.statistics, names, fingerprint(path))
+        samples = open_sample_set(path, size=size, mode=mode, frames=frames, fps=fps, kind=kind, device=device)
+        return EvaluationReference(str(path), samples, class_names=samples.class_names, sha256=fingerprint(path))
 
 
 def fingerprint(path: Path | str) -> str:
@@ -118,9 +118,9 @@ def fingerprint(path: Path | str) -> str:
     return found.hexdigest()
 
 
-def _pictures(path: Path) -> Source | None:
+def _pictures(path: Path) -> SampleSet | None:
     """The pictures that ADM's files hold beside the statistics."""
     try:
-        return Arrays(path)
+        return NpzSamples(path)
     except UserError:
         return None

@@ -36,7 +36,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluationResult:
     """An evaluation's figures and how they came about.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What pictures and clips are measured from: a source of blocks of them."""
+"""What images and clips are measured from: a set of samples, read in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..types import Labels
 
 
 @dataclass(frozen=True)
-class Block:
+class SampleBatch:
     """Samples one after another.
 
     Attributes:
@@ -28,7 +28,7 @@ class Block:
     labels: Labels | None = None
 
 
-class Source(ABC):
+class SampleSet(ABC):
     """Pictures or clips of one shape, of known number, in a fixed order.
 
     Attributes:
@@ -50,11 +50,11 @@ class Source(ABC):
         """How many."""
 
     @abstractmethod
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
 
-    def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Block]:
-        """All of them, or every world-th block from the rank-th on; with ``ahead`` the next is read meanwhile."""
+    def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[SampleBatch]:
+        """All of them, or every world-th batch from the rank-th on; with ``ahead`` the next is read meanwhile."""
         spans = [(start, min(start + size, len(self))) for start in range(rank * size, len(self), world * size)]
         if not self.ahead:
             yield from (self.read(*span) for span in spans)
@@ -64,10 +64,10 @@ class Source(ABC):
             for following in [*spans[1:], None]:
                 if not waiting:
                     return
-                block = waiting.pop().result()
+                batch = waiting.pop().result()
                 if following is not None:
                     waiting.append(pool.submit(self.read, *following))
-                yield block
+                yield batch
 
     def labels_of(self, names: Sequence[str]) -> Tensor | None:
         """The labels here ↦ the labels of a set with these classes, (classes,): by name, or by number.

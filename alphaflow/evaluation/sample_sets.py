@@ -1,4 +1,4 @@
-"""Where pictures and clips are measured from: folders, zips, arrays, shards, a run. All are read block by block."""
+"""Where pictures and clips are measured from: folders, zips, arrays, shards, a run. All are read batch by batch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from ..data.listing.listing import kind_of
 from ..data.shard_description import DATASET
 from ..errors import UserError
 from ..features.networks import FRAMES
-from ..guidance import Guide
+from ..guidance import CFG
 from ..pixel_values import finite_bytes
 from ..runs.labels import balanced_labels
-from ..runs.run import Run
+from ..runs.pipeline import Pipeline
 from ..types import Labels
-from .npz_pictures import Arrays
-from .sample_set import Block, Source
+from .npz_samples import NpzSamples
+from .sample_set import SampleBatch, SampleSet
 
 BUILT_IN: dict[str, Callable[[], IndexedDataset]] = {"digits": Digits}
 """Data sets that come with the package, by name."""
 
 
-class Images(Source):
-    """Pictures or clips in memory: ``af.evaluate(af.Images(pixels), af.Images(real), metrics=("fid",))``.
+class InMemorySamples(SampleSet):
+    """Images or clips in memory: ``af.evaluate(af.InMemorySamples(pixels), "real.npz", metrics=("fid",))``.
 
     Args:
         pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w).
@@ -61,12 +61,12 @@ class Images(Source):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
-        return Block(start, self.pixels[start:stop], None if self.labels is None else self.labels[start:stop])
+        return SampleBatch(start, self.pixels[start:stop], None if self.labels is None else self.labels[start:stop])
 
 
-class Stored(Source):
+class DecodedDataset(SampleSet):
     """A data set of pixels, or of latents, which are decoded: their means, where they have a posterior.
 
     Args:
@@ -74,7 +74,7 @@ class Stored(Source):
         name: where it comes from.
         autoencoder: decodes; None where samples are pixels.
         device: where it does.
-        ahead: as `Source` has it.
+        ahead: as `SampleSet` has it.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class Stored(Source):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
         batch = self.dataset.fetch(np.arange(start, stop))
         x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x.to(self._device))
-        return Block(start, finite_bytes(x, start), batch.cond.labels)
+        return SampleBatch(start, finite_bytes(x, start), batch.cond.labels)
 
 
-class Samples(Source):
-    """What a run makes: every class equally often, 8-bit. Sample i is the same at every block size but in one respect.
+class GeneratedSamples(SampleSet):
+    """What a run makes: every class equally often, 8-bit. Sample i is the same at every batch size but in one respect.
 
-    (Consistency sampling draws its fresh noise block by block.)
+    (Consistency sampling draws its fresh noise batch by batch.)
 
     Args:
         run: opened.
@@ -114,7 +114,7 @@ class Samples(Source):
         guidance: scale and interval, or None.
     """
 
-    def __init__(self, run: Run, nfe: int, count: int, seed: int = 0, guidance: Guide | None = None) -> None:
+    def __init__(self, run: Pipeline, nfe: int, count: int, seed: int = 0, guidance: CFG | None = None) -> None:
         self.run, self.nfe, self.count, self.seed, self.guidance = run, nfe, count, seed, guidance
         self.name = str(run.sampler(nfe, guidance))
         self.class_names = run.class_names if run.classes else ()
@@ -125,13 +125,13 @@ class Samples(Source):
     def __len__(self) -> int:
         return self.count
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
         labels = None if self._labels is None else self._labels[start:stop]
-        return Block(start, self._maker(start, stop, labels), labels)
+        return SampleBatch(start, self._maker(start, stop, labels), labels)
 
 
-def open_source(
+def open_sample_set(
     target: Path | str,
     *,
     size: int | None = None,
@@ -140,7 +140,7 @@ def open_source(
     fps: float | None = None,
     kind: Kind | None = None,
     device: torch.device | None = None,
-) -> Source:
+) -> SampleSet:
     """Pictures or clips by where they are.
 
     Args:
@@ -157,23 +157,23 @@ def open_source(
     """
     path = Path(target)
     if str(target) in BUILT_IN and not path.exists():
-        return Stored(BUILT_IN[str(target)](), str(target))
+        return DecodedDataset(BUILT_IN[str(target)](), str(target))
     if path.suffix == ".npz":
-        return Arrays(path)
+        return NpzSamples(path)
     if (path / DATASET).is_file():
         shards = LatentShards(path)
         autoencoder = shards.autoencoder
         if autoencoder is None:
             raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
         place = device or torch.device("cpu")
-        return Stored(shards, str(path), autoencoder.on(place), place)
+        return DecodedDataset(shards, str(path), autoencoder.on(place), place)
     if (kind or kind_of(path)) == "clips":
         clips = VideoFolder(path, frames=frames, size=size or 224, fps=fps, mode=mode or "RGB")
-        return Stored(clips, str(path))
-    return Stored(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
+        return DecodedDataset(clips, str(path))
+    return DecodedDataset(ImageFolder(path, size=size, mode=mode, memory=0), str(path))
 
 
-def training_data(run: Run) -> Source:
+def training_data(run: Pipeline) -> SampleSet:
     """The data that a run was trained on, in order and without augmentation.
 
     Raises:
@@ -184,4 +184,4 @@ def training_data(run: Run) -> Source:
         raise UserError("the run's data can't serve as a reference; give real images with --reference")
     decoder = None if run.autoencoder.plain else run.autoencoder
     name = "the run's training data"
-    return Stored(dataset, name, decoder, run.device, ahead=False)  # it may be the user's, for one thread
+    return DecodedDataset(dataset, name, decoder, run.device, ahead=False)  # it may be the user's, for one thread

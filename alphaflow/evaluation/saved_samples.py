@@ -11,14 +11,14 @@ from ..files import put, remove
 from ..media.clips import FPS
 from ..media.sample_files import Form, write_each
 from ..parallel.world import World
-from .sample_set import Block
+from .sample_set import SampleBatch
 
 
 @contextmanager
 def saving(
     place: Path, class_names: Sequence[str], world: World, fps: float | None = None
-) -> Iterator[Callable[[Block], None]]:
-    """Gives what writes a block's samples, CLASS/NNNNNN.png or .mp4; the folder is in its place once all are written.
+) -> Iterator[Callable[[SampleBatch], None]]:
+    """Gives what writes a batch's samples, CLASS/NNNNNN.png or .mp4; the folder is in its place once all are written.
 
     Every process writes its own into the same folder.
 
@@ -35,7 +35,7 @@ def saving(
 
     world.first(begin)
     try:
-        yield lambda block: _write(beside, block, class_names, fps or FPS)
+        yield lambda batch: _write(beside, batch, class_names, fps or FPS)
         world.first(lambda: put(beside, place))
     except BaseException:
         if world.main:
@@ -43,6 +43,6 @@ def saving(
         raise
 
 
-def _write(folder: Path, block: Block, class_names: Sequence[str], fps: float) -> None:
-    form: Form = "png" if block.pixels.ndim == 4 else "mp4"
-    write_each(folder, block.pixels, block.labels, class_names, form, block.start, fps)
+def _write(folder: Path, batch: SampleBatch, class_names: Sequence[str], fps: float) -> None:
+    form: Form = "png" if batch.pixels.ndim == 4 else "mp4"
+    write_each(folder, batch.pixels, batch.labels, class_names, form, batch.start, fps)

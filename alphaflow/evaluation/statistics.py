@@ -75,9 +75,9 @@ def needs_of(metrics: Sequence[str], *, real: bool = False, keep: bool = False) 
     for name in metrics:
         metric = METRICS[name]
         needs = found.get(metric.extractor, Needs(features=keep))
-        if metric.kind == "fd":
+        if metric.family == "fd":
             needs = replace(needs, moments=True, halves=needs.halves or (real and metric.extractor in UNPUBLISHED))
-        elif metric.kind == "is":
+        elif metric.family == "is":
             needs = replace(needs, score=not real)
         else:
             needs = replace(needs, features=True)

@@ -25,7 +25,7 @@ from ..features.extractors import EXTRACTORS
 from ..files import parsed, replacing
 from ..metrics.frechet import Moments
 from ..types import Labels
-from .npz_pictures import LONGEST
+from .npz_samples import LONGEST
 from .statistics import Space, Statistics
 
 FORMAT = "alphaflow statistics 1"

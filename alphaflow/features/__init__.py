@@ -1,1 +1,1 @@
-"""Networks that measure, and their weights."""
+"""Which networks measure: feature extractors and their weights."""

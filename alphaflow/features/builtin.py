@@ -25,7 +25,7 @@ PIXELS, SHRUNK, RANDOM, MOTION = "pixels", "shrunk", "random", "motion"
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelExtractor:
     """The pixels themselves in [-1, 1], as one vector."""
 
     weights: None = None
@@ -37,7 +37,7 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Shrunk:
+class ShrunkExtractor:
     """Clips as 8 grey frames of 8 × 8 pixels, spread evenly over theirs, averaged over areas: 512 numbers."""
 
     device: torch.device
@@ -74,7 +74,7 @@ class _RandomNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Random:
+class RandomExtractor:
     """Networks of convolutions with random weights, the same ones always: 256 numbers.
 
     Of pictures as they are (2-D, strides 2); of clips with frames averaged to 32 × 32 (3-D). Random features tell
@@ -107,7 +107,7 @@ class Random:
 
 
 @dataclass(frozen=True)
-class Motion:
+class MotionExtractor:
     """Of each clip: the energy of its frame differences, the speed of its centroid."""
 
     weights: None = None
@@ -118,13 +118,13 @@ class Motion:
         return {FEATURES: torch.stack([frame_difference_energy(pixels), centroid_speed(pixels)], dim=1)}
 
 
-Unpublished = Pixels | Shrunk | Random | Motion
+Unpublished = PixelExtractor | ShrunkExtractor | RandomExtractor | MotionExtractor
 
 UNPUBLISHED: Mapping[str, Callable[[torch.device], Unpublished]] = {
-    PIXELS: lambda device: Pixels(),
-    SHRUNK: Shrunk,
-    RANDOM: Random,
-    MOTION: lambda device: Motion(),
+    PIXELS: lambda device: PixelExtractor(),
+    SHRUNK: ShrunkExtractor,
+    RANDOM: RandomExtractor,
+    MOTION: lambda device: MotionExtractor(),
 }
 """The extractors without a file, by name."""
 

@@ -1,1 +1,1 @@
-"""For eyes and players: grids, curves, clips, files of samples. Takes arrays only."""
+"""What is drawn or written for eyes and players: grids, curves, clips, files of samples. Takes arrays only."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LinePlot:
     """A panel of curves.
 
     Attributes:
@@ -37,7 +37,7 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Heat:
+class Heatmap:
     """A panel of values over (r, t) ∈ [0, 1]²: rows are r, columns t; None is left white."""
 
     title: str
@@ -45,7 +45,7 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarPlot:
     """A panel of horizontal bars: label ↦ value."""
 
     title: str
@@ -54,7 +54,7 @@ class Bars:
 
 
 @dataclass(frozen=True)
-class Histograms:
+class HistogramPlot:
     """A panel of distributions: label ↦ numbers, as densities over common bins."""
 
     title: str
@@ -62,7 +62,7 @@ class Histograms:
     bins: int = 40
 
 
-def panels(parts: Sequence[Lines | Heat | Bars | Histograms], file: Path, columns: int = 3) -> None:
+def panels(parts: Sequence[LinePlot | Heatmap | BarPlot | HistogramPlot], file: Path, columns: int = 3) -> None:
     """Draws panels side by side into a PNG, SVG or PDF file, by its ending; whole or not at all.
 
     Raises:
@@ -78,11 +78,11 @@ def panels(parts: Sequence[Lines | Heat | Bars | Histograms], file: Path, column
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, part in zip(axes, parts, strict=False):
         axis.set_title(part.title)
-        if isinstance(part, Lines):
+        if isinstance(part, LinePlot):
             _lines(axis, part)
-        elif isinstance(part, Heat):
+        elif isinstance(part, Heatmap):
             _heat(axis, part)
-        elif isinstance(part, Histograms):
+        elif isinstance(part, HistogramPlot):
             _histograms(axis, part)
         else:
             _bars(axis, part)
@@ -92,7 +92,7 @@ def panels(parts: Sequence[Lines | Heat | Bars | Histograms], file: Path, column
         figure.savefig(beside, format=kind, dpi=120)
 
 
-def _lines(axis: Axes, part: Lines) -> None:
+def _lines(axis: Axes, part: LinePlot) -> None:
     for index, (label, curve) in enumerate(part.curves.items()):
         few = "o" if len(curve) <= 20 else None
         axis.plot(list(curve), list(curve.values()), label=label, color=f"C{index}", marker=few, linewidth=1.2)
@@ -107,7 +107,7 @@ def _lines(axis: Axes, part: Lines) -> None:
         axis.legend(fontsize="small")
 
 
-def _heat(axis: Axes, part: Heat) -> None:
+def _heat(axis: Axes, part: Heatmap) -> None:
     values = np.array([[math.nan if value is None else value for value in row] for row in part.values])
     diverging = bool(np.nanmin(values) < 0) if np.isfinite(values).any() else False
     bound = float(np.nanmax(np.abs(values))) if diverging else None
@@ -119,7 +119,7 @@ def _heat(axis: Axes, part: Heat) -> None:
     axis.figure.colorbar(picture, ax=axis)
 
 
-def _histograms(axis: Axes, part: Histograms) -> None:
+def _histograms(axis: Axes, part: HistogramPlot) -> None:
     every = np.concatenate([np.asarray(values, dtype=float) for values in part.values.values()])
     edges = np.histogram_bin_edges(every, part.bins)
     for index, (label, values) in enumerate(part.values.items()):
@@ -129,7 +129,7 @@ def _histograms(axis: Axes, part: Histograms) -> None:
     axis.legend(fontsize="small")
 
 
-def _bars(axis: Axes, part: Bars) -> None:
+def _bars(axis: Axes, part: BarPlot) -> None:
     axis.barh(list(part.values)[::-1], list(part.values.values())[::-1])
     axis.axvline(0, color="grey", linewidth=0.8)
     if part.limits is not None:

@@ -1,1 +1,1 @@
-"""Networks u(z, r, t, cond)."""
+"""Which networks there are: u(z, r, t, cond), with their own tangents."""

@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..guidance_input import guidance_at
+from ..network import Network
 from ..tangents import Dual, Value, add, linearly, primal, silu
 from ..types import Cond, Sample, Time
 from .blocks import Block, Final
@@ -17,7 +19,7 @@ from .inflation import inflated
 from .recompute import recomputed
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """A DiT over images (c, h, w) or videos (c, f, h, w) that predicts a mean velocity u(z, r, t, y).
 
     Patches, a fixed sine-cosine position embedding, adaLN-Zero blocks conditioned on the sum of the embeddings of t, of
@@ -41,7 +43,7 @@ class DiT(nn.Module):
             all tokens at once.
 
     Attributes:
-        offers_tangent: it does (`TangentModel`).
+        offers_tangent: it does (`Network`).
         recompute: keep only the blocks' inputs for the backward pass and compute the rest again: less memory.
 
     Raises:
@@ -49,13 +51,15 @@ class DiT(nn.Module):
             a number is below 1, or what is for videos is given for images.
     """
 
-    offers_tangent: ClassVar[bool] = True
+    offers_tangent = True
+    static_graph: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """A subclass with a ``forward`` of its own offers no tangent unless it says so."""
+        """A subclass with a ``forward`` of its own offers no tangent unless it says so, and may use any weights."""
         super().__init_subclass__(**options)
-        if "forward" in cls.__dict__ and "offers_tangent" not in cls.__dict__:
-            cls.offers_tangent = False
+        if "forward" in cls.__dict__:
+            for name in ("offers_tangent", "static_graph"):
+                setattr(cls, name, cls.__dict__.get(name, False))
 
     def __init__(
         self,
@@ -133,7 +137,7 @@ class DiT(nn.Module):
             cond: ``labels`` (b,) if any, ``guidance`` (b, 3) if it takes that.
             velocity: also run the velocity head, and return (u, v) in place of u.
             along: dz/dt of the first n samples (n, …): also return du/dt of these, (n, …), without a graph
-                (`TangentModel`).
+                (`Network`).
 
         Raises:
             ValueError: a condition that this network doesn't take, or samples that its patches don't divide.
@@ -204,7 +208,7 @@ class DiT(nn.Module):
         if self.embed_class is not None and self.classes is not None:
             c = add(c, self.embed_class(cond.class_index(self.classes, r.shape[0], r.device)))
         if self.takes_guidance:
-            omega, t_min, t_max = cond.guidance_at(r, primal(t)).unbind(1)
+            omega, t_min, t_max = guidance_at(cond, r, primal(t))
             for embed, value in zip(self.embed_guidance, (1 - 1 / omega, t_min, t_max), strict=True):
                 c = add(c, embed(value))
         return c

@@ -1,1 +1,1 @@
-"""Objectives: what a network is trained to predict. One file a family; what they share is in `base`."""
+"""What a network is trained to predict. One file a family; what they share is in `objective`."""

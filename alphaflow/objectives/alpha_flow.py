@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..flow import expand, jump
+from ..flow import expand_like, jump
 from ..schedules import Constant, Scheduled, value_at
 from ..types import Model, Sample
-from .records import Draw, Target
+from .records import RegressionTarget, TrainingDraw
 from .two_point import TwoPoint
 
 
@@ -34,11 +34,11 @@ class AlphaFlow(TwoPoint):
         """α and fm_share at a step."""
         return {"alpha": value_at(self.alpha, step), **super().scalars(step)}
 
-    def direction(self, draw: Draw, step: int) -> Sample | None:
+    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
         """ṽ at α = 0."""
         return draw.v if value_at(self.alpha, step) == 0 else None
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """The few-step target at this step's α."""
         z, r, t, v, cond = draw.z, draw.r, draw.t, draw.v, draw.cond
         alpha = _check_alpha(value_at(self.alpha, step))
@@ -49,7 +49,7 @@ class AlphaFlow(TwoPoint):
 
         if alpha == 0:  # MeanFlow (arXiv 2505.13447, eq. 10): ṽ − (t − r)·du⁻/dt
             _, dudt = draw.derivative(model, v)
-            return Target(v - expand(t - r, z) * dudt, ones)
+            return RegressionTarget(v - expand_like(t - r, z) * dudt, ones)
 
         # 0 < α < 1: a step of length α(t − r) along ṽ, then the network's own jump from there
         s = alpha * r + (1 - alpha) * t

@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..flow import expand, jump, mean_square
+from ..flow import expand_like, jump, mean_square
 from ..schedules import Scheduled, value_at
 from ..times import Pairing
 from ..types import Model, PerSample, Sample, Time
 from .objective import Objective
-from .records import Draw, Target
+from .records import RegressionTarget, TrainingDraw
 from .two_point import TwoPoint
 
 
@@ -30,7 +30,7 @@ class ConsistencyTraining(TwoPoint):
     the grid. ‖Δ‖² is the mean over elements, so iCT's c = 0.00054·√d is 0.00054 here.
 
     Args:
-        intervals: N(k), a number or a schedule; iCT's is `Doubling(end=steps)`.
+        intervals: N(k), a number or a schedule; iCT's is `DoublingIntervals(end=steps)`.
         c: of the metric.
         clamp: see `TwoPoint`.
         fm_share, times, guidance, teacher, ema_target: see `Objective`; ``weighting`` is that of samples with r = t, of
@@ -57,7 +57,7 @@ class ConsistencyTraining(TwoPoint):
         n = self._count(step)
         return r, (t * n).ceil().clamp(1, n) / n
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """α·ṽ + (1 − α)·u⁻(z_s, 0, s), which makes z_t − t·u the network's f⁻(z_s, s)."""
         z, r, t, v = draw.z, draw.r, draw.t, draw.v
         s = (t - 1 / self._count(step)).clamp(min=0)
@@ -65,7 +65,7 @@ class ConsistencyTraining(TwoPoint):
             u_s = model(jump(z, v, t, s), r, s, draw.cond)
         return self.between(v, u_s, (t - s) / t)
 
-    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+    def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """(√(‖f(z_t, t) − f⁻(z_s, s)‖² + c²) − c) / (t − s)."""
         error = draw.t.square() * mean_square(u - target.u)
         huber = (error + self.c**2).sqrt() - self.c
@@ -134,19 +134,19 @@ class ContinuousConsistency(Objective):
         """w(t), (b,) → (b,), to be trained beside the model; None where ``adaptive`` is off."""
         return self._weight
 
-    def direction(self, draw: Draw, step: int) -> Sample | None:
+    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
         """ṽ."""
         return draw.v
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """u⁻ + g/(‖g‖ + c), g = ṽ − u⁻ − ramp·t·du⁻/dt."""
         u, dudt = draw.derivative(model, draw.v)
         ramp = min(1.0, step / self.warmup) if self.warmup else 1.0
-        g = draw.v - u - ramp * expand(draw.t, u) * dudt
-        g = g / (expand(mean_square(g).sqrt(), g) + self.c)
-        return Target(u + g, torch.ones_like(draw.t))
+        g = draw.v - u - ramp * expand_like(draw.t, u) * dudt
+        g = g / (expand_like(mean_square(g).sqrt(), g) + self.c)
+        return RegressionTarget(u + g, torch.ones_like(draw.t))
 
-    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+    def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """e^{w(t)}·‖u − target‖² − w(t)."""
         if self._weight is None:
             return super().few_step_loss(u, target, draw)

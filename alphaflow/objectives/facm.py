@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import torch
 
-from ..flow import expand, mean_square
+from ..flow import expand_like, mean_square
 from ..times import Pairing
 from ..types import Model, PerSample, Sample
 from .objective import Objective
-from .records import Draw, Target
+from .records import RegressionTarget, TrainingDraw
 
 SHORT = 0.1
 """Shorter vectors count as this long in the cosine: it has no finite gradient at u = 0, where new networks begin."""
@@ -44,24 +44,24 @@ class FACM(Objective):
         if self.p <= 0 or self.c <= 0:
             raise ValueError(f"FACM needs p > 0 and c > 0, got {self.p} and {self.c}")
 
-    def direction(self, draw: Draw, step: int) -> Sample | None:
+    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
         """ṽ."""
         return draw.v
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """u⁻ − a·clip(u⁻ − u_avg, −1, 1)."""
-        t = expand(draw.t, draw.z)
+        t = expand_like(draw.t, draw.z)
         u, dudt = draw.derivative(model, draw.v)
         average = draw.v - t * dudt
         a = 1 - (1 - t) ** self.p
-        return Target(u - a * (u - average).clamp(-1, 1), torch.ones_like(draw.t))
+        return RegressionTarget(u - a * (u - average).clamp(-1, 1), torch.ones_like(draw.t))
 
-    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+    def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """cos((1 − t)·π/2)·e/(e + c)^½."""
         e = mean_square(u - target.u)
         return torch.cos((1 - draw.t) * (math.pi / 2)) * e / (e.detach() + self.c).sqrt()
 
-    def flow_loss(self, u: Sample, draw: Draw) -> PerSample:
+    def flow_loss(self, u: Sample, draw: TrainingDraw) -> PerSample:
         """‖u − ṽ‖² + 1 − cos(u, ṽ)."""
         lengths = u.norm(dim=1).clamp(min=SHORT) * draw.v.norm(dim=1).clamp(min=SHORT)
         cosine = (u * draw.v).sum(dim=1) / lengths

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..schedules import Scheduled
 from ..types import Model
 from .objective import Objective
-from .records import Draw, Target
+from .records import RegressionTarget, TrainingDraw
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -16,6 +16,6 @@ class FlowMatching(Objective):
 
     fm_share: Scheduled = field(default=1.0, init=False)
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """Never asked for: there are no few-step samples."""
         raise AssertionError("flow matching has no few-step samples")

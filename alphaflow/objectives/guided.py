@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..flow import expand
+from ..flow import expand_like
 from ..guidance import TrainedGuidance
 from ..types import Cond, Model, PerSample, Sample, Time
 
@@ -68,8 +68,8 @@ def guided_velocity(
     own, *free = _instantaneous(model, z, t, asked)
     if mix is None:
         return GuidedVelocity(v, None, own)
-    now = expand(torch.where(later, 0, mix.own), v)
-    mixed = expand(mix.data, v) * v + now * own + expand(mix.free, v) * free[0]
+    now = expand_like(torch.where(later, 0, mix.own), v)
+    mixed = expand_like(mix.data, v) * v + now * own + expand_like(mix.free, v) * free[0]
     rest = torch.where(later, mix.own, 0) if predicted else None
     return GuidedVelocity(mixed, rest, own)
 

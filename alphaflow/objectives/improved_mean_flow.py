@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 
 from ..derivatives import with_derivative
-from ..flow import expand, mean_square
+from ..flow import expand_like, mean_square
+from ..network import known
 from ..types import Cond, Model, PerSample, Sample, Time
 from .objective import Objective
-from .records import Draw, Prediction, Target
+from .records import Prediction, RegressionTarget, TrainingDraw
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -30,15 +31,15 @@ class ImprovedMeanFlow(Objective):
 
     wants_own: ClassVar[bool] = True
 
-    def direction(self, draw: Draw, step: int) -> Sample | None:
+    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
         """v_θ(z_t, t)."""
         return draw.own
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """ṽ − (t − r)·du⁻/dt along v_θ: ‖u − target‖² is ‖V − ṽ‖²."""
         assert draw.own is not None, "a draw of another family"
         _, dudt = draw.derivative(model, draw.own)
-        return Target(draw.v - expand(draw.t - draw.r, draw.z) * dudt, torch.ones_like(draw.t))
+        return RegressionTarget(draw.v - expand_like(draw.t - draw.r, draw.z) * dudt, torch.ones_like(draw.t))
 
     def flow_model(self, model: Model) -> Model:
         """v_θ: the network's velocity head if it has one, else u(z, t, t)."""
@@ -48,11 +49,11 @@ class ImprovedMeanFlow(Objective):
             _, v = model(z, t, t, cond, velocity=True)  # type: ignore[call-arg]
             return v
 
-        return head if getattr(model, "velocity_head", 0) else model
+        return head if known(model).velocity_head else model
 
-    def predict(self, model: Model, draw: Draw, along: Sample | None = None) -> Prediction:
+    def predict(self, model: Model, draw: TrainingDraw, along: Sample | None = None) -> Prediction:
         """u, and v_θ where the network has a head for it."""
-        if not getattr(model, "velocity_head", 0):
+        if not known(model).velocity_head:
             return super().predict(model, draw, along)
         if along is None:
             u, v = model(draw.z, draw.r, draw.t, draw.cond, velocity=True)  # type: ignore[call-arg]
@@ -60,7 +61,7 @@ class ImprovedMeanFlow(Objective):
         (u, v), dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along, velocity=True)
         return Prediction(u, v, dudt)
 
-    def auxiliary_loss(self, prediction: Prediction, draw: Draw) -> PerSample | None:
+    def auxiliary_loss(self, prediction: Prediction, draw: TrainingDraw) -> PerSample | None:
         """‖v_θ − ṽ‖², weighted, where the network has a head for v_θ."""
         if prediction.v is None:
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,18 +17,70 @@ from torch import Tensor, nn
 
 from ..derivatives import with_derivative
 from ..describe import Compact
-from ..flow import expand, interpolate, mean_square, velocity
-from ..guidance import TrainedGuidance
+from ..flow import expand_like, interpolate, mean_square, velocity
+from ..guidance import Guided, TrainedGuidance
+from ..network import Upcast, upcast
 from ..schedules import Scheduled, value_at
-from ..times import Dyadic, LogitNormal, PairDistribution, Pairing, TimeDistribution, TimePairs
-from ..types import Cond, Loss, Model, PerSample, Sample, Time, Upcast, upcast
-from ..weighting import Adaptive, Weighting
+from ..times import LogitNormal, PairDistribution, Pairing, Pairs, TimeDistribution
+from ..types import Cond, Loss, Model, PerSample, Sample, Time
+from ..weighting import AdaptiveWeighting, Weighting
 from .guided import guided_velocity
-from .records import Draw, Prediction, Target
+from .records import Prediction, RegressionTarget, TrainingDraw
+
+
+class LossFunction(ABC):
+    """What training asks of an objective: a loss, and what belongs to it. `of` makes one of any function.
+
+    Attributes:
+        guidance: classifier-free guidance trained into the target velocity, or None.
+    """
+
+    guidance: TrainedGuidance | None = None
+
+    @property
+    def network(self) -> nn.Module | None:
+        """A network of the objective's own that is trained beside the model, or None."""
+        return None
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """The scheduled values at a step, for logs."""
+        return {}
+
+    def prepare(self, device: torch.device) -> None:
+        """Moves what belongs to the objective to a device."""
+        if self.network is not None:
+            self.network.to(device)
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Model,
+        x: Sample,
+        cond: Cond | None = None,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+        *,
+        ema: Model | None = None,
+        start: int = 0,
+    ) -> Loss:
+        """One batch's loss; arguments as `Objective` takes them."""
+
+    @staticmethod
+    def of(function: Callable[..., Loss]) -> LossFunction:
+        """Any ``function(model, x, cond, step, generator) -> Loss`` as an objective."""
+        return function if isinstance(function, LossFunction) else _Function(function)
+
+
+class _Function(LossFunction):
+    def __init__(self, function: Callable[..., Loss]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any, ema: Model | None = None, start: int = 0) -> Loss:
+        return self.function(*arguments)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Objective(Compact, ABC):
+class Objective(Compact, LossFunction):
     """An objective: ``objective(model, x, cond, step, generator) -> Loss``.
 
     All randomness comes from ``generator``; nothing that is passed in is changed; x has any trailing shape.
@@ -35,7 +88,7 @@ class Objective(Compact, ABC):
     Args:
         fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples of the whole batch, however
             it is worked on in parts.
-        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `Dyadic`).
+        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `DyadicPairs`).
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
         teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
@@ -45,7 +98,7 @@ class Objective(Compact, ABC):
     fm_share: Scheduled = 0.5
     times: TimeDistribution | PairDistribution = LogitNormal(-0.4, 1.0)
     guidance: TrainedGuidance | None = None
-    weighting: Weighting = Adaptive()
+    weighting: Weighting = AdaptiveWeighting()
     teacher: Model | None = None
     ema_target: bool = False
 
@@ -59,19 +112,19 @@ class Objective(Compact, ABC):
     def __post_init__(self) -> None:
         if not callable(self.fm_share):
             _check_share(self.fm_share)
-        if isinstance(self.times, type) or not hasattr(self.times, "sample"):
+        if isinstance(self.times, type) or not isinstance(self.times, TimeDistribution):
             raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
-        if self.guidance is not None and not hasattr(self.guidance, "mix"):
+        if self.guidance is not None and not isinstance(self.guidance, TrainedGuidance):
             raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
         if self.ema_target and not self.takes_ema_target:
             raise ValueError(f"{type(self).__name__}'s target starts at the network's own output: no ema_target")
-        if self.pairing == "zero" and getattr(self._paired(), "pairing", None) != "zero":
+        if self.pairing == "zero" and not self.paired.zero:
             raise ValueError(f"{type(self).__name__} needs r = 0: give a plain distribution, not {self.times}")
 
     @property
-    def network(self) -> nn.Module | None:
-        """A network of the objective's own that is trained beside the model, or None."""
-        return None
+    def paired(self) -> Pairs:
+        """The distribution of pairs that ``times`` is, or is made."""
+        return Pairs.of(self.times, self.pairing)
 
     def share(self, step: int) -> float:
         """``fm_share`` at a step."""
@@ -90,34 +143,34 @@ class Objective(Compact, ABC):
         return {"fm_share": self.share(step)}
 
     @abstractmethod
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """The target of the few-step samples, which ``draw`` consists of. ``model`` is u⁻."""
 
-    def few_step_loss(self, u: Sample, target: Target, draw: Draw) -> PerSample:
+    def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """The loss (n,) of few-step samples: their squared error, weighted."""
         error = mean_square(u - target.u)
         return self.weighting(error.detach(), target.alpha) * error
 
-    def flow_loss(self, u: Sample, draw: Draw) -> PerSample:
+    def flow_loss(self, u: Sample, draw: TrainingDraw) -> PerSample:
         """The loss (n,) of samples with r = t: their squared error, weighted with α = 1."""
         error = mean_square(u - draw.v)
         return self.weighting(error.detach(), torch.ones_like(draw.t)) * error
 
-    def direction(self, draw: Draw, step: int) -> Sample | None:
+    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
         """dz/dt of the few-step samples, which ``draw`` consists of, if their target needs du⁻/dt; else None.
 
-        It is then taken along with the prediction, where both are of the same network: `Draw.derivative`.
+        It is then taken along with the prediction, where both are of the same network: `TrainingDraw.derivative`.
         """
         return None
 
-    def predict(self, model: Model, draw: Draw, along: Sample | None = None) -> Prediction:
+    def predict(self, model: Model, draw: TrainingDraw, along: Sample | None = None) -> Prediction:
         """The network's prediction for a draw, with gradient; with du/dt of the few-step samples if dz/dt is given."""
         if along is None:
             return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
         u, dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along)
         return Prediction(u, dudt=dudt)
 
-    def auxiliary_loss(self, prediction: Prediction, draw: Draw) -> PerSample | None:
+    def auxiliary_loss(self, prediction: Prediction, draw: TrainingDraw) -> PerSample | None:
         """A further loss of each sample (b,), with gradient, or None."""
         return None
 
@@ -127,18 +180,14 @@ class Objective(Compact, ABC):
 
     def prepare(self, device: torch.device) -> None:
         """Moves the objective's own network and its teacher to a device; the teacher is frozen, in evaluation mode."""
-        if self.network is not None:
-            self.network.to(device)
-        teacher = getattr(self.teacher, "model", self.teacher)  # `CFG.wrap` holds the network
+        super().prepare(device)
+        teacher = self.teacher.model if isinstance(self.teacher, Guided) else self.teacher
         if isinstance(teacher, nn.Module):
             teacher.to(device).eval().requires_grad_(False)
 
     def pairs(self, b: int, step: int, device: torch.device, generator: torch.Generator | None) -> tuple[Time, Time]:
         """Draws the times (r, t) of b few-step samples: two tensors (b,)."""
-        r, t = self._paired().pairs(b, device, generator)
-        if not isinstance(self._paired(), TimePairs | Dyadic) and bool((r > t).any()):
-            raise ValueError(f"a jump goes from t down to r, but {self.times} drew r > t: swap them")
-        return r, t
+        return self.paired.pairs(b, device, generator)
 
     def __call__(
         self,
@@ -188,7 +237,7 @@ class Objective(Compact, ABC):
         goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
         return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
 
-    def _target(self, model: Model, draw: Draw, step: int, own: bool) -> Target:
+    def _target(self, model: Model, draw: TrainingDraw, step: int, own: bool) -> RegressionTarget:
         """The few-step samples' target, of n = 0 too; ``own``: u⁻ is the network in training.
 
         A network may be split among processes, which then all run it, or none: where others have few-step samples.
@@ -199,7 +248,7 @@ class Objective(Compact, ABC):
             one = draw.part(slice(1), few=1)
             if not own or self.direction(one, step) is None:  # else the derivative comes with the prediction
                 self.target(model, one, step)
-        return Target(draw.v[:0], draw.t[:0])
+        return RegressionTarget(draw.v[:0], draw.t[:0])
 
     def draw(
         self,
@@ -211,16 +260,17 @@ class Objective(Compact, ABC):
         *,
         few: int | None = None,
         predicted: bool = False,
-    ) -> Draw:
+    ) -> TrainingDraw:
         """Draws times and noise, drops labels, mixes guidance into the velocity, by u⁻ = ``model``.
 
         ``few`` is the number of few-step samples; None for what fm_share makes of a whole batch. If u⁻ is about to be
-        ``predicted`` for this draw, what it will say of the samples with r = t is left for later (`Draw.completed`).
+        ``predicted`` for this draw, what it will say of the samples with r = t is left for later
+        (`TrainingDraw.completed`).
         """
         b = x.shape[0]
         few = self.few(b, step) if few is None else few
         r, t = self.pairs(few, step, x.device, generator)
-        same = self._paired().sample(b - few, x.device, generator)
+        same = self.paired.sample(b - few, x.device, generator)
         r, t = torch.cat([r, same]).to(x.dtype), torch.cat([t, same]).to(x.dtype)
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         z, v = interpolate(x, noise, t), velocity(x, noise)
@@ -234,10 +284,7 @@ class Objective(Compact, ABC):
         guided = guided_velocity(
             self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
         )
-        return Draw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
-
-    def _paired(self) -> PairDistribution:
-        return self.times if isinstance(self.times, PairDistribution) else TimePairs(self.times, self.pairing)
+        return TrainingDraw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:
@@ -247,14 +294,9 @@ def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Te
     α⁻¹·‖u − target‖² has the gradient of tfm + tc, where tc = 2·uᵀ·sg[(u − target)/α − (u − ṽ)]. In the MeanFlow
     branch that is 2(t − r)·uᵀ·du⁻/dt: trajectory flow matching plus trajectory consistency (α-Flow, arXiv 2510.20771).
     """
-    mse, consistency = mean_square(u - goal), (u - goal) / expand(alpha, u) - (u - v)
+    mse, consistency = mean_square(u - goal), (u - goal) / expand_like(alpha, u) - (u - v)
     tc = 2 * (u * consistency).flatten(1).mean(1)
     return {"mse": mse, "residual": mse / alpha.square(), "tfm": mean_square(u - v), "tc": tc}
-
-
-def averaged(objective: object, average: Model) -> dict[str, Any]:
-    """The keyword argument by which an objective with ``ema_target`` takes the weights' average; none for others."""
-    return {"ema": average} if getattr(objective, "ema_target", False) else {}
 
 
 def _check_share(share: float) -> float:

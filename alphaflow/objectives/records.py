@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..derivatives import total_derivative
-from ..flow import expand
+from ..flow import expand_like
 from ..types import Cond, Model, PerSample, Sample, Time
 
 
 @dataclass(frozen=True)
-class Draw:
+class TrainingDraw:
     """One training draw. The first ``few`` samples have r ≤ t as drawn, the others r = t.
 
     Attributes:
@@ -38,12 +38,12 @@ class Draw:
     own: Sample | None = None
     derived: tuple[Sample, Sample] | None = None
 
-    def completed(self, prediction: Prediction) -> Draw:
+    def completed(self, prediction: Prediction) -> TrainingDraw:
         """The draw with what the network's prediction for it tells: all of ṽ where r = t, and du⁻/dt."""
         v, derived, n = self.v, None, self.few
         if self.rest is not None:
             instant = prediction.u if prediction.v is None else prediction.v
-            v = v + expand(self.rest, v) * instant.detach().to(v.dtype)
+            v = v + expand_like(self.rest, v) * instant.detach().to(v.dtype)
         if prediction.dudt is not None:
             derived = prediction.u[:n].detach(), prediction.dudt
         return replace(self, v=v, rest=None, derived=derived)
@@ -54,15 +54,15 @@ class Draw:
             return self.derived
         return total_derivative(model, self.z, self.r, self.t, self.cond, along)
 
-    def few_step(self) -> Draw:
+    def few_step(self) -> TrainingDraw:
         """Only the few-step samples."""
         return self.part(slice(self.few), self.few)
 
-    def flow(self) -> Draw:
+    def flow(self) -> TrainingDraw:
         """Only the samples with r = t."""
         return self.part(slice(self.few, None), 0)
 
-    def part(self, n: slice, few: int) -> Draw:
+    def part(self, n: slice, few: int) -> TrainingDraw:
         """Only the samples that a slice picks, of which so many are few-step ones."""
         rest, own = (None if x is None else x[n] for x in (self.rest, self.own))
         z, r, t, v, cond = self.z[n], self.r[n], self.t[n], self.v[n], self.cond[n]
@@ -70,7 +70,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Target:
+class RegressionTarget:
     """What few-step samples are trained towards.
 
     Attributes:
@@ -81,9 +81,9 @@ class Target:
     u: Sample
     alpha: PerSample
 
-    def detached(self) -> Target:
+    def detached(self) -> RegressionTarget:
         """The same target as a constant."""
-        return Target(self.u.detach(), self.alpha)
+        return RegressionTarget(self.u.detach(), self.alpha)
 
 
 @dataclass(frozen=True)

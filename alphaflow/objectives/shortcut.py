@@ -1,7 +1,7 @@
 """Shortcut Models and SplitMeanFlow: one long jump equals two shorter ones, both the network's own.
 
 Errors are weighted by α⁻¹, not adaptively: nothing but the size of its error holds such a target to the data, and with
-`Adaptive`, which discounts large errors, training can run away.
+`AdaptiveWeighting`, which discounts large errors, training can run away.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import torch
 
 from ..flow import jump
 from ..schedules import Scheduled
-from ..times import Dyadic
 from ..types import Model, PerSample, Sample, Time
-from ..weighting import Plain, Weighting
-from .records import Draw, Target
+from ..weighting import InverseAlphaWeighting, Weighting
+from .records import RegressionTarget, TrainingDraw
 from .two_point import TwoPoint
 
 
 @torch.no_grad()
-def two_jumps(model: Model, draw: Draw, alpha: PerSample, finest: float = 0.0) -> tuple[Sample, Sample]:
+def two_jumps(model: Model, draw: TrainingDraw, alpha: PerSample, finest: float = 0.0) -> tuple[Sample, Sample]:
     """The network's velocities of the jumps t → s → r, s = α·r + (1 − α)·t.
 
     u⁻(z_t, s, t), and u⁻(z_s, r, s) with z_s = z_t − (t − s)·u⁻(z_t, s, t): for α-Flow's target with the network's own
@@ -47,8 +46,8 @@ class Shortcut(TwoPoint):
     """Shortcut Models (arXiv 2410.12557): the target of a jump is the mean of two jumps half as long.
 
     α-Flow at α = ½ with the network's own velocity. A quarter of the batch learns jumps, the rest flow matching.
-    The original: ``Shortcut(times=Dyadic(128), ema_target=True, weighting=Unweighted())``. On its dyadic grid the
-    shortest jumps of a target are taken with the instantaneous velocity.
+    The original: ``Shortcut(times=DyadicPairs(128), ema_target=True, weighting=UniformWeighting())``. On its dyadic
+    grid the shortest jumps of a target are taken with the instantaneous velocity.
 
     Args:
         clamp: see `TwoPoint`.
@@ -56,13 +55,12 @@ class Shortcut(TwoPoint):
     """
 
     fm_share: Scheduled = 0.75
-    weighting: Weighting = Plain()
+    weighting: Weighting = InverseAlphaWeighting()
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """½·u⁻(z_t, s, t) + ½·u⁻(z_s, r, s), s halfway."""
         half = torch.full_like(draw.t, 0.5)
-        finest = 1 / self.times.steps if isinstance(self.times, Dyadic) else 0.0
-        return self.between(*two_jumps(model, draw, half, finest), half)
+        return self.between(*two_jumps(model, draw, half, self.paired.finest), half)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -70,16 +68,16 @@ class SplitMeanFlow(TwoPoint):
     """SplitMeanFlow (arXiv 2507.16884): the jump t → r equals t → s → r at a random s between.
 
     α-Flow with the network's own velocity and α ~ U(0, 1) for each sample. The paper's loss has no weight α⁻¹:
-    ``weighting=Unweighted()``.
+    ``weighting=UniformWeighting()``.
 
     Args:
         clamp: see `TwoPoint`.
         fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
     """
 
-    weighting: Weighting = Plain()
+    weighting: Weighting = InverseAlphaWeighting()
 
-    def target(self, model: Model, draw: Draw, step: int) -> Target:
+    def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """α·u⁻(z_t, s, t) + (1 − α)·u⁻(z_s, r, s)."""
         alpha = torch.rand(draw.t.shape, dtype=draw.t.dtype, device=draw.t.device, generator=draw.generator)
         alpha = alpha.clamp(1e-3, 1 - 1e-3)  # both jumps have a length

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..flow import expand
+from ..flow import expand_like
 from ..types import PerSample, Sample
 from .objective import Objective
-from .records import Target
+from .records import RegressionTarget
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -29,8 +29,8 @@ class TwoPoint(Objective):
         if self.clamp is not None and self.clamp <= 0:
             raise ValueError(f"clamp must be positive, or None for no clipping, got {self.clamp}")
 
-    def between(self, first: Sample, second: Sample | None, alpha: PerSample) -> Target:
+    def between(self, first: Sample, second: Sample | None, alpha: PerSample) -> RegressionTarget:
         """α·first + (1 − α)·second: the velocities of t → s and of s → r (n, …), and α (n,); None where s = r."""
-        weight = expand(alpha, first)
+        weight = expand_like(alpha, first)
         u: Tensor = first if second is None else weight * first + (1 - weight) * second
-        return Target(u if self.clamp is None else u.clamp(-self.clamp, self.clamp), alpha)
+        return RegressionTarget(u if self.clamp is None else u.clamp(-self.clamp, self.clamp), alpha)

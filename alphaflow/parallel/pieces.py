@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -46,6 +46,30 @@ def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process has."""
     found: Any = tensor
     return cast(Tensor, found.to_local()) if is_split(tensor) else tensor
+
+
+def parts(model: nn.Module) -> list[Tensor]:
+    """What this process has of a network's parameters, without gradient; they change with the network's."""
+    return [local(parameter.detach()) for parameter in model.parameters()]
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all is finite that this process has of a tensor."""
+    return bool(local(tensor).isfinite().all())
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of all of them together, of what other processes have of them too; a scalar."""
+    if not any(map(is_split, tensors)):
+        return torch.as_tensor(torch.nn.utils.get_total_norm(tensors))
+    norms = [full(torch.linalg.vector_norm(tensor)) for tensor in tensors]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
+
+
+def scale(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiplies tensors by a scalar, in place."""
+    torch._foreach_mul_([local(tensor) for tensor in tensors], factor)
 
 
 def load_whole(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

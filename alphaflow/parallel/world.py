@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import UserError, said
+from ..seeds import derived
 
 T = TypeVar("T")
 
@@ -50,10 +49,6 @@ def _received(source: int) -> Iterator[list[Tensor]]:
         yield part
 
 
-# a network's output is never changed in place here
-warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-
-
 @dataclass(frozen=True)
 class World:
     """The processes of a run.
@@ -77,9 +72,7 @@ class World:
 
     def seed(self, seed: int) -> int:
         """A seed of this process's own: ``seed`` itself for the first."""
-        return (
-            seed if self.main else int(np.random.SeedSequence((seed, self.rank)).generate_state(1, np.uint64)[0] >> 1)
-        )
+        return seed if self.main else derived(seed, self.rank)
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The average over all processes of each number."""

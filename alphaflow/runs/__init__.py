@@ -1,1 +1,1 @@
-"""What remains of training: a run on disk."""
+"""What lies on disk of a run, and how it is opened and sampled."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +47,19 @@ class RunFolder:
     def error(self, rank: int = 0) -> Path:
         """error.txt, of further processes error-RANK.txt: the traceback of the fault that ended the training."""
         return self.path / f"error{f'-{rank}' if rank else ''}.txt"
+
+    @contextmanager
+    def keeping_faults(self, rank: int) -> Iterator[None]:
+        """Keeps the traceback of what goes wrong inside, unless the user caused it, in `error`."""
+        file = self.error(rank)
+        file.unlink(missing_ok=True)  # of an earlier try
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, UserError):
+                with suppress(OSError), replacing(file) as beside:
+                    beside.write_text(traceback.format_exc(), encoding="utf-8")
+            raise
 
     def samples(self, step: int) -> Path:
         """samples/step-NNNNNNNN.png."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..averages import PowerLaw, combination
+from ..averages import PowerLaw
 from ..errors import UserError
 from .checkpoint import read_plain
 from .folder import RunFolder, step_of
@@ -50,3 +51,31 @@ def post_hoc_average(run: Path | str, width: float, step: int | None = None) -> 
             part = weight.double() * share if weight.is_floating_point() else weight
             total[name] = total[name] + part if name in total and weight.is_floating_point() else part
     return {name: weight.float() if weight.is_floating_point() else weight for name, weight in total.items()}
+
+
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def combination(times: Numbers, gammas: Numbers, time: float, gamma: float) -> Numbers:
+    """How much of each kept average makes the wanted one: least squares between their profiles.
+
+    Args:
+        times: updates of the kept averages, (n,).
+        gammas: their γ, (n,).
+        time: updates of the wanted one.
+        gamma: its γ.
+    """
+    among = np.array(
+        [[overlap(a, c, b, d) for b, d in zip(times, gammas, strict=True)] for a, c in zip(times, gammas, strict=True)]
+    )
+    wanted = np.array([overlap(a, c, time, gamma) for a, c in zip(times, gammas, strict=True)])
+    shares: Numbers = np.linalg.lstsq(among, wanted, rcond=1e-12)[0]
+    return shares
+
+
+def overlap(time: float, gamma: float, other_time: float, other_gamma: float) -> float:
+    """∫ p·q dτ of two profiles, p(τ) = (γ + 1)·τ^γ / t^(γ + 1) on [0, t]."""
+    low = math.log(min(time, other_time))
+    exponent = (gamma + other_gamma + 1) * low
+    exponent -= (gamma + 1) * math.log(time) + (other_gamma + 1) * math.log(other_time)
+    return (gamma + 1) * (other_gamma + 1) / (gamma + other_gamma + 1) * math.exp(exponent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import UserError
 from ..models.dit import DiT
@@ -46,4 +46,4 @@ def _typed(value: Any, hint: Any) -> Any:
 
 
 def _takes_path(hint: Any) -> bool:
-    return hint is Path or Path in getattr(hint, "__args__", ())
+    return hint is Path or Path in get_args(hint)

@@ -18,7 +18,7 @@ def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any
     """What run.json keeps beside the recipe's origin."""
     objects = {"model": recipe.model, "autoencoder": recipe.decoder, "objective": recipe.objective}
     described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
-    described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers.items()}
+    described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers_by_nfe.items()}
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
     begun = None if start is None else str(start)
     run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.opening import AUTOENCODERS
-from ..data.dataset import describe_data
 from ..describe import rebuild
-from ..errors import UserError, said
-from ..guidance import CFG, Guide, guidance_setting
+from ..errors import UserError
 from ..parallel.device import find_device
-from ..pixel_values import finite_bytes
 from ..recipe import Recipe
-from ..samplers import ODE, SAMPLERS, Sampler
-from ..types import Cond, Labels
+from ..samplers import SAMPLERS, Sampler
 from . import checkpoint
 from .folder import RunFolder, step_of
-from .labels import balanced_labels
+from .pipeline import Pipeline
 from .rebuilding import NETWORKS, recipe_of
 
-MAX_NFE = 4096
-"""Network evaluations a sample: more are a slip of the pen."""
 
-
-class Run:
+class Run(Pipeline):
     """A run's folder, opened: its network with trained weights, and its samplers.
 
     The network is rebuilt from run.json where it is one of alphaflow's, so neither the recipe nor the data is needed;
@@ -48,19 +39,13 @@ class Run:
     Attributes:
         model: in evaluation mode, on the device.
         samplers: the recipe's samplers, by number of network evaluations.
-        shape: of one sample, channels first.
-        classes, class_names: the number of classes or None, and their names.
-        sampled_classes: samples are of the first so many classes unless one says: of clips', where images were joined.
-        fps: frames a second of the clips it was trained on; None for images, or where the data don't say.
+        shape, classes, class_names, sampled_classes, fps: see `Pipeline`.
         step: the checkpoint's step.
         ema: whether the weights are the averaged ones.
 
     Raises:
         UserError: the folder is no run, has no such checkpoint, or the checkpoint is damaged.
     """
-
-    shape: tuple[int, ...]
-    autoencoder: Autoencoder
 
     def __init__(
         self,
@@ -72,24 +57,16 @@ class Run:
         trust: bool = False,
     ) -> None:
         self.folder, self.trust = RunFolder(path), trust
-        self._recipe: Recipe | None = None
         self.record: dict[str, Any] = self.folder.read()
-        self.device = find_device(device)
         place = self.folder.checkpoint_of(step)  # what is wrong with it is said before anything is built
-        self._open(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL))
+        device = find_device(device)
+        model, samplers, autoencoder = self._built(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), device)
+        trained = self.record.get("objective")
+        drop = None if trained is None else (trained.get("guidance") or {}).get("label_drop", 0)
+        name = str(self.folder.path)
+        super().__init__(model, samplers, autoencoder, self.record["data"], device, name=name, label_drop=drop)
         self.load(place, ema=ema)
-        self.model.to(self.device).eval().requires_grad_(False)
-
-    @classmethod
-    def of(cls, recipe: Recipe, model: nn.Module, device: torch.device) -> Run:
-        """A recipe in training as a run, to sample this network of it: nothing is on disk, nothing is loaded."""
-        run = cls.__new__(cls)
-        run.device, run.model, run._recipe, run.step, run.record, run.trust = device, model, recipe, 0, {}, False
-        run.ema = True
-        run.samplers = dict(recipe.samplers)
-        run.autoencoder = recipe.decoder.on(device)
-        run._take(describe_data(recipe.dataset))
-        return run
+        self.model.to(device).eval().requires_grad_(False)
 
     def load(self, place: Path, *, ema: bool = True) -> None:
         """Takes over the weights of one of the run's checkpoints, a folder."""
@@ -98,198 +75,18 @@ class Run:
 
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
-        return recipe_of(self.folder, trust=self.trust) if self._recipe is None else self._recipe
+        return recipe_of(self.folder, trust=self.trust)
 
-    def sampler(self, nfe: int, guidance: Guide | None = None) -> Sampler:
-        """The recipe's sampler for this many network evaluations, or its ODE sampler on an even grid.
-
-        Args:
-            nfe: network evaluations a sample.
-            guidance: for networks that don't take guidance as an input, the sampler applies it, which costs a second
-                evaluation at each step inside its interval.
-
-        Raises:
-            UserError: nfe is below 1, no sampler of the recipe goes with it, or the run can't be guided.
-        """
-        if not 1 <= nfe <= MAX_NFE:
-            raise UserError(f"sampling takes at least 1 network evaluation, and at most {MAX_NFE:,}, got {nfe:,}")
-        cfg = None if guidance is None or self.takes_guidance else self._cfg(guidance)
-        if nfe in self.samplers and cfg is None:
-            return self.samplers[nfe]
-        for sampler in self.samplers.values():
-            if isinstance(sampler, ODE):
-                for steps in range(max(nfe // 4, 1), nfe + 1):  # a step costs 1 to 4 evaluations
-                    derived = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
-                    if derived.nfe == nfe:
-                        return derived
-        listed = ", ".join(map(str, sorted(self.samplers))) or "none"
-        if cfg is not None:
-            raise UserError(f"guidance costs this run two evaluations a step, so {nfe} won't do; try --nfe {nfe + 1}")
-        raise UserError(f"this run has no sampler for --nfe {nfe}; its recipe lists: {listed}")
-
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether guidance is an input of the network (`GuidanceInputs`)."""
-        return bool(getattr(self.model, "takes_guidance", False))
-
-    def _cfg(self, guidance: Guide) -> CFG:
-        trained = self.record.get("objective")
-        drop = ((trained or {}).get("guidance") or {}).get("label_drop", 0)
-        if not self.classes:
-            raise UserError(f"{self.folder.path} can't be guided: its data have no classes")
-        if trained is not None and not drop:
-            raise UserError(
-                f"{self.folder.path} can't be guided: its network never saw a dropped label; "
-                "train with guidance=af.Guidance(label_drop=0.1), or with af.GuidanceInputs() and DiT(guidance=True)"
-            )
-        return CFG(guidance.scale, guidance.interval)
-
-    def sample(
-        self,
-        count: int,
-        nfe: int = 1,
-        *,
-        labels: Labels | None = None,
-        seed: int = 0,
-        batch_size: int = 256,
-        guidance: Guide | None = None,
-    ) -> Tensor:
-        """Samples as 8-bit pixels (count, c, h, w); clips (count, c, f, h, w).
-
-        Args:
-            count: how many.
-            nfe: network evaluations a sample, see `sampler`.
-            labels: (count,); None for every class equally often.
-            seed: of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
-                consistency sampling depends on the batch size).
-            batch_size: samples at a time.
-            guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
-        """
-        if labels is None and self.sampled_classes:
-            labels = balanced_labels(count, self.sampled_classes)
-        maker = self.maker(nfe, seed=seed, guidance=guidance)
-        ends = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-        return torch.cat([maker(i, j, None if labels is None else labels[i:j]) for i, j in ends])
-
-    def maker(self, nfe: int, *, seed: int = 0, guidance: Guide | None = None) -> Maker:
-        """Makes samples part by part, in any order; arguments as those of `sample`.
-
-        Raises:
-            UserError: as `sampler`; or nothing turns the run's samples into pixels.
-        """
-        sampler = self.sampler(nfe, guidance)
-        if self.autoencoder.plain and self.shape[0] not in (1, 3):
-            raise UserError(
-                f"the run's samples have {self.shape[0]} channels and nothing decodes them: its recipe names no "
-                "autoencoder; give the one that the data were encoded with, af.Recipe(…, autoencoder=…)"
-            )
-        return Maker(self, sampler, seed, guidance)
-
-    def resize(self, frames: int | None = None, size: int | None = None) -> None:
-        """Samples clips of another length, or samples of another size, than was trained; see `DiT` for what that means.
-
-        More frames show the same time, so that there are more of them a second (`fps`).
-
-        Args:
-            frames: of the clip, in pixels' frames; None leaves it.
-            size: pixels along each side; None leaves it.
-
-        Raises:
-            UserError: the run is of images and frames are asked for, or its network or autoencoder can't do it.
-        """
-        if frames is None and size is None:
-            return
-        if frames is not None and len(self.shape) == 3:
-            raise UserError(f"{self.folder.path} makes images, which have no frames; leave --frames out")
-        _, *known, height, width = self.pixel_shape
-        if height != width:
-            raise UserError(f"{self.folder.path} makes samples of {height} × {width} pixels; only squares are resized")
-        side, length = size or height, frames or (known[0] if known else None)
-        one = torch.ones(1, device=self.device)
-        try:
-            shape = (self.shape[0], *self.autoencoder.latent_shape(side, length)[1:])
-            with torch.inference_mode():
-                self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
-            made = self._decoded(shape)
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"{self.folder.path} can't make that: {said(error)}") from error
-        _, *there, height, width = made
-        if (*there, height, width) != (*([] if length is None else [length]), side, side):
-            nearest = " ".join([*(f"--frames {n}" for n in there), f"--size {height}"])
-            raise UserError(f"{self.folder.path} can't make exactly that; its autoencoder would give {nearest}")
-        if self.fps and known and made[1] > known[0] > 1:  # more frames of the same time (`DiT`)
-            self.fps *= (made[1] - 1) / (known[0] - 1)
-        self.shape, self.pixel_shape = shape, made
-
-    @cached_property
-    def pixel_shape(self) -> tuple[int, ...]:
-        """Of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, where latents are decoded."""
-        return self._decoded(self.shape)
-
-    def _decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if self.autoencoder.plain:
-            return shape
-        return tuple(self.autoencoder.decode(torch.zeros(1, *shape, device=self.device)).shape[1:])
-
-    def _take(self, data: dict[str, Any]) -> None:
-        """What is known of the data (`describe_data`)."""
-        self.shape = tuple(data["shape"])
-        self.classes: int | None = data["classes"]
-        self.class_names: list[str] = data["class_names"]
-        self.sampled_classes: int | None = data.get("sampled_classes", self.classes)
-        self.fps: float | None = data.get("fps")
-
-    def _open(self, weights: Path) -> None:
+    def _built(self, weights: Path, device: torch.device) -> tuple[nn.Module, Mapping[int, Sampler], Autoencoder]:
+        """The network, samplers and autoencoder, as run.json describes them, or its recipe makes them."""
         record = self.record
-        self._take(record["data"])
-        described = [record["model"], record["autoencoder"], *record["samplers"].values()]
-        if any(part is None for part in described):
+        if any(part is None for part in [record["model"], record["autoencoder"], *record["samplers"].values()]):
             recipe = self.recipe()
-            self.model: nn.Module = recipe.model
-            self.samplers: dict[int, Sampler] = dict(recipe.samplers)
-            self.autoencoder = recipe.decoder.on(self.device)
-            return
-        samplers = {int(nfe): rebuild(part, SAMPLERS) for nfe, part in record["samplers"].items()}
-        self.samplers = cast(dict[int, Sampler], samplers)
-        self.autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)).on(self.device)
+            return recipe.model, recipe.samplers_by_nfe, recipe.decoder.on(device)
+        samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
+        autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)).on(device)
         with torch.device("meta"):  # takes no memory
             size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
         if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later
             raise UserError(f"{self.folder.record} describes a network of {size:,} bytes, which {weights} can't hold")
-        self.model = cast(nn.Module, rebuild(record["model"], NETWORKS))
-
-
-class Maker:
-    """Samples of a run, part by part. Sample i has the same noise whatever the parts are, and the same at every NFE.
-
-    (The fresh noise of consistency sampling is drawn for each part, from the seed and the part's first sample.)
-    """
-
-    def __init__(self, run: Run, sampler: Sampler, seed: int, guidance: Guide | None) -> None:
-        self.run, self.sampler, self.seed, self.guidance = run, sampler, seed, guidance
-        self._drawn = 0
-        self._source = torch.Generator().manual_seed(seed)
-
-    def __call__(self, start: int, stop: int, labels: Labels | None = None) -> Tensor:
-        """Samples ``start`` up to ``stop``, 8-bit pixels (b, …); labels (b,), or None for a run without classes.
-
-        Raises:
-            UserError: one is not finite.
-        """
-        run, count = self.run, stop - start
-        noise = self._noise(start, stop).to(run.device)
-        cond = Cond() if labels is None else Cond(labels=labels)
-        if self.guidance is not None and run.takes_guidance:
-            cond = cond.replace(guidance=guidance_setting(count, self.guidance.scale, self.guidance.interval))
-        own = np.random.SeedSequence((self.seed, start)).generate_state(1, np.uint64)[0] >> 1
-        fresh = torch.Generator(run.device).manual_seed(int(own) if start else self.seed)
-        x = self.sampler(run.model, noise, cond.to(run.device), fresh)
-        return finite_bytes(run.autoencoder.decode(x), start)
-
-    def _noise(self, start: int, stop: int) -> Tensor:
-        if start < self._drawn:
-            self._drawn, self._source = 0, torch.Generator().manual_seed(self.seed)
-        for _ in range(self._drawn, start):
-            torch.randn(self.run.shape, generator=self._source)
-        self._drawn = stop
-        return torch.stack([torch.randn(self.run.shape, generator=self._source) for _ in range(start, stop)])
+        return cast(nn.Module, rebuild(record["model"], NETWORKS)), samplers, autoencoder

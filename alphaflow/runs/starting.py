@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models.inflation import CLASSES
+from ..network import Network
 from . import checkpoint
 from .checkpoint import read_weights
 from .folder import RunFolder
@@ -43,8 +44,7 @@ def load_matching(file: Path, model: nn.Module, *, of_images: bool = False) -> S
         UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
     """
     there, own = read_weights(file, model), model.state_dict()
-    adapt = getattr(model, "adapt", None)
-    weights = there if adapt is None else adapt(there, of_images=of_images)
+    weights = model.adapt(there, of_images=of_images) if isinstance(model, Network) else there
     shared = {name: weight for name, weight in weights.items() if name in own}
     if not shared:
         raise UserError(

@@ -1,1 +1,1 @@
-"""Training: the loop, the averages, saving, reporting, what is done about bad batches."""
+"""How a step runs: the loop, the engine, the averages, saving, reporting, what is done about bad batches."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..averages import Average, PowerLaw
-from ..parallel.pieces import local
+from ..parallel.pieces import parts
 
 RAMP = 0.05
 """An average's half-life is at most this share of its updates so far."""
@@ -40,8 +40,7 @@ class EMA:
 
     def follow(self, model: nn.Module) -> None:
         """Averages this network's weights from now on, each process its own part of them."""
-        self._average: list[Tensor] = [local(parameter) for parameter in self.model.parameters()]
-        self._source: list[Tensor] = [local(parameter.detach()) for parameter in model.parameters()]
+        self._average, self._source = parts(self.model), parts(model)
         self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +14,21 @@ from torch import Tensor, nn
 from ..averages import average_name
 from ..describe import Compact
 from ..errors import UserError
-from ..models.dit import DiT
-from ..objectives.objective import Objective, averaged
+from ..network import known
+from ..objectives.objective import Objective
 from ..parallel.device import fp32_products
-from ..parallel.network import Parallel, Replicated, Sharded, shard
-from ..parallel.pieces import full, local
+from ..parallel.pieces import finite, scale, total_norm
+from ..parallel.shared import Parallel, Shared
 from ..parallel.world import World, average_gradients
+from ..recipe import Recipe
 from ..schedules import value_at
 from ..types import Batch, Loss
 from .ema import EMA
 from .flops import example, forward_flops
 
-if TYPE_CHECKING:
-    from ..recipe import Recipe
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Setup(Compact):
+class MachineSetup(Compact):
     """How a recipe is run on a machine. It changes speed and memory; what is trained stays the same, but for rounding.
 
     Args:
@@ -60,7 +58,7 @@ class Setup(Compact):
         if self.accumulate < 1:
             raise UserError(f"accumulate must be at least 1, got {self.accumulate}")
 
-    def of(self, recipe: Recipe) -> Setup:
+    def of(self, recipe: Recipe) -> MachineSetup:
         """The same setup, with the recipe's own where it leaves something open."""
         tf32 = recipe.tf32 if self.tf32 is None else self.tf32
         return replace(self, precision=self.precision or recipe.precision, tf32=tf32)
@@ -82,21 +80,24 @@ class Engine:
         optimizer: of both.
     """
 
-    def __init__(self, recipe: Recipe, setup: Setup, device: torch.device, world: World) -> None:
+    def __init__(self, recipe: Recipe, setup: MachineSetup, device: torch.device, world: World) -> None:
         self.recipe, self.setup, self.device, self.world = recipe, setup.of(recipe), device, world
         self.model = recipe.model
         decays = recipe.ema if isinstance(recipe.ema, tuple) else (recipe.ema,)
         self.averages = {average_name(decay, first=not i): EMA(self.model, decay) for i, decay in enumerate(decays)}
-        self.network: nn.Module | None = None
-        objective: object = recipe.objective  # any callable may be one
-        if isinstance(objective, Objective):
-            objective.prepare(device)
-            self.network = objective.network
-        self.called = self._spread()
+        recipe.objective.prepare(device)
+        self.network = recipe.objective.network
         if setup.recompute:
-            if not hasattr(self.model, "recompute"):
+            network = known(self.model)
+            if network.recompute is None:
                 raise UserError(f"{type(self.model).__name__} has no attribute `recompute`: it can't recompute")
-            setattr(self.model, "recompute", True)  # noqa: B010
+            network.recompute = True
+        if world.size > 1:
+            _ = self.flops  # counted while this process has the whole network
+        self._shared = Shared(self.model, world, device, self.setup.parallel, self._has_unused)
+        for average in self.averages.values():
+            self._shared.beside(average.model)
+            average.follow(self.model)
         if setup.compile:
             self.model.compile()
         self.optimizer = _optimizer(recipe, [list(network.parameters()) for network in self.networks.values()])
@@ -113,8 +114,8 @@ class Engine:
 
     @property
     def split(self) -> bool:
-        """Whether the network is split among processes: then all must take part whenever it is called."""
-        return isinstance(self.called, Sharded)
+        """Whether all processes must take part whenever the network, or an average, is called."""
+        return self._shared.split
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -140,14 +141,13 @@ class Engine:
 
     def _gradient(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         objective, b = self.recipe.objective, len(batch.x)
-        average = averaged(objective, self.ema.model)
         parts, start = batch.split(-(-b // self.setup.accumulate)), self.world.rank * b
         losses = []
         for number, part in enumerate(parts, start=1):
-            with self._alone(last=number == len(parts)):
+            with nullcontext() if number == len(parts) else self._shared.adding_up():
                 with self._precision():
-                    place: dict[str, Any] = {"start": start} if start and isinstance(objective, Objective) else {}
-                    loss = objective(self.called, part.x, part.cond, step, generator, **average, **place)
+                    more: dict[str, Any] = {"ema": self.ema.model, "start": start}
+                    loss = objective(self._shared.called, part.x, part.cond, step, generator, **more)
                 start += len(part.x)
                 share = len(part.x) / b
                 torch.autograd.backward(loss.total if len(parts) == 1 else loss.total * share)
@@ -158,19 +158,14 @@ class Engine:
 
     def norm(self) -> Tensor:
         """The norm of the gradient, all parameters together; a scalar."""
-        found = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        if not self.split:
-            return torch.as_tensor(torch.nn.utils.get_total_norm(found))
-        norms = [full(torch.linalg.vector_norm(gradient)) for gradient in found]
-        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-        return total
+        return total_norm([parameter.grad for parameter in self.parameters() if parameter.grad is not None])
 
     def update(self, step: int, norm: Tensor) -> None:
         """Clips the gradient, takes the optimiser's step, and takes the weights into the averages."""
         clip = self.recipe.clip
         if clip is not None:
             factor = (clip / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_([local(p.grad) for p in self.parameters() if p.grad is not None], factor)
+            scale([p.grad for p in self.parameters() if p.grad is not None], factor)
         for group in self.optimizer.param_groups:
             group["lr"] = value_at(self.recipe.lr, step)
         self.optimizer.step()
@@ -178,7 +173,7 @@ class Engine:
             average.update()
 
     def check_probe(self) -> None:
-        """Raises a UserError if gradients can't be measured in training: `Probe`."""
+        """Raises a UserError if gradients can't be measured in training: `GradientProbe`."""
         if not isinstance(self.recipe.objective, Objective):
             raise UserError(f"only an af.Objective can be probed, not {type(self.recipe.objective).__name__}")
         if self.split:
@@ -188,47 +183,30 @@ class Engine:
         """The first weight, of a network or an average, that is not finite; empty if all are."""
         named = [*self.named_parameters()]
         named += [pair for average in self.averages.values() for pair in average.model.named_parameters()]
-        whole = [bool(local(weight).isfinite().all()) for _, weight in named]
+        whole = [finite(weight) for _, weight in named]
         (wrong,) = self.world.mean([float(not all(whole))])
         if not wrong:
             return ""
         return next((name for (name, _), fine in zip(named, whole, strict=True) if not fine), "of another process")
 
-    def _spread(self) -> Any:
-        """The network as the objective calls it, among all processes."""
-        if self.world.size == 1:
-            return self.model
-        if self.setup.parallel == "ddp":
-            return Replicated(self.model, self.device, unused=self._has_unused())
-        _ = self.flops  # counted while this process has the whole network
-        shard(self.model, self.world, self.device, self.setup.parallel)
-        for average in self.averages.values():
-            shard(average.model, self.world, self.device, self.setup.parallel, trained=False)
-            average.follow(self.model)
-        return Sharded(self.model)
-
     def _has_unused(self) -> bool:
         """Whether the objective may leave parameters without a gradient, by trying it on two samples of each kind.
 
-        Of networks and objectives that aren't alphaflow's own anything is expected.
+        Of an objective that isn't alphaflow's own anything is expected, and of a network that doesn't say.
         """
-        if not isinstance(self.recipe.objective, Objective) or not isinstance(self.model, DiT):
+        if not isinstance(self.recipe.objective, Objective) or not known(self.model).static_graph:
             return True
         dtype = next(self.model.parameters()).dtype
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        average = averaged(self.recipe.objective, self.ema.model)
         for shape in self.recipe.dataset.shapes:
             x, cond = example(shape, self.recipe.dataset.classes, 2, self.device)
             generator = torch.Generator(self.device).manual_seed(0)
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
-                loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, **average)
+                loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, ema=self.ema.model)
             gradients = torch.autograd.grad(loss.total, trained, allow_unused=True)
             if any(gradient is None for gradient in gradients):
                 return True
         return False
-
-    def _alone(self, last: bool) -> Any:
-        return nullcontext() if last or self.called is self.model else self.called.alone()
 
     def _precision(self) -> Any:
         if self.setup.precision == "fp32":

@@ -16,8 +16,8 @@ import torch
 from ..describe import Compact
 from ..errors import UserError
 from ..files import parsed
-from ..objectives.objective import Objective, averaged
-from ..parallel.pieces import local
+from ..objectives.objective import Objective
+from ..parallel.pieces import finite
 from .sanity import not_finite
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Guard(Compact):
+class BatchGuard(Compact):
     """When a batch is skipped, when training goes back, and when it stops.
 
     A batch is bad if its loss or its gradient is not finite, or if its squared error is a spike: over ``factor`` times
@@ -85,7 +85,7 @@ class Watch:
         guard: the rules.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: BatchGuard) -> None:
         self.guard = guard
         self.good: deque[float] = deque(maxlen=guard.window)
         self.bad = 0
@@ -197,8 +197,8 @@ def examine(engine: Engine, batch: Batch, step: int, randomness: torch.Tensor, r
         reason = f"{reason}, since {data or 'the data of another process are not finite'}"
     of_data = wrong > 0
     named = engine.named_parameters()
-    broken = next((n for n, p in named if p.grad is not None and not bool(local(p.grad).isfinite().all())), None)
-    objective: object = engine.recipe.objective
+    broken = next((n for n, p in named if p.grad is not None and not finite(p.grad)), None)
+    objective = engine.recipe.objective
     if not isinstance(objective, Objective) or engine.world.size > 1 or engine.setup.accumulate > 1:
         return Incident(step, "skipped", reason, broken, of_data=of_data)
     generator = torch.Generator(engine.device)
@@ -206,9 +206,8 @@ def examine(engine: Engine, batch: Batch, step: int, randomness: torch.Tensor, r
     drawn = batch.drawn(generator)
     again = torch.Generator(engine.device)
     again.set_state(generator.get_state())
-    average = averaged(objective, engine.ema.model)
     with torch.no_grad():
-        losses = objective(engine.model, drawn.x, drawn.cond, step, generator, **average).per_sample
+        losses = objective(engine.model, drawn.x, drawn.cond, step, generator, ema=engine.ema.model).per_sample
         times = objective.draw(engine.model, drawn.x, drawn.cond, step, again)
     worst = int(torch.nan_to_num(losses, nan=math.inf, posinf=math.inf).argmax())
     alpha = objective.scalars(step).get("alpha")

@@ -6,13 +6,13 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..errors import UserError
 from ..parallel.world import World
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
+from ..seeds import derived
 from .feed import Feed
 from .guard import Incident, Watch, rollbacks_in
 
@@ -72,8 +72,7 @@ class Recovery:
 
     def _other_order(self, step: int, generator: torch.Generator, feed: Feed) -> None:
         """Another order of the data and other noise, the same for the same run, step and number of rollbacks."""
-        numbers = (self.seed, step, self.watch.rollbacks)
-        seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 2)
+        seed = derived(self.seed, step, self.watch.rollbacks)
         generator.manual_seed(self.world.seed(seed))
         feed.reorder(seed)
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from ..errors import UserError, said
+from ..measurement import Measurement
 from ..runs.folder import RunFolder
 from ..schedules import value_at
 from .display import Display
 from .engine import Engine
 from .flops import peak_flops
-from .measuring import Evaluation
 from .meter import Meter
 from .metrics_log import MetricsLog
 from .sample_pictures import sample_picture
@@ -49,8 +49,7 @@ class Reporter:
         taken = dict(zip(taken, world.mean(list(taken.values())), strict=True))
         if not world.main:
             return
-        scalars = getattr(recipe.objective, "scalars", None)  # any callable may be an objective
-        scheduled: dict[str, float] = {} if scalars is None else scalars(step - 1)
+        scheduled = recipe.objective.scalars(step - 1)
         if "fm_share" in scheduled and self.meter.batch:  # as it is counted, in whole samples
             scheduled["fm_share"] = math.floor(scheduled["fm_share"] * self.meter.batch + 1e-9) / self.meter.batch
         row = {"step": step, **taken, **scheduled, "lr": value_at(recipe.lr, step - 1), **self._compute(taken), **more}
@@ -69,7 +68,7 @@ class Reporter:
                     picture.save(self.folder.samples(step))
                     self._logged(step).picture(picture.images, step)
 
-    def check(self, evaluation: Evaluation | None, best: str | None) -> None:
+    def check(self, evaluation: Measurement | None, best: str | None) -> None:
         """Looks, before the first step, whether what is to be measured can be, and is what checkpoints are kept by.
 
         Raises:
@@ -78,18 +77,17 @@ class Reporter:
         with self.engine.world.together():
             self._check(evaluation, best)
 
-    def _check(self, evaluation: Evaluation | None, best: str | None) -> None:
+    def _check(self, evaluation: Measurement | None, best: str | None) -> None:
         measured: tuple[str, ...] | None = ()
         if evaluation is not None:
-            look = getattr(evaluation, "check", None)  # any callable may be an evaluation
-            measured = None if look is None else self._measure(look, evaluation)
+            measured = self._measure(evaluation.check, evaluation)
         if best is not None and measured is not None and best not in measured:
             found = (
                 f"what is measured is {', '.join(measured)}" if measured else "nothing is: --evaluate-every N does it"
             )
             raise UserError(f"the best checkpoint is to be kept by {best}, which isn't measured; {found}")
 
-    def evaluate(self, evaluation: Evaluation, step: int) -> None:
+    def evaluate(self, evaluation: Measurement, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
         engine = self.engine
         with self._spared(f"nothing measured at step {step}"):
@@ -103,10 +101,10 @@ class Reporter:
         if engine.world.main:
             self._write({"step": step, **{f"eval/{name}": value for name, value in self.values.items()}})
 
-    def _measure(self, call: Callable[..., T], evaluation: Evaluation) -> T | None:
+    def _measure(self, call: Callable[..., T], evaluation: Measurement) -> T | None:
         """Calls an evaluation, or its check, in those processes that take part; None in the others."""
         engine = self.engine
-        shared = not engine.split and getattr(evaluation, "shares", False)
+        shared = not engine.split and evaluation.shares
         if not (engine.world.main or engine.split or shared):
             return None
         return call(engine.recipe, engine.ema.model, engine.device, **({"world": engine.world} if shared else {}))

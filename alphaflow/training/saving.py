@@ -16,6 +16,7 @@ import torch
 from ..describe import Compact
 from ..errors import UserError, said
 from ..files import put, remove
+from ..measurement import Measurement
 from ..parallel.pieces import weights
 from ..runs import checkpoint
 from ..runs.folder import RunFolder, step_of
@@ -24,7 +25,7 @@ from .engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Keep(Compact):
+class CheckpointRetention(Compact):
     """Which checkpoints stay on disk. Without arguments all do.
 
     Args:
@@ -42,16 +43,18 @@ class Keep(Compact):
         if (self.last is not None and self.last < 1) or (self.every is not None and self.every < 1):
             raise UserError(f"keep needs last >= 1 and every >= 1, got {self}")
 
-    def remove_from(self, folder: RunFolder, higher: bool = False) -> None:
-        """Removes what need not stay; ``higher``: more of the best one's value is better."""
+    def remove_from(self, folder: RunFolder, evaluation: Measurement | None = None) -> None:
+        """Removes what need not stay; ``evaluation`` knows of what more is better."""
         saved = folder.checkpoints()
         if self.last is None:
             return
         stay = set(saved[-self.last :])
         if self.every is not None:
             stay |= {place for place in saved if step_of(place) % self.every == 0}
-        if self.best is not None and (best := best_checkpoint(folder, self.best, higher)) is not None:
-            stay.add(best)
+        if self.best is not None:
+            higher = evaluation is not None and evaluation.higher(self.best)
+            best = best_checkpoint(folder, self.best, higher)
+            stay |= set() if best is None else {best}
         for place in saved:
             if place not in stay:
                 remove(place)
@@ -74,11 +77,13 @@ class Saver:
         folder: of the run.
         engine: what is saved.
         keep: which checkpoints stay.
-        higher: more of the value that the best one is kept by is better.
+        evaluation: knows of what more is better; None where nothing is measured.
     """
 
-    def __init__(self, folder: RunFolder, engine: Engine, keep: Keep, higher: bool = False) -> None:
-        self.folder, self.engine, self.keep, self.higher = folder, engine, keep, higher
+    def __init__(
+        self, folder: RunFolder, engine: Engine, keep: CheckpointRetention, evaluation: Measurement | None = None
+    ) -> None:
+        self.folder, self.engine, self.keep, self.evaluation = folder, engine, keep, evaluation
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
@@ -150,4 +155,4 @@ class Saver:
             finally:
                 with suppress(OSError):  # tried again the next time
                     remove(beside)
-                    self.keep.remove_from(self.folder, self.higher)
+                    self.keep.remove_from(self.folder, self.evaluation)

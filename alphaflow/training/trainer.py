@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-import traceback
 import weakref
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import UserError, said
-from ..files import hold, replacing
+from ..files import hold
+from ..measurement import GradientMeasurement, Measurement
+from ..objectives.objective import Objective
 from ..parallel.device import find_device
 from ..parallel.world import join
 from ..recipe import Recipe
@@ -20,18 +22,18 @@ from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..runs.record import Origin, describe_run
 from ..runs.starting import find_weights, is_of_images, start_from
+from ..seeds import derived
 from ..types import Batch, Loss
 from . import recovery, state
 from .display import Display, Unfailing
 from .ema import EMA
-from .engine import Engine, Setup
+from .engine import Engine, MachineSetup
 from .feed import Feed
-from .guard import Guard, Incident, Watch, examine, squared_error
-from .measuring import Evaluation, Probe, higher_is_better
+from .guard import BatchGuard, Incident, Watch, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
 from .sanity import remarks
-from .saving import Keep, Saver
+from .saving import CheckpointRetention, Saver
 from .stopping import Stop
 
 
@@ -53,18 +55,17 @@ class Trainer:
         checkpoint_every, sample_every: steps between checkpoints and between sample pictures, both also written at
             the end; None for a tenth of all steps.
         log_every: steps between rows of metrics.jsonl; a row holds means over them.
-        evaluation: a measurement of samples during training, `Evaluation`; its values go to metrics.jsonl and to the
-            checkpoints' manifests.
+        evaluation: measures samples, `TrainingEvaluation`; its values go to metrics.jsonl and checkpoints' manifests.
         display: what shows the progress.
         origin: where the recipe came from, for run.json.
         resume: continue the run in ``out`` from its last whole checkpoint.
         start: weights to begin with: a run's folder (its last averaged weights), a checkpoint's folder, or a
             safetensors file. What the network doesn't share with it keeps its own initialisation.
-        probe: a measurement of gradients during training, `Probe`; its values go to metrics.jsonl.
+        probe: a measurement of gradients during training, `GradientProbe`; its values go to metrics.jsonl.
 
     Attributes:
         step: optimiser steps done.
-        model, ema, optimizer: the state.
+        model, ema: the state, with the optimiser of ``engine``.
         stopped: whether a signal ended `fit` early; ``stop.signal`` is the one that this process got, or None.
 
     Raises:
@@ -78,20 +79,21 @@ class Trainer:
         out: Path | str | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
-        setup: Setup | None = None,
-        guard: Guard | None = None,
-        keep: Keep | None = None,
+        setup: MachineSetup | None = None,
+        guard: BatchGuard | None = None,
+        keep: CheckpointRetention | None = None,
         checkpoint_every: int | None = None,
         sample_every: int | None = None,
         log_every: int = 50,
-        evaluation: Evaluation | None = None,
+        evaluation: Measurement | None = None,
         display: Display | None = None,
         origin: Origin | None = None,
         resume: bool = False,
         start: Path | str | None = None,
-        probe: Probe | None = None,
+        probe: GradientMeasurement | None = None,
     ) -> None:
-        self.recipe, self.seed, self.probe, self.evaluation, self.start = recipe, seed, probe, evaluation, start
+        self.recipe, self.seed, self.probe, self.start = recipe, seed, probe, start
+        self.evaluation = None if evaluation is None else Measurement.of(evaluation)
         self.device = find_device(device)
         self.world = join(self.device)
         tenth = max(1, recipe.steps // 10)
@@ -106,24 +108,33 @@ class Trainer:
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
             file = find_weights(start)
             self.display.say(start_from(file, recipe.model, of_images=is_of_images(file)))
-        self.engine = Engine(recipe, setup or Setup(), self.device, self.world)
+        setup = (setup or MachineSetup()).of(recipe)
+        record = describe_run(recipe, seed, start, setup, self.world.size)  # while each process has the whole network
+        self.engine = Engine(recipe, setup, self.device, self.world)
         if probe is not None:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
-        self.watch, self.stop = Watch(guard or Guard()), Stop()
+        self.watch, self.stop = Watch(guard or BatchGuard()), Stop()
         self.feed = Feed(recipe.dataset, recipe.dataset.share(self.world.rank, self.world.size), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
-        keep = keep or Keep()
-        higher = higher_is_better(evaluation, keep.best)
-        self._saver = None if self.folder is None else Saver(self.folder, self.engine, keep, higher)
         self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)
         self.report = Reporter(self.engine, self.folder, self.display)
-        self.report.check(evaluation, keep.best)
-        if self.folder is not None and resume:
-            self._resume(self.folder)
-        elif self.folder is not None:
-            self._create(self.folder, origin or Origin("python"))
+        self._saver: Saver | None = None
+        self._open(keep or CheckpointRetention(), origin or Origin("python"), record, resume)
+
+    def _open(self, keep: CheckpointRetention, origin: Origin, record: dict[str, Any], resume: bool) -> None:
+        """Begins the run's folder, or goes on from it."""
+        self.report.check(self.evaluation, keep.best)
+        folder = self.folder
+        if folder is None:
+            return
+        self._saver = Saver(folder, self.engine, keep, self.evaluation)
+        if resume:
+            self._resume(folder)
+            return
+        self.world.first(lambda: folder.create(origin, record))
+        self.world.first(lambda: self._hold(folder))
 
     @property
     def model(self) -> nn.Module:
@@ -134,11 +145,6 @@ class Trainer:
     def ema(self) -> EMA:
         """The average that samples are drawn with."""
         return self.engine.ema
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser."""
-        return self.engine.optimizer
 
     def train_step(self) -> Loss:
         """One optimiser step: a batch, its loss, the gradient, the update, the averages; or a bad batch's skipping.
@@ -174,19 +180,11 @@ class Trainer:
         SIGTERM, SIGINT and SIGUSR1 let it finish the step and save; a second SIGINT ends it at once.
 
         Raises:
-            UserError: training can't go on (see `Guard`), or the last checkpoint can't be written. What was saved
+            UserError: training can't go on (see `BatchGuard`), or the last checkpoint can't be written. What was saved
                 before stays. (Of any other exception the run's error.txt keeps the traceback.)
         """
-        file = None if self.folder is None else self.folder.error(self.world.rank)
-        try:
-            if file is not None:
-                file.unlink(missing_ok=True)  # of an earlier try
+        with nullcontext() if self.folder is None else self.folder.keeping_faults(self.world.rank):
             self._fit()
-        except Exception as error:
-            if file is not None and not isinstance(error, UserError):
-                with suppress(OSError), replacing(file) as beside:
-                    beside.write_text(traceback.format_exc(), encoding="utf-8")
-            raise
 
     def _fit(self) -> None:
         steps, saved, self.stopped = self.recipe.steps, self._loaded, False
@@ -301,7 +299,7 @@ class Trainer:
         same = state.read(place, saved, self.engine, self.generator)
         self.step = self._loaded = saved["step"]
         if not same:
-            self.generator.manual_seed(self.world.seed(self.seed + self.step))
+            self.generator.manual_seed(self.world.seed(derived(self.seed, self.step)))
         try:
             self.watch.load_state_dict(saved["watch"])
             self.feed.load_state_dict(saved["dataset"])
@@ -321,11 +319,6 @@ class Trainer:
         if problem:
             self.display.say(f"a checkpoint can't be written ({problem}); training goes on and tries again")
 
-    def _create(self, folder: RunFolder, origin: Origin) -> None:
-        record = describe_run(self.recipe, self.seed, self.start, self.engine.setup, self.world.size)
-        self.world.first(lambda: folder.create(origin, record))
-        self.world.first(lambda: self._hold(folder))
-
     def _hold(self, folder: RunFolder) -> None:
         """One process trains a run at a time: as long as this Trainer is there."""
         weakref.finalize(self, hold(folder.path, "trained").release)
@@ -343,9 +336,11 @@ class Trainer:
         self.display.say(f"continuing {folder.path} at step {self.step}")
 
     def _probed(self) -> dict[str, float]:
+        objective = self.recipe.objective
         assert self.probe is not None
         assert self._batch is not None
-        return self.probe(self.model, self.recipe.objective, self._batch, self.step)
+        assert isinstance(objective, Objective)  # by `Engine.check_probe`
+        return self.probe(self.model, objective, self._batch, self.step)
 
 
 def _positive(name: str, value: int | None, otherwise: int) -> int:

@@ -8,18 +8,18 @@ import torch
 
 import alphaflow as af
 from alphaflow.evaluation.evaluator import Evaluator
-from alphaflow.evaluation.reference import Reference
-from alphaflow.evaluation.sample_set import Block
+from alphaflow.evaluation.reference import EvaluationReference
+from alphaflow.evaluation.sample_set import SampleBatch
 from alphaflow.parallel.world import join, leave
 
 
-class Torn(af.Images):
+class Torn(af.InMemorySamples):
     """Pictures of which the second process can't read any."""
 
-    def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Block]:
+    def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[SampleBatch]:
         if rank == 1:
             raise OSError(errno.EIO, "Input/output error", "picture 7")
-        yield from super().blocks(size, rank, world)
+        yield from super().batches(size, rank, world)
 
 
 def say(line: str) -> None:
@@ -45,7 +45,7 @@ def end() -> None:
 
 world = join(torch.device("cpu"))
 pictures = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
-evaluator = Evaluator(["pixel-fd"], Reference("real", Torn(pictures)), world=world)
+evaluator = Evaluator(["pixel-fd"], EvaluationReference("real", Torn(pictures)), world=world)
 for work in (full, wrong, bug, end):
     try:
         world.first(work)

@@ -30,5 +30,5 @@ def recipe(*, mark: Path = Path("mark"), steps: int = 24) -> af.Recipe:
     return af.Recipe(
         model=af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=10),
         objective=af.MeanFlow(guidance=af.Guidance(kappa=0.3, label_drop=0.2)),
-        dataset=Falling(mark), samplers={1: af.ODE(1)}, steps=steps, lr=1e-2, clip=1.0,
+        dataset=Falling(mark), samplers=(af.ODE(1),), steps=steps, lr=1e-2, clip=1.0,
     )  # fmt: skip

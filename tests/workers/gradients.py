@@ -15,7 +15,7 @@ import torch.distributed as dist
 import alphaflow as af
 from alphaflow.parallel.pieces import full
 from alphaflow.parallel.world import join
-from alphaflow.training.engine import Engine, Setup
+from alphaflow.training.engine import Engine, MachineSetup
 
 BATCH = 16
 OBJECTIVES = {
@@ -38,7 +38,7 @@ def recipe(objective: af.Objective, seed: int = 0) -> af.Recipe:
     model = af.DiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10, velocity_head=head).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return af.Recipe(model=model, objective=objective, dataset=af.Digits(BATCH, seed=0), steps=10, samplers={}, ema=0.9)
+    return af.Recipe(model=model, objective=objective, dataset=af.Digits(BATCH, seed=0), steps=10, samplers=(), ema=0.9)
 
 
 def whole(model: torch.nn.Module, objective: af.Objective) -> torch.Tensor:
@@ -92,7 +92,7 @@ def main() -> None:
                 objective.network.zero_grad()
             torch.autograd.backward(total)
             expected = whole(twin, objective)
-            setup = Setup(parallel=parallel, accumulate=count)  # type: ignore[arg-type]
+            setup = MachineSetup(parallel=parallel, accumulate=count)  # type: ignore[arg-type]
             engine = Engine(made, setup, cpu, world)
             engine.gradient(parts[world.rank], 5, torch.Generator().manual_seed(100 + world.rank))
             found = whole(made.model, objective)

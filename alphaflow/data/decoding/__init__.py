@@ -1,1 +1,1 @@
-"""From a file's bytes to pixels: pictures, videos."""
+"""From a file's bytes to pixels: images and videos."""

@@ -1,1 +1,1 @@
-"""Finding pictures and clips: in folders, zips and tars, with their classes, and what was passed over."""
+"""Which images and clips there are: in folders, zips and tars, with their classes, and what was left out."""

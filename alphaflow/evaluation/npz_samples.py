@@ -10,13 +10,13 @@ import torch
 
 from ..data.arrays import DAMAGE, array, array_header, open_npz
 from ..errors import UserError, said
-from .sample_set import Block, Source
+from .sample_set import SampleBatch, SampleSet
 
 LONGEST = 1000
 """Characters of a class's name."""
 
 
-class Arrays(Source):
+class NpzSamples(SampleSet):
     """An .npz with arr_0 (n, h, w, 1 or 3), 8-bit, and optionally arr_1, the labels (n,): ADM's format.
 
     Images are read from the file as they are needed, whether it is compressed or not; pickled objects are refused.
@@ -54,7 +54,7 @@ class Arrays(Source):
     def __len__(self) -> int:
         return self._count
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> SampleBatch:
         """Those from ``start`` up to ``stop``."""
         channels, height, width = self.shape
         each = height * width * channels
@@ -74,7 +74,7 @@ class Arrays(Source):
         self._position = stop
         pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, height, width, channels)
         labels = None if self._index is None else torch.tensor(self._index[start:stop])
-        return Block(start, pixels.permute(0, 3, 1, 2).contiguous(), labels)
+        return SampleBatch(start, pixels.permute(0, 3, 1, 2).contiguous(), labels)
 
 
 def _as_number(label: str) -> tuple[int, int, str]:
