@@ -30,4 +30,4 @@ class _Beside:
 
 
 if (_CHECKOUT / "noxfile.py").is_file():
-    _sys.meta_path.append(_Beside)  # type: ignore[arg-type]
+    _sys.meta_path.insert(0, _Beside)  # type: ignore[arg-type]  # before what finds an installed copy

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .objectives.objective import LossFunction
-from .training.flops import counted
+from .training.flops import count_flops
 from .training.trainer import Trainer
 from .types import Batch
 
@@ -39,7 +39,7 @@ class Phase:
         name: what the objective does.
         step: a step inside it.
         steps: how many steps it has.
-        flops: of a step's forward and backward passes, for one sample.
+        flops: floating-point operations of a step's forward and backward passes, for one sample.
     """
 
     name: str
@@ -69,7 +69,12 @@ def phases(recipe: Recipe, batch: int = 8) -> list[Phase]:
         torch.autograd.backward(objective(model, data.x, data.cond, step, generator, ema=model).total)
 
     return [
-        Phase(name, step, round(recipe.steps * count[name] / count.total()), counted(partial(work, step)) / len(data.x))
+        Phase(
+            name,
+            step,
+            round(recipe.steps * count[name] / count.total()),
+            count_flops(partial(work, step)) / len(data.x),
+        )
         for name, step in found.items()
     ]
 
@@ -113,9 +118,9 @@ def seconds_a_step(recipe: Recipe, step: int, device: torch.device, count: int) 
     """The median time of optimiser steps at this step of training, on the device; the recipe's networks stay.
 
     Args:
-        recipe: of its own batch size.
-        step: of its schedules.
-        device: where.
+        recipe: recipe to time, at its own batch size.
+        step: step at which its schedules are evaluated.
+        device: device to run on.
         count: steps to time, after one to warm up.
     """
     model, objective = _copied(recipe, device)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .errors import UserError
+from .errors import UserError, reason
 
 MOST = 10**6
 """More than any width, depth or number of classes."""
@@ -58,12 +58,14 @@ def rebuild(described: Any, kinds: Mapping[str, Any]) -> Any:
         raise UserError(f"run.json describes {described!r:.100} where one of {', '.join(sorted(kinds))} is expected")
     name = str(described.get("type"))
     if name not in kinds:
-        raise UserError(f"run.json names {name!r:.100}, not one of {', '.join(sorted(kinds))}; upgrade alphaflow")
+        raise UserError(
+            f"run.json names the class {name!r:.100}, which is not one of {', '.join(sorted(kinds))}; upgrade alphaflow"
+        )
     arguments = {key: _value(item, kinds) for key, item in described.items() if key != "type"}
     try:
         return kinds[name](**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"run.json describes a {name} that can't be built: {str(error)[:300]}") from error
+        raise UserError(f"run.json describes a {name} that can't be built: {reason(error)}") from error
 
 
 def _value(described: Any, kinds: Mapping[str, Any]) -> Any:

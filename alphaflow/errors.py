@@ -22,11 +22,20 @@ class UserError(ValueError):
     """
 
 
+def reason(error: object) -> str:
+    """Why something failed, in one line: an error's message, without a file's name; its kind where it has none."""
+    return _line(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
 def said(error: BaseException) -> str:
-    """What an exception says, in one line; with its kind, unless it is a ValueError, whose message says it all."""
-    text = " ".join(str(error).partition("Exception raised from")[0].split())  # PyTorch's C++ frames
-    text = text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    """The message of an exception, in one line, after its kind; a ValueError's kind is left out."""
+    kind, text = type(error).__name__, _line(error)
+    return text if isinstance(error, ValueError) and text else f"{kind}: {text}" if text else kind
+
+
+def _line(message: object) -> str:
+    text = " ".join(str(message).partition("Exception raised from")[0].split())  # PyTorch's C++ frames
+    return text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"
 
 
 def near(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:

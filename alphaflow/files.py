@@ -127,12 +127,12 @@ def check_writable(place: Path, *, folder: bool = False) -> None:
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"{place} can't be written: {there} is no folder, or not open to you")
+        raise UserError(f"{place} can't be written: {there} is not a folder, or you may not write there")
 
 
-def foreign(file: Path, command: str, instead: str = "--out") -> UserError:
-    """What is raised where a command would replace what it didn't write."""
-    return UserError(f"{file} is there, and nothing says that `alphaflow {command}` wrote it; choose another {instead}")
+def foreign(file: Path, parameter: str) -> UserError:
+    """The error for a file that would be replaced although alphaflow didn't write it; names the parameter to change."""
+    return UserError(f"{file} exists, and nothing says that alphaflow wrote it; choose another {parameter}")
 
 
 def check_apart(place: Path) -> Path:

@@ -28,8 +28,8 @@ def published_settings(method: Method, size: Size, *, guided: bool = False, step
 
     Args:
         method: flow matching, MeanFlow, or α-Flow.
-        size: of the network, with patches of 2.
-        guided: with guidance trained in.
+        size: size of the network, with patches of 2.
+        guided: whether guidance is trained in.
         steps: None for as many as published, 400,000, or 1,200,000 with guidance; α's curriculum is stretched to them.
     """
     total = (1_200_000 if guided else 400_000) if steps is None else steps

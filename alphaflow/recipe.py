@@ -35,12 +35,12 @@ class Recipe:
             sampler knows; the cheapest draws the pictures while training. ``()`` for none.
         autoencoder: turns samples into pixels, an `Autoencoder`; None where samples are pixels in [-1, 1].
         lr: learning rate, a number or a schedule.
-        betas, weight_decay: of Adam (AdamW where weight_decay > 0).
+        betas, weight_decay: settings of Adam (AdamW where weight_decay > 0).
         optimizer: makes another optimiser from the parameters, in place of Adam; ``lr`` still sets its rate.
         ema: the decay of the weights' average, or a `PowerLaw`; or several of them, the first of which is sampled with.
         clip: the gradient's norm is clipped to this; None for no clipping.
         precision: ``"fp32"``, or ``"bf16"``: autocast, with weights, gradients and optimiser in fp32. As with ``tf32``,
-            `MachineSetup` (``--precision``) may say otherwise.
+            `MachineSetup` may say otherwise.
         tf32: whether products of fp32 matrices run in TF32 on a GPU; None for as PyTorch is set.
     """
 

@@ -112,10 +112,12 @@ def find_recipe(spec: str) -> RecipeFile:
         return RecipeFile(name, _function(module, function_name, spec), text, _folder_of(module))
     if file.is_dir() and _builtin(spec) is None:
         run = (file / "run.json").is_file()
-        more = f"is a run; go on with it by `train RECIPE --out {spec} --resume`" if run else "is a folder"
+        more = (
+            f"is a run; to continue it give its recipe, with `out={spec!r}` and `resume=True`" if run else "is a folder"
+        )
         raise UserError(f"{spec} {more}; a recipe is a name, a file.py, or module:function")
     if file.suffix == ".py" or "/" in spec:
-        raise UserError(f"there is no recipe file {file}; `alphaflow recipes copy digits {file}` makes one")
+        raise UserError(f"there is no recipe file {file}; write it, or begin with a copy of a built-in recipe")
     file = _builtin_file(spec)
     return load_recipe(file.read_text(encoding="utf-8"), file.stem, file)
 
@@ -127,7 +129,7 @@ def load_recipe(
 
     Args:
         text: the source.
-        name: of the recipe.
+        name: name of the recipe.
         file: where the source lies, for error messages.
         function: the function's name.
         folder: put on the import path, so that a recipe can import modules beside it.
@@ -177,7 +179,7 @@ def _source(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no recipe: it isn't text in UTF-8") from error
+        raise UserError(f"{file} is not a recipe: it isn't text in UTF-8") from error
 
 
 def _where(error: Exception) -> str:

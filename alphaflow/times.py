@@ -279,7 +279,7 @@ class DyadicPairs(Compact, Pairs):
     Times without a partner are multiples of 1/steps, t > 0.
 
     Args:
-        steps: of the finest grid, a power of two, at least 2.
+        steps: steps of the finest grid, a power of two, at least 2.
     """
 
     steps: int = 128

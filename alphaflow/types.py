@@ -1,4 +1,4 @@
-"""Tensor aliases, the records that objects hand to one another (`Cond`, `Batch`, `Loss`), and how a network is called.
+"""Tensor aliases, and the records that objects hand to one another: `Cond`, `Batch`, `Loss`; what a `Model` is.
 
 Shapes are written for jaxtyping: ``b`` is the batch, ``...`` any trailing shape (nothing here assumes images).
 """

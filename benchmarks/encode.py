@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alphaflow.data_tools.decode import Decoder, ImageRecipe
+from alphaflow.data_tools.decode import Decoder, ImageTransform
 from alphaflow.data_tools.encode import encode, encode_pixels
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from rich.console import Console
 from rich.table import Table
 
@@ -68,23 +68,23 @@ def against_the_autoencoder(source: Listing, count: int, place: Path) -> dict[st
     ready = torch.randint(256, (BATCH, 256, 256, 3), dtype=torch.uint8)
     encode_pixels(vae, ready)
     alone = seconds(lambda: [encode_pixels(vae, ready) for _ in range(count // BATCH)])
-    options = Options(batch_size=BATCH, workers=workers, samples_per_shard=count)
-    progress = encode(chosen, place / "out", vae, ImageRecipe(256), options)
+    options = EncodeOptions(batch_size=BATCH, workers=workers, samples_per_shard=count)
+    progress = encode(chosen, place / "out", vae, ImageTransform(256), options)
     return {"alone": count / alone, "encoding": count / progress.seconds}
 
 
 def against_decoding(source: Listing, place: Path) -> dict[str, float]:
     """Images/s of decoding in a worker process alone and while encoding pixels. Both start their worker."""
-    recipe = ImageRecipe(256)
+    transform = ImageTransform(256)
 
     def decode() -> None:
-        with Decoder(recipe, 1) as decoder:
+        with Decoder(transform, 1) as decoder:
             for _ in decoder((i, entry, 0) for i, entry in enumerate(source.entries)):
                 pass
 
     alone = seconds(decode)
-    options = Options(workers=1, max_rejects=1.0)
-    whole = seconds(lambda: encode(source, place / "out", af.Pixels(), recipe, options))
+    options = EncodeOptions(workers=1, max_rejects=1.0)
+    whole = seconds(lambda: encode(source, place / "out", af.Pixels(), transform, options))
     return {"alone": len(source.entries) / alone, "encoding": len(source.entries) / whole}
 
 
@@ -99,7 +99,7 @@ def memory(path: Path, count: int) -> dict[str, float]:
 def peak(path: str, count: int) -> None:
     source = first(list_files(Path(path), "images"), count)
     with tempfile.TemporaryDirectory() as folder:
-        encode(source, Path(folder) / "out", af.Pixels(), ImageRecipe(32), Options(workers=1, batch_size=32))
+        encode(source, Path(folder) / "out", af.Pixels(), ImageTransform(32), EncodeOptions(workers=1, batch_size=32))
     # getrusage's maximum is inherited from the parent on Linux; this one begins with the process
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     print(json.dumps({"images": len(source.entries), "MiB": round(int(line.split()[1]) / 1024, 1)}))

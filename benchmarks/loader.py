@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from alphaflow.data_tools.shard_writer import begin, finish, finished_parts, writing
+from alphaflow.data_tools.shard_writer import begin, finish, finished_shards, writing
 from rich.console import Console
 from rich.table import Table
 
@@ -53,7 +53,7 @@ def write(place: Path, count: int) -> None:
         "shift": [0.0] * 4, "scale": [0.18215] * 4, "measured": False, "classes": 10,
         "class_names": [str(i) for i in range(10)],
     }  # fmt: skip
-    parts = list(finished_parts(place / "shards").values())
+    parts = list(finished_shards(place / "shards").values())
     finish(place / "shards", plan, about, parts, [])
 
 

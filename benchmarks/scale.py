@@ -118,10 +118,10 @@ def stage_list(source: Path, out: Path, count: int) -> Found:
 
 def stage_write(source: Path, out: Path, count: int) -> Found:
     """Writes every shard that isn't there, of constant latents."""
-    from alphaflow.data_tools.shard_writer import finished_parts, writing
+    from alphaflow.data_tools.shard_writer import finished_shards, writing
 
     entries, latent = lister()(source), np.ones((3, SIDE, SIDE), np.float16)
-    done, written, start = finished_parts(out), 0, time.perf_counter()
+    done, written, start = finished_shards(out), 0, time.perf_counter()
     for number in range(-(-count // SHARD)):
         if number in done:
             continue

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 import alphaflow as af
-from alphaflow.training.flops import counted, peak_flops
+from alphaflow.training.flops import count_flops, peak_flops
 
 CLASSES = 1000
 GUIDED = af.Guidance(omega=1.0, kappa=0.5)
@@ -205,7 +205,7 @@ def main() -> None:
     shared = None
     if gpu:  # which holds one network and optimiser of our own, not one a step
         shared = made("", argparse.Namespace(**{**vars(arguments), "compile": False}))
-        operations = {name: counted(step(name, arguments, shared)) for name in OURS}
+        operations = {name: count_flops(step(name, arguments, shared)) for name in OURS}
         if arguments.compile:
             shared[0].compile()
     memories = {} if gpu else peaks(names)

@@ -1,4 +1,8 @@
-"""Commands of the command line, and those that take a recipe, whose parameters are options of theirs."""
+"""Commands of the command line, and those that take a recipe, whose parameters are options of theirs.
+
+``alphaflow train digits --batch-size 32``: a loose parse finds RECIPE among the words; its file is run, once; a command
+is built that has its parameters as options, too; and that parses all words again and calls ``train``.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +67,8 @@ class RecipeCommand(Command):
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Finds RECIPE among the arguments, and parses them with the recipe's parameters."""
         loose: Any = {"parent": parent, "resilient_parsing": True}
-        context = self.context_class(self, ignore_unknown_options=True, **loose)
+        context = self.context_class(self, info_name=info_name, ignore_unknown_options=True, **loose)
+        RUNNING.context = context  # errors about RECIPE name the command's flags
         given, rest, _ = self.make_parser(context).parse_args(list(args))
         RUNNING.debug = RUNNING.debug or bool(given.get("debug"))  # recipes fail before options are processed
         words = [word for word in (given.get("recipe"), *rest) if isinstance(word, str) and word.strip()]

@@ -40,9 +40,9 @@ from .errors import INTERRUPTED, fail
 from .options import Device
 
 if TYPE_CHECKING:
-    from alphaflow.data_tools.decode import Recipe
-    from alphaflow.data_tools.encode import Progress
-    from alphaflow.data_tools.plan import Options
+    from alphaflow.data_tools.decode import Transform
+    from alphaflow.data_tools.encode import EncodingStats
+    from alphaflow.data_tools.plan import EncodeOptions
 
     from alphaflow.data.listing.listing import Listing
     from alphaflow.data.listing.tables import Classes
@@ -78,15 +78,15 @@ def images(
 
     After an interruption the same command continues where it stopped.
     """
-    from alphaflow.data_tools.decode import ImageRecipe
+    from alphaflow.data_tools.decode import ImageTransform
 
     from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.data.listing.listing import list_files
 
-    recipe = ImageRecipe(size, crop, 2 if mirror else 1)
+    transform = ImageTransform(size, crop, 2 if mirror else 1)
     options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
     listing = _with_classes(lambda known: list_files(src, "images", classes=known, labels=labels), classes, out)
-    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), transform, options)
 
 
 @app.command(no_args_is_help=True, cls=Command)
@@ -120,7 +120,7 @@ def videos(
 
     After an interruption the same command continues where it stopped.
     """
-    from alphaflow.data_tools.decode import ClipRecipe
+    from alphaflow.data_tools.decode import ClipTransform
 
     from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.errors import UserError, is_number
@@ -129,8 +129,8 @@ def videos(
         raise UserError(f"--fps must be positive, got {fps:g}")
     options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
     listing = _with_classes(_listing_of_clips(src, clips_folder, split, fps is not None), classes, out)
-    recipe = ClipRecipe(size, frames, fps, crop, clips)
-    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), recipe, options)
+    transform = ClipTransform(size, frames, fps, crop, clips)
+    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), transform, options)
 
 
 def _listing_of_clips(
@@ -183,8 +183,8 @@ def _options(
     changed: bool,
     measure: Measured | None,
     measure_on: int | None,
-) -> Options:
-    from alphaflow.data_tools.plan import Options
+) -> EncodeOptions:
+    from alphaflow.data_tools.plan import EncodeOptions
 
     from alphaflow.errors import UserError
 
@@ -200,7 +200,9 @@ def _options(
     processes = max(_processors() // local - 1, 1) if workers is None else workers
     if measure is None and measure_on is not None:
         raise UserError("--measure-on goes with --measure channel or --measure element")
-    return Options(prefix, per_shard, batch, processes, index, count, rejects, changed, measure, measure_on or 2048)
+    return EncodeOptions(
+        prefix, per_shard, batch, processes, index, count, rejects, changed, measure, measure_on or 2048
+    )
 
 
 def _processors() -> int:
@@ -208,7 +210,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
-def _encode(listing: Listing, out: Path, autoencoder: Any, recipe: Recipe, options: Options) -> None:
+def _encode(listing: Listing, out: Path, autoencoder: Any, transform: Transform, options: EncodeOptions) -> None:
     from alphaflow.data_tools.encode import encode
     from alphaflow.data_tools.shard_writer import REJECTS
 
@@ -219,12 +221,12 @@ def _encode(listing: Listing, out: Path, autoencoder: Any, recipe: Recipe, optio
     print(f"decoding in {beside}, on {_processors()} processors (--workers)", flush=True)
     try:
         with _Watch() as watch:
-            progress = encode(listing, out, autoencoder, recipe, options, watch)
+            stats = encode(listing, out, autoencoder, transform, options, watch)
     except KeyboardInterrupt:
         fail(f"interrupted; what is done stays in {out}, and the same command continues from there", INTERRUPTED)
-    rate = progress.encoded / max(progress.seconds, 1e-9)
-    print(f"{progress.encoded} encoded, {progress.rejected} rejected in {progress.seconds:.1f} s ({rate:.1f}/s)")
-    if (progress.rejected or listing.rejects) and (out / REJECTS).is_file():
+    rate = stats.encoded / max(stats.seconds, 1e-9)
+    print(f"{stats.encoded} encoded, {stats.rejected} rejected in {stats.seconds:.1f} s ({rate:.1f}/s)")
+    if (stats.rejected or listing.rejects) and (out / REJECTS).is_file():
         print(f"rejects and their reasons: {out / REJECTS}")
     finished = json.loads((out / DATASET).read_text(encoding="utf-8"))["finished"]
     print(f"next: alphaflow verify {out}" if finished else f"the shards of other jobs are still missing in {out}")
@@ -251,16 +253,16 @@ class _Watch:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, progress: Progress) -> None:
-        seconds = max(progress.seconds, 1e-9)
-        rate = progress.encoded / seconds
-        shares = f"decode wait {progress.decoding / seconds:.0%}, encode {progress.encoding / seconds:.0%}"
-        figures = f"{rate:.1f}/s  {shares}" + (f"  {progress.rejected} rejected" if progress.rejected else "")
+    def __call__(self, stats: EncodingStats) -> None:
+        seconds = max(stats.seconds, 1e-9)
+        rate = stats.encoded / seconds
+        shares = f"decode wait {stats.decoding / seconds:.0%}, encode {stats.encoding / seconds:.0%}"
+        figures = f"{rate:.1f}/s  {shares}" + (f"  {stats.rejected} rejected" if stats.rejected else "")
         if self._bar is not None:
             if self._task is None:
-                self._task = self._bar.add_task("", total=progress.total, figures=figures)
-            self._bar.update(self._task, completed=progress.done, figures=figures)
+                self._task = self._bar.add_task("", total=stats.total, figures=figures)
+            self._bar.update(self._task, completed=stats.done, figures=figures)
         elif seconds - self._last >= 10:
             self._last = seconds
-            left = (progress.total - progress.done) / max(rate, 1e-9)
-            print(f"{progress.done}/{progress.total}  {figures}  {left:.0f} s left", flush=True)
+            left = (stats.total - stats.done) / max(rate, 1e-9)
+            print(f"{stats.done}/{stats.total}  {figures}  {left:.0f} s left", flush=True)

@@ -148,16 +148,16 @@ def _check_places(json: Path | None, csv: Path | None, save: Path | None, pictur
     """Refuses, before anything is measured, places where figures (JSON, CSV) and pictures can't be written."""
     from alphaflow.evaluation.result import check_json
     from alphaflow.files import check_writable, foreign
-    from alphaflow.media.grids import is_ours
+    from alphaflow.media.grids import is_our_picture
 
     for place, folder in ((json, False), (csv, False), (save, True), (pictures, True)):
         if place is not None:
             check_writable(place, folder=folder)
     if json is not None:
         check_json(json)
-    others = [] if pictures is None else [file for file in pictures.glob("nfe-*.png") if not is_ours(file)]
+    others = [] if pictures is None else [file for file in pictures.glob("nfe-*.png") if not is_our_picture(file)]
     if others:
-        raise foreign(others[0], "evaluate", "folder")
+        raise foreign(others[0], "--pictures")
 
 
 def _opened(run: str, checkpoint: int | None, raw: bool, device: torch.device, trust: bool) -> Run:

@@ -90,7 +90,7 @@ def weights(given: list[str] | None) -> dict[str, str]:
     split = [text.partition("=") for text in given or []]
     strange = next((name for name, equals, _ in split if equals and name.isidentifier() and name not in EXTRACTORS), "")
     if strange:
-        raise UserError(f"--weights names {strange}, which is no extractor; there are {', '.join(EXTRACTORS)}")
+        raise UserError(f"--weights names {strange}, which is not an extractor; there are {', '.join(EXTRACTORS)}")
     return {
         name if name in EXTRACTORS else "": file if name in EXTRACTORS else name + "=" * bool(equals) + file
         for name, equals, file in split

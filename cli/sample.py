@@ -72,7 +72,7 @@ def sample(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate samples from a run, an overview image and, for clips, a video in which they play together."""
-    from alphaflow.media.clips import FPS
+    from alphaflow.media.clips import DEFAULT_FPS
     from alphaflow.media.sample_files import check_form, write_samples
     from alphaflow.runs.run import Run
 
@@ -81,7 +81,7 @@ def sample(
     sampler = opened.sampler(nfe, guided)
     opened.resize(frames, size)
     clips = len(opened.shape) == 4
-    rate = opened.fps or FPS if clips and fps is None else fps
+    rate = opened.fps or DEFAULT_FPS if clips and fps is None else fps
     form = check_form(format, opened.shape, rate)
     number, at_once = count or (16 if clips else 100), batch_size or (16 if clips else 256)
     labels = _labels(opened, number, classes, balanced, seed)
@@ -93,7 +93,7 @@ def sample(
     def make() -> Tensor:
         return opened.sample(number, nfe, labels=labels, seed=seed, batch_size=at_once, guidance=guided)
 
-    written = write_samples(place, make, labels, opened.class_names, form, overwrite, rate or FPS)
+    written = write_samples(place, make, labels, opened.class_names, form, overwrite, rate or DEFAULT_FPS)
     print(f"{number} samples at {nfe} NFE ({sampler}) in {place}; overview: {', '.join(map(str, written))}")
     if clips:
         guessed = "" if opened.fps or fps else " (assumed, because the data do not say; choose another with --fps)"

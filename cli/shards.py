@@ -76,7 +76,7 @@ def preview(
     from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.data.shard_description import Description
     from alphaflow.errors import printable
-    from alphaflow.media.clips import FPS
+    from alphaflow.media.clips import DEFAULT_FPS
     from alphaflow.media.previews import check_preview, write_preview
     from alphaflow.parallel.device import find_device
 
@@ -84,6 +84,6 @@ def preview(
     check_preview(file, new=out is not None)
     given = None if autoencoder is None else open_autoencoder(autoencoder, subfolder, tiling, device)
     pixels, names = decode(shards, count, seed, given, find_device(device))
-    write_preview(pixels, file, Description(shards).fps or FPS)
+    write_preview(pixels, file, Description(shards).fps or DEFAULT_FPS)
     classes = f"; classes of the first row: {printable(', '.join(names[:6]))}" if names else ""
     print(f"{len(pixels)} samples in {file}{classes}")

@@ -14,27 +14,32 @@ from typing import Any
 import numpy as np
 
 from alphaflow.autoencoders.autoencoder import Autoencoder, Normalisation, per_channel
+from alphaflow.data.latent_shards import HEADER
 from alphaflow.data.listing.listing import Listing
 from alphaflow.describe import NotDescribableError, describe
 from alphaflow.errors import UserError
 
 from . import shard_writer
-from .plan import Measure, Options
+from .plan import EncodeOptions, Measure
 
 
 def about(
-    out: Path, parts: list[shard_writer.Part], listing: Listing, autoencoder: Autoencoder, options: Options
+    out: Path,
+    shards: list[shard_writer.ShardRecord],
+    listing: Listing,
+    autoencoder: Autoencoder,
+    options: EncodeOptions,
 ) -> dict[str, Any]:
-    """What dataset.json says of the samples, from the parts of all shards."""
-    first = next((part for part in parts if part.offsets), None)
+    """What dataset.json says of the samples, from the records of all shards."""
+    first = next((shard for shard in shards if shard.offsets), None)
     if first is None:
-        raise UserError(f"every file of {listing.path} was rejected; see {out / shard_writer.PARTS}")
+        raise UserError(f"every file of {listing.path} was rejected; see {out / shard_writer.RECORDS}")
     stored = _first_array(out, first)
     channels = stored.shape[0] // 2 if autoencoder.posterior else stored.shape[0]
     own, measured = autoencoder.normalisation, None
     if options.measure or (own is None and not autoencoder.plain):
         each, on = options.measure or "channel", options.measure_on
-        normalisation, count = measure(out, parts, stored.shape, autoencoder.posterior, each=each, on=on)
+        normalisation, count = measure(out, shards, stored.shape, autoencoder.posterior, each=each, on=on)
         measured = {"each": each, "samples": count}
     else:
         shift, scale = ((0.0,), (1.0,)) if own is None else (own.shift, own.scale)
@@ -54,21 +59,27 @@ def about(
         "shift": list(normalisation.shift),
         "scale": list(normalisation.scale),
         "measured": measured,
-        "fps": median(rates) if (rates := [fps for part in parts for fps in part.fps]) else None,
+        "fps": median(rates) if (rates := [fps for shard in shards for fps in shard.fps]) else None,
         "classes": len(listing.class_names) or None,
         "class_names": listing.class_names,
     }
 
 
-def _first_array(out: Path, part: shard_writer.Part) -> np.ndarray[Any, Any]:
-    with (out / part.file).open("rb") as stream:
-        stream.seek(part.offsets[0] - 128)
+def _first_array(out: Path, shard: shard_writer.ShardRecord) -> np.ndarray[Any, Any]:
+    with (out / shard.file).open("rb") as stream:
+        stream.seek(shard.offsets[0] - HEADER)
         array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return array
 
 
 def measure(
-    out: Path, parts: list[shard_writer.Part], shape: tuple[int, ...], posterior: bool, *, each: Measure, on: int
+    out: Path,
+    shards: list[shard_writer.ShardRecord],
+    shape: tuple[int, ...],
+    posterior: bool,
+    *,
+    each: Measure,
+    on: int,
 ) -> tuple[Normalisation, int]:
     """Mean and 1 ÷ standard deviation of latents; the posterior's variance included.
 
@@ -76,8 +87,8 @@ def measure(
 
     Args:
         out: the folder of shards.
-        parts: of all shards.
-        shape: of a stored array.
+        shards: the records of all.
+        shape: shape of a stored array.
         posterior: whether it holds means and deviations.
         each: what has numbers of its own, a channel or an element.
         on: how many samples to take, evenly from all; all if there are fewer.
@@ -88,7 +99,7 @@ def measure(
     channels = shape[0] // 2 if posterior else shape[0]
     positions = tuple(range(1, len(shape)))
     axes = () if each == "element" else positions
-    places = [(part.file, offset) for part in parts for offset in part.offsets]
+    places = [(shard.file, offset) for shard in shards for offset in shard.offsets]
     picked = np.unique(np.linspace(0, len(places) - 1, min(on, len(places))).round().astype(int))
     total = square = np.zeros(())
     for file, chosen in groupby((places[index] for index in picked), key=itemgetter(0)):
@@ -108,7 +119,7 @@ def measure(
 
 
 def _numbers(array: np.ndarray[Any, Any]) -> tuple[float, ...]:
-    """As float32 holds them, in few digits."""
+    """Rounds numbers to the digits that float32 holds."""
     return tuple(float(f"{value:.9g}") for value in array.ravel())
 
 

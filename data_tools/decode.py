@@ -22,14 +22,13 @@ from PIL import Image, UnidentifiedImageError
 from alphaflow.data.clip_files import SameClipError, of_the_machine, take
 from alphaflow.data.decoding.containers import ClipError
 from alphaflow.data.decoding.images import UNREADABLE, Crop, crop, decode
+from alphaflow.data.decoding.video import PixelArray
 from alphaflow.data.listing.entry import Entry
-from alphaflow.errors import said
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+from alphaflow.errors import reason, said
 
 
 @dataclass(frozen=True)
-class ImageRecipe:
+class ImageTransform:
     """How a picture becomes a sample.
 
     Attributes:
@@ -43,7 +42,7 @@ class ImageRecipe:
     crop: Crop = "adm"
     variants: int = 1
 
-    def __call__(self, entry: Entry, variant: int) -> tuple[Pixels, dict[str, Any]]:
+    def __call__(self, entry: Entry, variant: int) -> tuple[PixelArray, dict[str, Any]]:
         """(h, w, 3), 8-bit, and what is recorded of it."""
         pixels = np.asarray(crop(decode(entry.read()), self.size, self.crop))
         if variant:
@@ -52,12 +51,12 @@ class ImageRecipe:
 
 
 @dataclass(frozen=True)
-class ClipRecipe:
+class ClipTransform:
     """How a video becomes samples.
 
     Attributes:
-        size, crop: of each frame, as in `ImageRecipe`.
-        frames: of a clip.
+        size, crop: size and crop of each frame, as in `ImageTransform`.
+        frames: number of frames of a clip.
         fps: frames a second, or None for the video's own.
         variants: clips a video, evenly spaced, and no two of them the same.
     """
@@ -68,7 +67,7 @@ class ClipRecipe:
     crop: Crop = "adm"
     variants: int = 1
 
-    def __call__(self, entry: Entry, variant: int) -> tuple[Pixels, dict[str, Any]]:
+    def __call__(self, entry: Entry, variant: int) -> tuple[PixelArray, dict[str, Any]]:
         """(f, h, w, 3), 8-bit, and what is recorded of it."""
         count = self.variants
         place, apart = ((variant + 0.5) / count, (variant > 0) / count) if count > 1 else (0.5, 0.0)
@@ -79,11 +78,11 @@ class ClipRecipe:
         return np.stack(frames), record
 
 
-Recipe = ImageRecipe | ClipRecipe
+Transform = ImageTransform | ClipTransform
 
 
 @dataclass(frozen=True)
-class Sample:
+class DecodedSample:
     """A decoded sample, or why there is none.
 
     Attributes:
@@ -93,7 +92,7 @@ class Sample:
     """
 
     index: int
-    pixels: Pixels | None
+    pixels: PixelArray | None
     record: dict[str, Any]
 
 
@@ -101,11 +100,11 @@ PATIENCE = 300.0
 """Seconds of a processor's time that a worker may take for a file."""
 
 
-def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample:
+def decode_one(transform: Transform, index: int, entry: Entry, variant: int) -> DecodedSample:
     """Decodes a sample; what is wrong with the file becomes a reason."""
     try:
         with _patience():
-            pixels, record = recipe(entry, variant)
+            pixels, record = transform(entry, variant)
     except SameClipError as error:
         return _rejected(index, entry, str(error), lost=0)
     except Image.DecompressionBombError:
@@ -115,12 +114,12 @@ def decode_one(recipe: Recipe, index: int, entry: Entry, variant: int) -> Sample
     except (ClipError, *UNREADABLE) as error:
         if (fault := of_the_machine(error)) is not None:
             raise fault from None
-        return _rejected(index, entry, " ".join(str(error).split())[:200] or type(error).__name__)
+        return _rejected(index, entry, reason(error))
     except MemoryError:
         return _rejected(index, entry, "too large for this machine's memory")
     except Exception as error:  # a decoder's own fault, on a file that it can't take
         return _rejected(index, entry, said(error))
-    return Sample(index, pixels, record)
+    return DecodedSample(index, pixels, record)
 
 
 @contextmanager
@@ -136,8 +135,8 @@ def _patience() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
-def _rejected(index: int, entry: Entry, reason: str, lost: int = 1) -> Sample:
-    return Sample(index, None, {"source": entry.name, "reason": reason, "lost": lost})
+def _rejected(index: int, entry: Entry, reason: str, lost: int = 1) -> DecodedSample:
+    return DecodedSample(index, None, {"source": entry.name, "reason": reason, "lost": lost})
 
 
 _worker = False
@@ -147,8 +146,8 @@ Task = tuple[int, Entry, int]
 """A sample's index, its entry, its variant."""
 
 
-def _decode_chunk(recipe: Recipe, chunk: list[Task]) -> list[Sample]:
-    return [decode_one(recipe, *task) for task in chunk]
+def _decode_chunk(transform: Transform, chunk: list[Task]) -> list[DecodedSample]:
+    return [decode_one(transform, *task) for task in chunk]
 
 
 class Decoder:
@@ -158,14 +157,14 @@ class Decoder:
     under way one at a time; if it does so again, it is rejected, and the rest goes on.
 
     Args:
-        recipe: how a file becomes a sample.
+        transform: how a file becomes a sample.
         workers: processes; 0 decodes in this one.
         chunk: samples handed to a worker at once.
     """
 
-    def __init__(self, recipe: Recipe, workers: int, chunk: int = 8) -> None:
-        self.recipe, self.workers = recipe, workers
-        self.chunk = 1 if isinstance(recipe, ClipRecipe) else chunk  # clips are large
+    def __init__(self, transform: Transform, workers: int, chunk: int = 8) -> None:
+        self.transform, self.workers = transform, workers
+        self.chunk = 1 if isinstance(transform, ClipTransform) else chunk  # clips are large
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Decoder:
@@ -175,14 +174,14 @@ class Decoder:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def __call__(self, tasks: Iterable[Task]) -> Iterator[Sample]:
+    def __call__(self, tasks: Iterable[Task]) -> Iterator[DecodedSample]:
         """Samples in the order of their tasks."""
         if not self.workers:
-            yield from (decode_one(self.recipe, *task) for task in tasks)
+            yield from (decode_one(self.transform, *task) for task in tasks)
             return
         source = iter(tasks)
         chunks = iter(lambda: list(itertools.islice(source, self.chunk)), [])
-        waiting: deque[tuple[list[Task], Future[list[Sample]]]] = deque()
+        waiting: deque[tuple[list[Task], Future[list[DecodedSample]]]] = deque()
         for chunk in itertools.islice(chunks, 4 * self.workers + 2):
             waiting.append((chunk, self._submit(chunk)))
         while waiting:
@@ -198,7 +197,7 @@ class Decoder:
                 waiting.append((following, self._submit(following)))
             yield from samples
 
-    def _one_by_one(self, chunk: list[Task]) -> Iterator[Sample]:
+    def _one_by_one(self, chunk: list[Task]) -> Iterator[DecodedSample]:
         for task in chunk:
             for _ in range(2):
                 try:
@@ -209,13 +208,13 @@ class Decoder:
             else:
                 yield _rejected(task[0], task[1], f"its decoder crashed, or took more than {PATIENCE:g} s, twice")
 
-    def _submit(self, chunk: list[Task]) -> Future[list[Sample]]:
+    def _submit(self, chunk: list[Task]) -> Future[list[DecodedSample]]:
         for _ in range(2):
             if self._pool is None:
                 context, parent = get_context("spawn"), (os.getpid(),)
                 self._pool = ProcessPoolExecutor(self.workers, context, initializer=_quiet, initargs=parent)
             try:
-                return self._pool.submit(_decode_chunk, self.recipe, chunk)
+                return self._pool.submit(_decode_chunk, self.transform, chunk)
             except BrokenProcessPool:  # a worker died meanwhile; what waits finds out for itself
                 self._pool = None
         raise AssertionError("a new pool of workers is broken")

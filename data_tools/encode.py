@@ -22,19 +22,19 @@ from alphaflow.pixel_values import to_unit
 
 from . import shard_writer
 from .dataset_record import about
-from .decode import Decoder, Recipe, Sample, Task
-from .plan import Options, plan_of
+from .decode import DecodedSample, Decoder, Task, Transform
+from .plan import EncodeOptions, plan_of
 
 
 @dataclass
-class Progress:
+class EncodingStats:
     """Where encoding stands.
 
     Attributes:
         total: samples of this job, those done before included.
         done: encoded or rejected, by earlier runs too.
-        encoded, rejected: by this run.
-        seconds: of this run; ``decoding``: spent waiting for decoded samples; ``encoding``: in the autoencoder.
+        encoded, rejected: samples encoded and rejected by this run.
+        seconds: duration of this run; ``decoding``: waiting for decoded samples; ``encoding``: in the autoencoder.
     """
 
     total: int
@@ -54,7 +54,7 @@ class Progress:
 class Watcher(Protocol):
     """Is told how encoding goes."""
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, stats: EncodingStats) -> None:
         """After every batch."""
         ...
 
@@ -63,10 +63,10 @@ def encode(
     listing: Listing,
     out: Path,
     autoencoder: Autoencoder,
-    recipe: Recipe,
-    options: Options,
-    watch: Watcher = lambda progress: None,
-) -> Progress:
+    transform: Transform,
+    options: EncodeOptions,
+    watch: Watcher = lambda stats: None,
+) -> EncodingStats:
     """Encodes what was listed into a folder of shards, or goes on where an earlier run stopped.
 
     The plan is fixed by the listing, in its order (`Listing.mixed`), and the options: sample i is entry i ÷ variants,
@@ -82,29 +82,29 @@ def encode(
         raise UserError(
             f"{out} lies in {listing.path}, and would be read as a part of it next time; choose another place"
         )
-    layout = _Layout(listing.entries, recipe.variants, options.samples_per_shard)
-    plan = plan_of(autoencoder, recipe, options)
+    layout = _Layout(listing.entries, transform.variants, options.samples_per_shard)
+    plan = plan_of(autoencoder, transform, options)
     shard_writer.begin(out, plan, listing.class_names)
     lock = hold(out, f"encoded-{options.shard}-of-{options.shards}")  # one process a job
     try:
         mine = range(options.shard, layout.count, options.shards)
-        done = {n: part for n, part in _current(out, plan, layout, listing, options).items() if n in mine}
+        done = {n: shard for n, shard in _current(out, plan, layout, listing, options).items() if n in mine}
         todo = [n for n in mine if n not in done]
-        shard_writer.sweep(out, options.prefix, set(todo))
-        progress = Progress(sum(len(layout.samples(n)) for n in mine), sum(len(layout.samples(n)) for n in done))
-        rejects = _Rejects(out, options.max_rejects, listing, list(done.values()), progress)
-        with Decoder(recipe, options.workers) as decoder:
+        shard_writer.sweep_shards(out, options.prefix, set(todo))
+        stats = EncodingStats(sum(len(layout.samples(n)) for n in mine), sum(len(layout.samples(n)) for n in done))
+        rejects = _Rejects(out, options.max_rejects, listing, list(done.values()), stats)
+        with Decoder(transform, options.workers) as decoder:
             stream = decoder(layout.task(index) for n in todo for index in layout.samples(n))
             for n in todo:
                 with shard_writer.writing(out, options.prefix, n, layout.made_of(n)) as writer:
-                    encoder = _Encoder(autoencoder, layout.task, writer, options.batch_size, progress, watch, rejects)
+                    encoder = _Encoder(autoencoder, layout.task, writer, options.batch_size, stats, watch, rejects)
                     for _ in layout.samples(n):
-                        encoder.add(_timed(stream, progress))
+                        encoder.add(_timed(stream, stats))
                     encoder.flush()
-        parts = [part for n, part in shard_writer.finished_parts(out).items() if n < layout.count]  # in order
-        if len(parts) == layout.count and not _stale(parts, layout):
-            shard_writer.finish(out, plan, about(out, parts, listing, autoencoder, options), parts, listing.rejects)
-        return progress
+        shards = [shard for n, shard in shard_writer.finished_shards(out).items() if n < layout.count]  # in order
+        if len(shards) == layout.count and not _stale(shards, layout):
+            shard_writer.finish(out, plan, about(out, shards, listing, autoencoder, options), shards, listing.rejects)
+        return stats
     finally:
         lock.release()
 
@@ -114,7 +114,7 @@ class _Layout:
     """Which samples and files each shard has.
 
     Attributes:
-        entries: in order.
+        entries: the entries, in order.
         variants: samples of each.
         each: samples of a shard.
     """
@@ -126,7 +126,7 @@ class _Layout:
 
     @property
     def count(self) -> int:
-        """Of shards."""
+        """Number of shards."""
         return -(-len(self.entries) * self.variants // self.each)
 
     def samples(self, n: int) -> range:
@@ -139,7 +139,7 @@ class _Layout:
         return self.entries[samples.start // self.variants : -(-samples.stop // self.variants)]
 
     def digest(self, n: int) -> str:
-        """Of the files of a shard, computed once."""
+        """Digest of a shard's files, computed once."""
         if n not in self._digests:
             self._digests[n] = shard_writer.digest(self.made_of(n))
         return self._digests[n]
@@ -150,38 +150,38 @@ class _Layout:
         return index, self.entries[entry], variant
 
 
-def _stale(parts: Iterable[shard_writer.Part], layout: _Layout) -> list[shard_writer.Part]:
+def _stale(shards: Iterable[shard_writer.ShardRecord], layout: _Layout) -> list[shard_writer.ShardRecord]:
     """Shards that are made of other files than they would be now."""
-    return [part for part in parts if part.made_of != layout.digest(part.number)]
+    return [shard for shard in shards if shard.made_of != layout.digest(shard.number)]
 
 
 def _current(
-    out: Path, plan: dict[str, Any], layout: _Layout, listing: Listing, options: Options
-) -> dict[int, shard_writer.Part]:
+    out: Path, plan: dict[str, Any], layout: _Layout, listing: Listing, options: EncodeOptions
+) -> dict[int, shard_writer.ShardRecord]:
     """The finished shards, made of the files as they are now; those of this job that aren't are removed.
 
     Raises:
         UserError: some aren't, and they are not to be made again.
     """
-    finished = shard_writer.finished_parts(out)
+    finished = shard_writer.finished_shards(out)
     stale = _stale(finished.values(), layout)
     if stale and not options.changed:
         whole = parsed((out / DATASET).read_text(encoding="utf-8")).get("finished", False)
-        differ = shard_writer.changes(out, list(finished.values()), layout.entries, whole)
+        differ = shard_writer.changed_files(out, list(finished.values()), layout.entries, whole)
         raise UserError(
-            f"{len(stale)} of the shards in {out} were made of other files than there are now: {differ}; make those "
-            "shards again with --changed, restore the files, or choose another folder"
+            f"{len(stale)} of the shards in {out} were made from files that have changed since: {differ}; make those "
+            "shards again with `changed=True`, restore the files, or choose another folder"
         )
     if stale:
-        mine = [part for part in stale if part.number % options.shards == options.shard]
+        mine = [shard for shard in stale if shard.number % options.shards == options.shard]
         shard_writer.drop(out, plan, listing.class_names, mine)
-    return {n: finished[n] for n in finished.keys() - {part.number for part in stale}}
+    return {n: finished[n] for n in finished.keys() - {shard.number for shard in stale}}
 
 
-def _timed(stream: Iterator[Sample], progress: Progress) -> Sample:
+def _timed(stream: Iterator[DecodedSample], stats: EncodingStats) -> DecodedSample:
     before = time.perf_counter()
     sample = next(stream)
-    progress.decoding += time.perf_counter() - before
+    stats.decoding += time.perf_counter() - before
     return sample
 
 
@@ -192,20 +192,22 @@ class _Rejects:
     """
 
     def __init__(
-        self, out: Path, share: float, listing: Listing, done: list[shard_writer.Part], progress: Progress
+        self, out: Path, share: float, listing: Listing, done: list[shard_writer.ShardRecord], stats: EncodingStats
     ) -> None:
-        self.out, self.progress, self.listed = out, progress, listing.rejects
+        self.out = out
+        self.stats = stats
+        self.listed = listing.rejects
         self.found: list[Reject] = []
         self._check(listing.rejects, share * (len(listing.entries) + listing.lost))
-        self.found = [reject for part in done for reject in part.rejects]
-        self.allowed = share * progress.total
+        self.found = [reject for shard in done for reject in shard.rejects]
+        self.allowed = share * stats.total
         self._check(self.found, self.allowed)
 
     def add(self, reject: Reject) -> None:
         """One more, found by this run."""
         self.found.append(reject)
-        self.progress.rejected += 1
-        self.progress.done += 1
+        self.stats.rejected += 1
+        self.stats.done += 1
         self._check(self.found, self.allowed)
 
     def _check(self, rejects: list[Reject], allowed: float) -> None:
@@ -215,7 +217,7 @@ class _Rejects:
         shard_writer.list_rejects(self.out, [*self.listed, *self.found])
         last = rejects[-1]
         raise UserError(
-            f"{lost} samples can't be encoded, more than --max-rejects allows ({allowed:.0f}); the last: "
+            f"{lost} samples can't be encoded, more than `max_rejects=` allows ({allowed:.0f}); the last: "
             f"{last.name} ({last.reason}). All are listed in {self.out / shard_writer.REJECTS}, and what is done "
             "stays; repair them, or allow more"
         )
@@ -230,16 +232,20 @@ class _Encoder:
         task: Callable[[int], Task],
         writer: shard_writer.ShardWriter,
         batch_size: int,
-        progress: Progress,
+        stats: EncodingStats,
         watch: Watcher,
         rejects: _Rejects,
     ) -> None:
         self.rejects = rejects
-        self.autoencoder, self.task, self.writer = autoencoder, task, writer
-        self.batch_size, self.progress, self.watch = batch_size, progress, watch
-        self.waiting: list[Sample] = []
+        self.autoencoder = autoencoder
+        self.task = task
+        self.writer = writer
+        self.batch_size = batch_size
+        self.stats = stats
+        self.watch = watch
+        self.waiting: list[DecodedSample] = []
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: DecodedSample) -> None:
         if sample.pixels is None:
             self._reject(sample, sample.record["reason"], sample.record["lost"])
             return
@@ -253,19 +259,19 @@ class _Encoder:
         before = time.perf_counter()
         pixels = np.stack([sample.pixels for sample in self.waiting if sample.pixels is not None])
         latents = encode_pixels(self.autoencoder, torch.from_numpy(pixels))
-        self.progress.encoding += time.perf_counter() - before
+        self.stats.encoding += time.perf_counter() - before
         for sample, latent in zip(self.waiting, latents, strict=True):
             if not np.isfinite(latent).all():
                 self._reject(sample, "the autoencoder's output is not finite in half precision")
                 continue
             _, entry, _ = self.task(sample.index)
             self.writer.add(sample.index, latent, entry.label, sample.record)
-            self.progress.encoded += 1
-            self.progress.done += 1
+            self.stats.encoded += 1
+            self.stats.done += 1
         self.waiting = []
-        self.watch(self.progress)
+        self.watch(self.stats)
 
-    def _reject(self, sample: Sample, reason: str, lost: int = 1) -> None:
+    def _reject(self, sample: DecodedSample, reason: str, lost: int = 1) -> None:
         reject = Reject(str(sample.record["source"]), reason, lost)
         self.writer.reject(reject)
         self.rejects.add(reject)

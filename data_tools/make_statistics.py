@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from alphaflow.data.listing.endings import Kind
+from alphaflow.data.listing.endings import Modality
 from alphaflow.errors import UserError
 from alphaflow.evaluation.catalogue import default_metrics
 from alphaflow.evaluation.evaluator import BATCH, Evaluator, ProgressCallback
@@ -37,9 +37,10 @@ def make_statistics(
     Args:
         source: as `evaluation.sample_sets.open_sample_set` takes it.
         out: the .npz.
-        metrics: that will be measured; None as `evaluate`. Moments are written, and for kid and pr all features.
+        metrics: metrics to prepare for; None takes those of `evaluate`. Moments are written, and all features for kid
+            and pr.
         size: image files are cropped and scaled to it.
-        frames: of clip files, from their middle; None for 16, where a place holds clips only.
+        frames: number of frames to read from the middle of clip files; None for 16, where a place holds clips only.
         weights: files of extractors' weights by extractor.
         device: where extractors run.
         batch_size: samples read at once.
@@ -54,7 +55,7 @@ def make_statistics(
         UserError: nothing to read, the file is there, or missing weights.
     """
     _check_free(out, overwrite)
-    kind: Kind | None = "clips" if frames else None
+    kind: Modality | None = "clips" if frames else None
     pictures = EvaluationReference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).samples
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")
@@ -72,6 +73,6 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if out.suffix != ".npz":
         raise UserError(f"statistics are written to an .npz, not to {out.name}")
     if out.exists() and not is_ours(out):
-        raise UserError(f"{out} is there, which no `alphaflow stats` wrote; choose another file")
+        raise UserError(f"{out} exists, and is not a file of statistics; choose another `out=`")
     if out.exists() and not overwrite:
-        raise UserError(f"{out} exists; choose another file, or replace it with --overwrite")
+        raise UserError(f"{out} exists; choose another `out=`, or replace it with `overwrite=True`")

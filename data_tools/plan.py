@@ -11,20 +11,23 @@ import torch
 from alphaflow.autoencoders.autoencoder import Autoencoder
 from alphaflow.errors import UserError
 
-from .decode import Recipe
+from .decode import ClipTransform, ImageTransform, Transform
 
 Measure = Literal["channel", "element"]
 """What has a shift and a scale of its own."""
 
+RECORDED = {ImageTransform: "ImageRecipe", ClipTransform: "ClipRecipe"}
+"""Names that folders were begun with, and must go on with."""
+
 
 @dataclass(frozen=True)
-class Options:
+class EncodeOptions:
     """How to encode.
 
     Attributes:
         prefix: the shards' first name, ``train-000000.tar``.
         samples_per_shard: the unit that is made again after a kill.
-        batch_size: of the autoencoder.
+        batch_size: batch size of the autoencoder.
         workers: decoding processes; 0 decodes in this one.
         shard, shards: this job makes every shards-th shard, from ``shard`` on.
         max_rejects: the share of samples that may be left out.
@@ -55,18 +58,18 @@ class Options:
                 f"{self.measure} on {self.measure_on}"
             )
         if not 0 <= self.shard < self.shards:
-            raise UserError(f"--shard I/N needs 0 <= I < N, got {self.shard}/{self.shards}")
+            raise UserError(f"`shard=` needs 0 <= shard < shards, got {self.shard} of {self.shards}")
         if not 0 <= self.max_rejects <= 1:
-            raise UserError(f"max-rejects is a share between 0 and 1, got {self.max_rejects}")
+            raise UserError(f"`max_rejects=` is a share between 0 and 1, got {self.max_rejects}")
         if not self.prefix or "/" in self.prefix:
             raise UserError(f"the shards' prefix is a plain name, got {self.prefix!r}")
 
 
-def plan_of(autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[str, Any]:
+def plan_of(autoencoder: Autoencoder, transform: Transform, options: EncodeOptions) -> dict[str, Any]:
     """What must be the same when encoding goes on."""
     return {
-        "recipe": {"kind": type(recipe).__name__, **asdict(recipe)},
-        "autoencoder": identity(autoencoder),
+        "recipe": {"kind": RECORDED.get(type(transform), type(transform).__name__), **asdict(transform)},
+        "autoencoder": autoencoder_identity(autoencoder),
         "prefix": options.prefix,
         "samples_per_shard": options.samples_per_shard,
         "batch_size": options.batch_size,
@@ -74,7 +77,7 @@ def plan_of(autoencoder: Autoencoder, recipe: Recipe, options: Options) -> dict[
     }
 
 
-def identity(autoencoder: Autoencoder) -> dict[str, Any]:
+def autoencoder_identity(autoencoder: Autoencoder) -> dict[str, Any]:
     """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on.
 
     Not where it lies: a folder may be moved.
@@ -87,6 +90,8 @@ def identity(autoencoder: Autoencoder) -> dict[str, Any]:
             device = weight.device.type
             found.update(name.encode())
             found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    nested = {name: identity(held) for name, held in vars(autoencoder).items() if isinstance(held, Autoencoder)}
+    nested = {
+        name: autoencoder_identity(held) for name, held in vars(autoencoder).items() if isinstance(held, Autoencoder)
+    }
     kind = type(autoencoder).__name__
     return {"class": kind, "settings": settings, "weights": found.hexdigest(), "device": device, **nested}

@@ -24,9 +24,9 @@ def preview(
     """Random samples, decoded: 8-bit pixels (n, 3, h, w) or (n, 3, f, h, w), and their classes' names.
 
     Args:
-        folder: of shards.
+        folder: folder of shards.
         count: how many.
-        seed: of the choice and of drawn latents.
+        seed: seed of the choice and of drawn latents.
         autoencoder: to decode with; None for the one that the shards name.
         device: where that one runs; None for its own choice.
 
@@ -36,7 +36,7 @@ def preview(
     shards = LatentShards(folder, batch_size=1, seed=seed, draw=True)
     decoder = shards.autoencoder if autoencoder is None else shards.description.measured(Autoencoder.of(autoencoder))
     if decoder is None:
-        raise UserError(f"{folder} was encoded with an autoencoder of your own: give it with --autoencoder module:name")
+        raise UserError(f"{folder} was encoded with an autoencoder of your own: give it as `autoencoder=`")
     if device is not None:
         decoder = decoder.on(device)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(shards))[:count])

@@ -17,11 +17,12 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from alphaflow.data.listing.entry import Entry, Reject
+from alphaflow.data.listing.tars import padded
 from alphaflow.data.shard_description import DATASET, INDEX, INDEX_DTYPE
 from alphaflow.errors import UserError
 from alphaflow.files import parsed, remove, replacing, write_json
 
-PARTS = "parts"
+RECORDS = "parts"
 """The folder of what each finished shard records of itself."""
 
 REJECTS = "rejects.jsonl"
@@ -29,7 +30,7 @@ REJECTS = "rejects.jsonl"
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardRecord:
     """A finished shard.
 
     Attributes:
@@ -37,7 +38,7 @@ class Part:
         number: its place among all.
         bytes, sha256: of the file.
         offsets: where each sample's array begins in the file.
-        labels: of each sample, −1 for none.
+        labels: label of each sample, −1 for none.
         rejects: what had to be left out.
         fps: frames a second of each clip that says; empty for pictures.
         made_of: `digest` of its files.
@@ -87,8 +88,8 @@ class ShardWriter:
         if label is not None:
             sample["cls"] = str(label).encode()
         self._tar.write(sample)
-        padded = (len(data) + 511) // 512 * 512  # the array is the last of the sample's members
-        self.offsets.append(self._tar.tarstream.offset - padded + len(data) - latent.nbytes)
+        held = padded(len(data))  # the array is the last of the sample's members
+        self.offsets.append(self._tar.tarstream.offset - held + len(data) - latent.nbytes)
         self.labels.append(-1 if label is None else label)
         if record.get("fps"):
             self.fps.append(float(record["fps"]))
@@ -109,7 +110,9 @@ class ShardWriter:
 
 class _Hashing:
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.hash, self.count = stream, hashlib.sha256(), 0
+        self.stream = stream
+        self.hash = hashlib.sha256()
+        self.count = 0
         self.abandoned = False
 
     def write(self, data: bytes) -> int:
@@ -128,9 +131,9 @@ class _Hashing:
 
 @contextmanager
 def writing(out: Path, prefix: str, number: int, entries: Sequence[Entry] = ()) -> Iterator[ShardWriter]:
-    """Writes shard ``number`` of these entries: first the tar, renamed into place when it is whole, then its part."""
+    """Writes shard ``number`` of these entries: first the tar, renamed into place when it is whole, then its record."""
     file = out / f"{prefix}-{number:06d}.tar"
-    _part_file(out, number).unlink(missing_ok=True)
+    _record_file(out, number).unlink(missing_ok=True)
     with replacing(file) as beside, beside.open("wb") as stream:
         writer = ShardWriter(cast(BinaryIO, stream))
         try:
@@ -142,50 +145,52 @@ def writing(out: Path, prefix: str, number: int, entries: Sequence[Entry] = ()) 
             writer.abandon()
             raise
     sources, made_of = sources_of(entries), digest(entries)
-    part = Part(file.name, number, size, sha256, writer.offsets, writer.labels, writer.rejects, writer.fps, made_of)
-    write_json(_part_file(out, number), {**asdict(part), "sources": sources})
+    shard = ShardRecord(
+        file.name, number, size, sha256, writer.offsets, writer.labels, writer.rejects, writer.fps, made_of
+    )
+    write_json(_record_file(out, number), {**asdict(shard), "sources": sources})
 
 
-def finished_parts(out: Path) -> dict[int, Part]:
-    """The shards that are done, by number and in order: whose part is there, and whose file is as long as it says."""
+def finished_shards(out: Path) -> dict[int, ShardRecord]:
+    """The shards that are done, by number and in order: whose record is there, and whose file is as long as it says."""
     found = {}
-    for file in sorted((out / PARTS).glob("*.json")):
+    for file in sorted((out / RECORDS).glob("*.json")):
         try:
             record = parsed(file.read_text(encoding="utf-8"))
-            record.pop("sources", None)  # large, and needed by `changes` only
+            record.pop("sources", None)  # large, and needed by `changed_files` only
             record["rejects"] = [Reject(**reject) for reject in record["rejects"]]
-            part = Part(**record)
-            lists = (part.offsets, part.labels, part.fps)
-            if type(part.number) is not int or not all(isinstance(found, list) for found in lists):
-                raise TypeError(f"{file} is no shard's record")
-            if (out / part.file).stat().st_size == part.bytes:
-                found[part.number] = part
+            shard = ShardRecord(**record)
+            lists = (shard.offsets, shard.labels, shard.fps)
+            if type(shard.number) is not int or not all(isinstance(found, list) for found in lists):
+                raise TypeError(f"{file} is not a shard's record")
+            if (out / shard.file).stat().st_size == shard.bytes:
+                found[shard.number] = shard
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue  # not there, or not whole: the shard is made again
     return found
 
 
-def drop(out: Path, plan: dict[str, Any], class_names: list[str], parts: Sequence[Part]) -> None:
-    """Removes shards that are made again; nobody reads the folder until it is finished anew."""
+def drop(out: Path, plan: dict[str, Any], class_names: list[str], shards: Sequence[ShardRecord]) -> None:
+    """Removes shards that are made again; nobody reads the folder until it is finished again."""
     _begun(out, plan, class_names)
-    for part in parts:
-        _part_file(out, part.number).unlink(missing_ok=True)
-        (out / part.file).unlink(missing_ok=True)
+    for shard in shards:
+        _record_file(out, shard.number).unlink(missing_ok=True)
+        (out / shard.file).unlink(missing_ok=True)
 
 
-def changes(out: Path, parts: Sequence[Part], entries: Sequence[Entry], whole: bool) -> str:
+def changed_files(out: Path, shards: Sequence[ShardRecord], entries: Sequence[Entry], whole: bool) -> str:
     """How files differ from those that shards were made of, in words.
 
     Args:
         out: the folder.
-        parts: shards that are finished, in order.
+        shards: shards that are finished, in order.
         entries: all that there are now, in order.
         whole: those were all shards.
     """
     now = {_of(source): source for source in sources_of(entries)}
     before: dict[tuple[str, str], list[Any]] = {}
-    for part in parts:
-        sources = parsed(_part_file(out, part.number).read_text(encoding="utf-8")).get("sources", [])
+    for shard in shards:
+        sources = parsed(_record_file(out, shard.number).read_text(encoding="utf-8")).get("sources", [])
         before |= {_of(source): source for source in sources}
     both = before.keys() & now.keys()
     found = {
@@ -205,12 +210,12 @@ def _of(source: list[Any]) -> tuple[str, str]:
     return source[0], str(source[2] and list(source[2]))
 
 
-def sweep(out: Path, prefix: str, numbers: set[int]) -> None:
+def sweep_shards(out: Path, prefix: str, numbers: set[int]) -> None:
     """Removes what a killed process left half-written: of these shards at once, of the common files after an hour.
 
     Other jobs' files stay.
     """
-    for leftover in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
+    for leftover in [*out.glob(".*.tmp"), *(out / RECORDS).glob(".*.tmp")]:
         match = re.match(rf"\.(?:{re.escape(prefix)}-)?(\d{{6}})\.", leftover.name)
         common = leftover.name.startswith((f".{INDEX}.", f".{DATASET}.", f".{REJECTS}.", "..encoded-"))
         try:
@@ -227,7 +232,7 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
     Classes stand in it from the start, for others that share their indices.
 
     Raises:
-        UserError: the folder holds something else, or was begun with other settings.
+        UserError: the folder holds something else, or was started with other settings.
     """
     if (out / DATASET).is_file():
         try:
@@ -237,7 +242,9 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
             raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
         others = _others(before, parsed(json.dumps(plan)))
         if others:
-            raise UserError(f"{out} was begun with {'; '.join(others)}; give the same, or choose another folder")
+            raise UserError(
+                f"{out} was started with {'; '.join(others)}; use the same settings, or choose another folder"
+            )
         if not record.get("finished") and record.get("class_names") != class_names:
             _begun(out, plan, class_names)
         return
@@ -271,30 +278,32 @@ def _others(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[
 
 
 def finish(
-    out: Path, plan: dict[str, Any], about: dict[str, Any], parts: list[Part], known_rejects: list[Reject]
+    out: Path, plan: dict[str, Any], about: dict[str, Any], shards: list[ShardRecord], known_rejects: list[Reject]
 ) -> None:
-    """Writes the index, rejects.jsonl, and last dataset.json, once every shard is done: its parts, in order."""
+    """Writes the index, rejects.jsonl, and last dataset.json, once every shard is done: their records, in order."""
     rows = [
-        (part.number, offset, label) for part in parts for offset, label in zip(part.offsets, part.labels, strict=True)
+        (shard.number, offset, label)
+        for shard in shards
+        for offset, label in zip(shard.offsets, shard.labels, strict=True)
     ]
     index = np.array(rows, dtype=INDEX_DTYPE)
     with replacing(out / INDEX) as beside, beside.open("wb") as stream:
         np.save(stream, index, allow_pickle=False)
         stream.flush()
         os.fsync(stream.fileno())
-    rejects = [*known_rejects, *(reject for part in parts for reject in part.rejects)]
+    rejects = [*known_rejects, *(reject for shard in shards for reject in shard.rejects)]
     list_rejects(out, rejects)
     names = about["class_names"]
     counts = np.bincount(index["label"], minlength=len(names)).tolist() if names else []
-    shards = [
-        {"file": part.file, "samples": len(part.offsets), "bytes": part.bytes, "sha256": part.sha256} for part in parts
-    ]
     record = {
         **about,
         "samples": len(index),
         "rejects": sum(reject.lost for reject in rejects),
         "class_counts": counts,
-        "shards": shards,
+        "shards": [
+            {"file": shard.file, "samples": len(shard.offsets), "bytes": shard.bytes, "sha256": shard.sha256}
+            for shard in shards
+        ],
     }
     write_json(out / DATASET, {"format": 1, "finished": True, **record, "plan": plan})
 
@@ -310,5 +319,5 @@ def _is_utf8(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _part_file(out: Path, number: int) -> Path:
-    return out / PARTS / f"{number:06d}.json"
+def _record_file(out: Path, number: int) -> Path:
+    return out / RECORDS / f"{number:06d}.json"

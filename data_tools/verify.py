@@ -1,4 +1,4 @@
-"""Checking and looking at a folder of shards."""
+"""Checking a folder of shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from alphaflow.data.arrays import read_array
 from alphaflow.data.shard_description import INDEX, INDEX_DTYPE, Description
-from alphaflow.errors import UserError
+from alphaflow.errors import UserError, reason
 from alphaflow.files import parsed
 
 
@@ -23,10 +23,10 @@ class Report:
     """What `verify` found.
 
     Attributes:
-        samples: that are whole.
-        shards: that were read.
+        samples: number of whole samples.
+        shards: number of shards that were read.
         problems: one line each; empty if all is well.
-        class_counts: by label, as found in the shards.
+        class_counts: samples by label, as found in the shards.
     """
 
     samples: int = 0
@@ -39,11 +39,11 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
     """Reads every shard whole: hashes, counts, keys once each, arrays that decode and are finite, index, classes.
 
     Args:
-        folder: of shards.
+        folder: folder of shards.
         watch: takes shards done and all.
 
     Raises:
-        UserError: it is no finished folder of shards.
+        UserError: it is not a finished folder of shards.
     """
     description = Description(folder)
     try:
@@ -52,7 +52,9 @@ def verify(folder: Path, watch: Callable[[int, int], None] = lambda done, total:
         if index.dtype != INDEX_DTYPE or index.ndim != 1:
             raise ValueError(f"it holds {index.dtype} {index.shape}")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / INDEX} can't be read ({error}); run the same `alphaflow encode` again") from error
+        raise UserError(
+            f"{folder / INDEX} can't be read ({reason(error)}); encode again with the same settings"
+        ) from error
     report = Report(class_counts=[0] * len(description.class_names))
     seen: set[str] = set()
     for number, shard in enumerate(description.shards):
@@ -79,13 +81,15 @@ def _verify_shard(
     try:
         data = file.read_bytes()
     except OSError as error:
-        report.problems.append(f"{name}: {error.strerror}")
+        report.problems.append(f"{name}: {reason(error)}")
         return
     report.shards += 1
     if len(data) != shard["bytes"] or hashlib.sha256(data).hexdigest() != shard["sha256"]:
-        report.problems.append(f"{name}: not the bytes that were written (length or SHA-256)")
+        report.problems.append(f"{name}: its length or SHA-256 differs from what was written")
     rows = {int(offset): int(label) for offset, label in index[index["shard"] == number][["offset", "label"]].tolist()}
-    count, label, record = 0, -1, ""
+    count = 0
+    label = -1
+    record = ""
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
@@ -100,9 +104,9 @@ def _verify_shard(
                     problem = _verify_array(content, description)
                     offset = member.offset_data + len(content) - int(np.prod(description.stored)) * 2
                     if key in seen:
-                        problem = "its key was there before"
+                        problem = "an earlier sample has the same key"
                     elif rows.get(offset) != label:
-                        problem = "the index doesn't have it at its place with its label"
+                        problem = "the index doesn't list it here with its label"
                     seen.add(key)
                     count += 1
                     if problem:
@@ -113,7 +117,7 @@ def _verify_shard(
                             report.class_counts[label] += 1
                     label, record = -1, ""
     except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
-        report.problems.append(f"{name}: damaged after {count} samples ({error})")
+        report.problems.append(f"{name}: damaged after {count} samples ({reason(error)})")
     if count != shard["samples"]:
         report.problems.append(f"{name}: {count} samples instead of {shard['samples']}")
 

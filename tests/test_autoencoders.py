@@ -192,7 +192,7 @@ def test_subfolders_and_what_is_not_there(image_vae: Path, tmp_path: Path, monke
         _ = af.DiffusersVAE(str(tmp_path / "none")).vae
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(af.UserError, match="holds a UNet2DModel, which is no autoencoder"):
+    with pytest.raises(af.UserError, match="holds a UNet2DModel, which is not an autoencoder"):
         _ = af.DiffusersVAE(str(tmp_path / "other")).vae
     import sys
 
@@ -263,16 +263,16 @@ def run_of(make: Callable[[], Any], shape: tuple[int, ...], place: Path) -> af.R
 def test_other_sizes_and_lengths_are_what_was_asked_for(tmp_path: Path) -> None:
     """Where the autoencoder would round them it is said, and the run stays as it was."""
     run = run_of(kl, (4, 8, 8), tmp_path / "images")
-    with pytest.raises(af.UserError, match=r"can't make exactly that; its autoencoder would give --size 24$"):
+    with pytest.raises(af.UserError, match=r"can't make exactly this size; its autoencoder would give `size=24`$"):
         run.resize(size=25)
-    with pytest.raises(af.UserError, match="can't make that: "):
+    with pytest.raises(af.UserError, match="can't make this size: "):
         run.resize(size=1)
     assert run.sample(1).shape == (1, 3, 16, 16)
     run.resize(size=24)
     assert run.sample(1).shape == (1, 3, 24, 24)
     run = run_of(cogvideox, (4, 3, 8, 8), tmp_path / "clips")
     assert run.pixel_shape == (3, 5, 16, 16)
-    with pytest.raises(af.UserError, match="its autoencoder would give --frames 5 --size 16"):
+    with pytest.raises(af.UserError, match="its autoencoder would give `frames=5` `size=16`"):
         run.resize(frames=6)
     assert (run.pixel_shape, run.shape) == ((3, 5, 16, 16), (4, 3, 8, 8))
     run.resize(frames=9)

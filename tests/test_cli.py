@@ -239,7 +239,7 @@ def test_wrong_runs(here: Cli, small_run: Path, tmp_path: Path) -> None:
     fails(here("train", "digits", "--out", broken, "--resume"), "run.json is incomplete")
     for more in ((), ("--overwrite",)):  # a run's folder is no samples'
         done = here("sample", small_run, "--out", broken, *more)
-        fails(done, "nothing says that `alphaflow sample` wrote", "another --out")
+        fails(done, "nothing says that alphaflow wrote", "another --out")
         assert "--overwrite" not in done.err
     assert (broken / "run.json").is_file()
 
@@ -348,7 +348,7 @@ def test_the_users_own_picture_is_not_overwritten(cli: Cli, small_run: Path, tmp
     (tmp_path / "pics.png").write_text("precious")
     for more in ((), ("--overwrite",)):
         done = cli("sample", small_run, "--count", "4", "--out", tmp_path / "pics", *more)
-        fails(done, "pics.png is there, and nothing says that `alphaflow sample` wrote", "another --out")
+        fails(done, "pics.png exists, and nothing says that alphaflow wrote", "another --out")
     assert (tmp_path / "pics.png").read_text() == "precious"
     assert not (tmp_path / "pics").exists()
 
@@ -384,19 +384,20 @@ def test_only_what_a_command_wrote_is_replaced(here: Callable[..., Any], small_r
     assert here("sample", run, "--count", "2", "--out", out, "--overwrite").status == 0
     assert len(list(out.rglob("*.png"))) == 2
     (out / "0" / "mine.txt").write_text("precious")
-    fails(here("sample", run, "--count", "2", "--out", out, "--overwrite"), "mine.txt is there", "another --out")
+    fails(here("sample", run, "--count", "2", "--out", out, "--overwrite"), "mine.txt exists", "another --out")
     (out / "0" / "mine.txt").unlink()
     (out / "empty of mine").mkdir()
-    fails(here("sample", run, "--count", "2", "--out", out, "--overwrite"), "empty of mine is there")
+    fails(here("sample", run, "--count", "2", "--out", out, "--overwrite"), "empty of mine exists")
     (out / "empty of mine").rmdir()
     assert here("sample", run, "--count", "3", "--out", out, "--overwrite").status == 0
 
     for name in ("stats.npz", "result.json"):
         (tmp_path / name).write_text("{}")
     fails(
-        here("stats", out, tmp_path / "stats.npz", "--metrics", "pixel-fd", "--overwrite"), "no `alphaflow stats` wrote"
+        here("stats", out, tmp_path / "stats.npz", "--metrics", "pixel-fd", "--overwrite"),
+        "is not a file of statistics",
     )
-    fails(here("evaluate", run, "--json", tmp_path / "result.json"), "no `alphaflow evaluate` wrote")
+    fails(here("evaluate", run, "--json", tmp_path / "result.json"), "holds no result of an evaluation")
     assert (tmp_path / "stats.npz").read_text() == (tmp_path / "result.json").read_text() == "{}"
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import ClipRecipe, decode_one
+from alphaflow.data_tools.decode import ClipTransform, decode_one
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from PIL import Image
 
 import alphaflow as af
@@ -72,7 +72,13 @@ def test_the_same_clips_from_files_zips_and_tars(tmp_path: Path) -> None:
         sampled = next(iter(af.VideoFolder(tmp_path / place, frames=5, size=16, batch_size=4, seed=1)))
         assert sampled.x.shape == (4, 3, 5, 16, 16)
         out = tmp_path / "out" / place
-        encode(list_files(tmp_path / place, "clips").mixed(), out, af.Pixels(), ClipRecipe(16, 5), Options(workers=0))
+        encode(
+            list_files(tmp_path / place, "clips").mixed(),
+            out,
+            af.Pixels(),
+            ClipTransform(16, 5),
+            EncodeOptions(workers=0),
+        )
         assert sorted(af.LatentShards(out).all().cond.labels.tolist()) == [0, 0, 1, 1]  # type: ignore[union-attr]
 
 
@@ -103,8 +109,8 @@ def test_folders_of_frames(tmp_path: Path) -> None:
     assert taken.fps == 8.0
     with pytest.raises(ClipError, match="12 frames, fewer than 13"):
         take(found.entries[0], 13, 8.0)
-    options = Options(workers=0, max_rejects=0.5)
-    progress = encode(found.mixed(), tmp_path / "out", af.Pixels(), ClipRecipe(16, 4, 8.0, variants=3), options)
+    options = EncodeOptions(workers=0, max_rejects=0.5)
+    progress = encode(found.mixed(), tmp_path / "out", af.Pixels(), ClipTransform(16, 4, 8.0, variants=3), options)
     assert progress.encoded == 12
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["fps"] == 8.0
 
@@ -115,22 +121,24 @@ def test_no_clip_of_a_video_is_written_twice(fps: float | None, count: int, tmp_
     """Of six clips, evenly spaced, those that have other frames than the one before; the others are rejects."""
     file = video(tmp_path / "in" / "a.mp4", count)
     need, step = (5, 2) if fps else (10, 1)  # of ten a second
-    recipe, entry = ClipRecipe(16, need, fps, variants=6), Entry("a.mp4", str(file.parent))
+    transform, entry = ClipTransform(16, need, fps, variants=6), Entry("a.mp4", str(file.parent))
     starts = [(variant + 0.5) / 6 * (count - need * step) for variant in range(6)]
     expected = [tuple(int(start if fps else np.ceil(start)) + step * k for k in range(need)) for start in starts]
     for variant in range(6):
         if variant and expected[variant] == expected[variant - 1]:
             with pytest.raises(ClipError, match="the same frames"):
-                recipe(entry, variant)
+                transform(entry, variant)
         else:
-            times = recipe(entry, variant)[1]["times"]
+            times = transform(entry, variant)[1]["times"]
             assert [round(10 * time) for time in times] == list(expected[variant])
 
 
 def test_copies_are_left_out_and_are_no_loss(tmp_path: Path) -> None:
     video(tmp_path / "in" / "a.mp4", 10)
     listing = list_files(tmp_path / "in", "clips")
-    progress = encode(listing, tmp_path / "out", af.Pixels(), ClipRecipe(16, 10, variants=4), Options(workers=0))
+    progress = encode(
+        listing, tmp_path / "out", af.Pixels(), ClipTransform(16, 10, variants=4), EncodeOptions(workers=0)
+    )
     assert progress.encoded == 1
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["rejects"] == 0
     assert (tmp_path / "out" / "rejects.jsonl").read_text().count("the same frames") == 3
@@ -153,7 +161,7 @@ def test_another_file_of_a_clip_is_tried(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:  # a fault of the machine is none of the file's
         patch.setattr("alphaflow.data.clip_files.video_info", stale)
         with pytest.raises(OSError, match="Stale"):
-            decode_one(ClipRecipe(16, 4), 0, entry, 0)
+            decode_one(ClipTransform(16, 4), 0, entry, 0)
     (folder / "c" / "xyz.m4v").unlink()
     (entry,) = list_csv(tmp_path / "k.csv", folder).entries
     with pytest.raises(ClipError):
@@ -185,7 +193,7 @@ def test_csvs_as_they_are(tmp_path: Path) -> None:
     assert "unlabelled" in found.summary()
     assert [entry.label for entry in found.entries] == [None, None]
     file.write_text(head + "run,a,0,1,train\nrun,b,0,1,validate\n")
-    with pytest.raises(af.UserError, match="holds the splits train, validate; say which"):
+    with pytest.raises(af.UserError, match="holds the splits train, validate; choose one with `split=`"):
         list_csv(file, folder)
     with pytest.raises(af.UserError, match="has no split 'val'; it has train, validate"):
         list_csv(file, folder, split="val")
@@ -193,5 +201,5 @@ def test_csvs_as_they_are(tmp_path: Path) -> None:
     file.write_bytes(head.encode() + b"r\xe9,a,0,1,train\n")
     with pytest.raises(af.UserError, match="line 2, is not UTF-8"):
         list_csv(file, folder)
-    with pytest.raises(af.UserError, match="clips_folder"):
+    with pytest.raises(af.UserError, match="`folder=`"):
         list_csv(file, None)

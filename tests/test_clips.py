@@ -137,7 +137,7 @@ def test_clips_in_every_form(tmp_path: Path) -> None:
     assert read_back(tmp_path / "mp4.mp4")[0].shape[0] == 5
     (tmp_path / "mp4.png").unlink()
     shutil.rmtree(tmp_path / "mp4")
-    with pytest.raises(af.UserError, match=r"mp4/?\.mp4 is there, and nothing"):
+    with pytest.raises(af.UserError, match=r"mp4/?\.mp4 exists, and nothing"):
         write_samples(tmp_path / "mp4", lambda: made, labels, names, "mp4")
 
 

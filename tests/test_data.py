@@ -228,7 +228,7 @@ def test_unreadable_images_and_folders(tmp_path: Path) -> None:
     with pytest.raises(af.UserError, match="holds no images"):
         af.ImageFolder(tmp_path / "empty")
     (tmp_path / "no.zip").write_text("hello")
-    with pytest.raises(af.UserError, match="no readable zip"):
+    with pytest.raises(af.UserError, match="neither a folder nor a readable zip"):
         af.ImageFolder(tmp_path / "no.zip")
     save_images(tmp_path / "bad", 2)
     whole = (tmp_path / "bad" / "a" / "01.png").read_bytes()
@@ -332,7 +332,7 @@ def test_samples_are_replaced_in_another_form(tmp_path: Path) -> None:
     write_samples(tmp_path / "out", lambda: clips, None, [], "npz", overwrite=True)
     assert (tmp_path / "out.txt").read_text() == "precious"
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(af.UserError, match=r"out\.png is there, .*; choose another"):
+    with pytest.raises(af.UserError, match=r"out\.png exists, .*; choose another `place=`"):
         write_samples(tmp_path / "out", lambda: clips, None, [], "npz", overwrite=True)
 
 
@@ -374,7 +374,7 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     for name, message in (
         ("objects", "pickled objects are refused"), ("other", "holds no arr_0"), ("floats", "must be 8-bit"),
-        ("cut", "no readable"), ("missing", "doesn't exist"),
+        ("cut", "not a readable"), ("missing", "doesn't exist"),
     ):  # fmt: skip
         with pytest.raises(af.UserError, match=message):
             open_sample_set(tmp_path / f"{name}.npz")

@@ -258,11 +258,11 @@ def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_wrong_inputs(here: Callable[..., Any], small_run: Path, tmp_path: Path) -> None:
     for words, message in [
-        (["diagnose", tmp_path / "none"], "is no run: there is no such folder"),
+        (["diagnose", tmp_path / "none"], "is not a run: there is no such folder"),
         (["diagnose", small_run, "--checkpoints", "7"], "has no checkpoint of step 7; it has 6, 12"),
         (["diagnose", small_run, "--checkpoints", "x"], "--checkpoints takes whole numbers"),
         (["diagnose", small_run, "--batches", "0"], "--batches"),
-        (["train", "digits", "--from", tmp_path / "none"], "is no run: there is no such folder"),
+        (["train", "digits", "--from", tmp_path / "none"], "is not a run: there is no such folder"),
         (["train", "digits", "--from", small_run, "--out", tmp_path / "x"], "this recipe's network"),
         (["train", "digits", "--probe-every", "0"], "--probe-every"),
         (["sample", small_run, "--guidance", "2"], "never saw a dropped label"),

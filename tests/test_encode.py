@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import Decoder, ImageRecipe
+from alphaflow.data_tools.decode import Decoder, ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from alphaflow.data_tools.preview import preview
 from alphaflow.data_tools.verify import verify
 from PIL import Image
@@ -76,8 +76,8 @@ def small(source: Path, out: Path, autoencoder: Any = None, **options: Any) -> A
         list_files(source, "images").mixed(),
         out,
         autoencoder or af.Pixels(),
-        ImageRecipe(16, "adm", variants),
-        Options(**settings),
+        ImageTransform(16, "adm", variants),
+        EncodeOptions(**settings),
     )
 
 
@@ -192,7 +192,7 @@ def test_the_official_crop_is_the_middle_square_then_lanczos(tmp_path: Path) -> 
     white[:, 30:70] = 255
     for name, array in (("noise", noise), ("white", white)):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
-        found, record = ImageRecipe(16, "centre")(Entry(f"{name}.png", str(tmp_path)), 0)
+        found, record = ImageTransform(16, "centre")(Entry(f"{name}.png", str(tmp_path)), 0)
         expected = Image.fromarray(array[:, 30:70]).resize((16, 16), Image.Resampling.LANCZOS)
         assert np.array_equal(found, np.asarray(expected))
         assert record["crop"] == "centre"
@@ -217,13 +217,13 @@ def test_an_unfinished_folder_is_not_read(tmp_path: Path) -> None:
     small(source, tmp_path / "out", shard=0, shards=2)
     with pytest.raises(af.UserError, match="isn't finished"):
         af.LatentShards(tmp_path / "out")
-    with pytest.raises(af.UserError, match="was begun with size 16, not 32"):
+    with pytest.raises(af.UserError, match="was started with size 16, not 32"):
         encode(
             list_files(source, "images").mixed(),
             tmp_path / "out",
             af.Pixels(),
-            ImageRecipe(32),
-            Options(samples_per_shard=5, batch_size=2),
+            ImageTransform(32),
+            EncodeOptions(samples_per_shard=5, batch_size=2),
         )
     with pytest.raises(af.UserError, match="autoencoder class Pixels, not Halving"):
         small(source, tmp_path / "out", Halving())
@@ -280,7 +280,7 @@ def test_damaged_files_are_listed_and_the_rest_encoded(tmp_path: Path) -> None:
 def test_too_many_rejects_stop_it_and_what_is_done_stays(tmp_path: Path) -> None:
     source = pictures(tmp_path / "source", count=20)
     damaged(source)
-    with pytest.raises(af.UserError, match=r"more than --max-rejects allows \(1\).*what is done stays"):
+    with pytest.raises(af.UserError, match=r"more than `max_rejects=` allows \(1\).*what is done stays"):
         small(source, tmp_path / "out", max_rejects=0.05, samples_per_shard=2)
     assert len((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()) == 2
     done = len(list((tmp_path / "out").glob("*.tar")))
@@ -299,8 +299,8 @@ def test_names_that_are_no_utf8_and_rejects_of_the_source(tmp_path: Path) -> Non
     whole = [entry for entry in listed.entries if entry.name.isprintable()]
     again = Listing(listed.path, "images", whole, listed.class_names, [Reject(f"{i}", "double") for i in range(3)])
     for shard in range(8):
-        options = Options(samples_per_shard=3, batch_size=2, workers=0, max_rejects=0.15, shard=shard, shards=8)
-        encode(again, tmp_path / "jobs", af.Pixels(), ImageRecipe(16), options)
+        options = EncodeOptions(samples_per_shard=3, batch_size=2, workers=0, max_rejects=0.15, shard=shard, shards=8)
+        encode(again, tmp_path / "jobs", af.Pixels(), ImageTransform(16), options)
     assert json.loads((tmp_path / "jobs" / "dataset.json").read_text())["rejects"] == 3
 
 
@@ -380,9 +380,9 @@ def test_shards_mix_classes(tmp_path: Path) -> None:
 
 CRASH = """
 import os, signal
-from alphaflow.data_tools.decode import ImageRecipe
+from alphaflow.data_tools.decode import ImageTransform
 
-class Crash(ImageRecipe):
+class Crash(ImageTransform):
     def __call__(self, entry, variant):
         if "005" in entry.name:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -497,7 +497,7 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     data[4000] ^= 1
     file.write_bytes(data)
     problems = verify(tmp_path / "out").problems
-    assert any("train-000001.tar" in problem and "not the bytes" in problem for problem in problems)
+    assert any("train-000001.tar" in problem and "SHA-256 differs" in problem for problem in problems)
     file.unlink()
     assert any("train-000001.tar: No such file" in problem for problem in verify(tmp_path / "out").problems)
 
@@ -531,8 +531,11 @@ def test_wrong_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert not ended.value.code
     for words, message in [
         (["encode", "images", tmp_path / "none", tmp_path / "x"], "doesn't exist"),
-        (["encode", "images", source, tmp_path / "out", *options, "--mirror"], "was begun with variants 1, not 2"),
-        (["encode", "images", source, tmp_path / "x", *options, "--shard", "3/3"], "0 <= I < N"),
+        (["encode", "images", source, tmp_path / "out", *options, "--mirror"], "was started with variants 1, not 2"),
+        (
+            ["encode", "images", source, tmp_path / "x", *options, "--shard", "3/3"],
+            "--shard needs 0 <= shard < shards, got 3 of 3",
+        ),
         (["encode", "images", source, tmp_path / "x", *options, "--shard", "x"], "--shard takes I/N"),
         (
             ["encode", "images", source, tmp_path / "x", "--autoencoder", str(tmp_path / "no-vae")],
@@ -540,7 +543,7 @@ def test_wrong_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         ),
         (["encode", "images", source, tmp_path / "x", "--autoencoder", "nowhere:thing"], "can't be imported"),
         (["verify", tmp_path], "holds no dataset.json"),
-        (["preview", tmp_path / "none"], "is no folder of shards"),
+        (["preview", tmp_path / "none"], "is not a folder of shards"),
         (["preview", tmp_path / "out", "--out", tmp_path / "x.jpg"], "a preview is a .png"),
         (["preview", tmp_path / "out", "--out", tmp_path / "x.mp4"], "only clips as an .mp4"),
     ]:

@@ -23,7 +23,7 @@ from alphaflow.parallel.world import World
 from alphaflow.runs.post_hoc import combination, overlap
 from alphaflow.training.ema import EMA
 from alphaflow.training.engine import Engine
-from alphaflow.training.flops import counted
+from alphaflow.training.flops import count_flops
 
 
 def recipe(**options: Any) -> af.Recipe:
@@ -253,14 +253,14 @@ def test_warm_up() -> None:
 def test_operations_by_phase() -> None:
     """A linear layer's are 2·in·out forward; flow matching costs three forward passes, α-Flow more, MeanFlow most."""
     layer, x = torch.nn.Linear(7, 5), torch.randn(3, 7)
-    assert counted(lambda: layer(x)) == 2 * 3 * 7 * 5
+    assert count_flops(lambda: layer(x)) == 2 * 3 * 7 * 5
     made = recipe(objective=af.AlphaFlow(alpha=af.Sigmoid(end=1000), fm_share=0.5), steps=1000)
     found = phases(made)
     assert [phase.name for phase in found] == ["flow matching (α = 1)", "two-point (0 < α < 1)", "JVP (α = 0)"]
     assert sum(phase.steps for phase in found) == 1000
     flow, two, jvp = (phase.flops for phase in found)
     one, cond = torch.ones(1), af.Cond(labels=torch.zeros(1, dtype=torch.long))
-    forward = counted(lambda: made.model(torch.randn(1, 1, 8, 8), one, one, cond))
+    forward = count_flops(lambda: made.model(torch.randn(1, 1, 8, 8), one, one, cond))
     assert flow == pytest.approx(3 * forward, rel=0.05)
     assert two == pytest.approx(flow + 0.5 * forward, rel=0.02)
     # of the tangent of half the batch: five products of attention's in place of two

@@ -85,7 +85,9 @@ def test_statistics_of_adms_form(tmp_path: Path, inception: Path, rows: Rows, ow
     assert rows(af.InMemorySamples(fake), tmp_path / "adm.npz", "fid", "pr", weights=weights) == pytest.approx(plain)
     np.savez(tmp_path / "fid.npz", mu=mu, sigma=sigma)
     for name in ("fid.npz", "stats.npz"):
-        with pytest.raises(af.UserError, match="the reference has nothing for pr; make it with `alphaflow stats"):
+        with pytest.raises(
+            af.UserError, match="the reference has nothing for pr; make its statistics again, for pr too"
+        ):
             rows(af.InMemorySamples(fake), tmp_path / name, "pr", weights=weights)
     state = torch.load(inception, weights_only=True)
     state["fc.bias"] += 1
@@ -336,7 +338,10 @@ def test_weights_are_never_others(tmp_path: Path, here: Cli, monkeypatch: pytest
         (("--weights", tmp_path / "none.pth"), "none.pth, don't exist"),
         (("--weights", tmp_path), "are a folder"),
         (("--weights", tmp_path / "a.pth"), "is not the published file of inception's weights"),
-        (("--weights", f"inception={tmp_path / 'a.pth'}#1234"), "is not the file that you mean"),
+        (
+            ("--weights", f"inception={tmp_path / 'a.pth'}#1234"),
+            "is not the file with that SHA-256",
+        ),
         (("--weights", own(tmp_path / "a.pth")), "holds no weights of inception"),
         (("--weights", own(tmp_path / "text.pth")), "holds no weights of inception"),
         (("--weights", f"i3d={tmp_path / 'a.pth'}"), "--weights names i3d; fid use inception"),

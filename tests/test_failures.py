@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 import alphaflow as af
 from alphaflow.measurement import Measurement
 from alphaflow.training.display import Display
-from alphaflow.training.guard import Watch
+from alphaflow.training.guard import GuardMemory
 from alphaflow.training.stopping import Stop
 
 PATH = str(Path(af.__file__).resolve().parent.parent)
@@ -130,9 +130,9 @@ def test_data_that_can_hardly_be_meant_are_remarked(tmp_path: Path) -> None:
         (40, image, lambda x: (x + 1) * 127.5, r"lie in \[0, 255\]"),
         (40, image, lambda x: (x + 1) / 2, r"in \[0, 1\]"),
         (40, image, lambda x: x * 3, r"in \[-3, 3\]"), (40, image, lambda x: x, ""), (40, latents, lambda x: x * 2, ""),
-        (40, latents, lambda x: x * 50, "root mean square .* is its scale meant"),
+        (40, latents, lambda x: x * 50, "root mean square .* this scale is intended"),
         (1, image, lambda x: x, "holds 1 sam"),
-        (40, image, lambda x: x[:1].expand_as(x), "are equal"), (40, latents, lambda x: x * 1e-3, "is its scale meant"),
+        (40, image, lambda x: x[:1].expand_as(x), "are equal"), (40, latents, lambda x: x * 1e-3, "scale is intended"),
     ]:  # fmt: skip
         said = Listening()
         model = af.DiT(shape, patch=4, depth=1, width=16, heads=2)
@@ -209,7 +209,7 @@ def test_the_robust_score() -> None:
     assert guard.judge(1.0, 1.0, math.nan, []) == "the gradient's norm is nan"
     with pytest.raises(af.UserError, match="patience >= 1"):
         af.BatchGuard(patience=0)
-    watch = Watch(af.BatchGuard(window=3))
+    watch = GuardMemory(af.BatchGuard(window=3))
     for error in (1.0, 2.0, 3.0, 4.0):
         watch.judge(1.0, error, 1.0)
     assert list(watch.good) == [2.0, 3.0, 4.0]
@@ -376,7 +376,7 @@ def test_kills_at_random_moments(undisturbed: dict[str, torch.Tensor], tmp_path:
 
 
 def test_a_full_disk_does_not_stop_training(tmp_path: Path) -> None:
-    """A real limit on files' sizes: checkpoints can't be written, training goes on, and they can be again."""
+    """A real limit on files' sizes: checkpoints can't be written, training continues, and they can be again."""
     resource = pytest.importorskip("resource")
     said, limits = Listening(), resource.getrlimit(resource.RLIMIT_FSIZE)
     trainer = af.Trainer(recipe(steps=60), out=tmp_path / "run", checkpoint_every=20, display=said)
@@ -417,7 +417,7 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end(tmp_path: Path) -> None:
 
 
 def test_logs_survive_a_full_disk(tmp_path: Path) -> None:
-    """Rows and pictures can't be written for a while: said once; training goes on."""
+    """Rows and pictures can't be written for a while: said once; training continues."""
     resource = pytest.importorskip("resource")
     said, limits = Listening(), resource.getrlimit(resource.RLIMIT_FSIZE)
     settings: dict[str, Any] = {"samplers": (af.ODE(1),), "steps": 4}
@@ -504,7 +504,7 @@ def test_the_best_is_the_largest_where_more_is_better(value: str, best: int, tmp
 
 
 def test_measuring_in_the_loop_changes_nothing(tmp_path: Path) -> None:
-    """`TrainingEvaluation` gives what `evaluate` gives for the same network, and training goes on as without it."""
+    """`TrainingEvaluation` gives what `evaluate` gives for the same network, and training continues as without it."""
     settings: dict[str, Any] = {"samplers": (af.ODE(1), af.ODE(2)), "steps": 4}
     plain = af.Trainer(recipe(**settings), out=tmp_path / "plain")
     plain.fit()

@@ -73,7 +73,7 @@ def test_what_embeds_r_is_refused_by_name(
         renamed = {key.replace("embed_jump", "embed_r"): weight for key, weight in weights.items()}
         assert renamed.keys() != weights.keys()
         save_file(renamed, place / f"{name}.safetensors")
-    says = "is of an earlier alphaflow, whose DiT embedded the time r.*t - r.*train anew"
+    says = "is of an earlier alphaflow, whose DiT embedded the time r.*t - r.*train again"
     for start in (old, place, place / "ema.safetensors"):
         with pytest.raises(af.UserError, match=says):
             af.Trainer(recipe(af.MeanFlow()), start=start)
@@ -246,7 +246,7 @@ def test_guidance_applied_by_the_sampler(flow_run: Path, cli: Cli) -> None:
     assert (samples.float() - pixels).abs().max() <= 1
     done = cli("sample", flow_run, "--guidance", "2", "--nfe", "1")
     assert done.status == 2
-    assert "guidance costs this run two evaluations a step, so 1 won't do; try --nfe 2" in done.err
+    assert "guidance costs this run two evaluations per step, so 1 is not possible; try --nfe 2" in done.err
 
 
 def test_from_on_the_command_line(flow_run: Path, cli: Cli, tmp_path: Path) -> None:

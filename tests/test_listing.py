@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import Decoder, ImageRecipe
+from alphaflow.data_tools.decode import Decoder, ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from alphaflow.data_tools.verify import verify
 from PIL import Image
 
@@ -118,7 +118,7 @@ def test_what_pillow_reads_is_read_whatever_its_ending(tmp_path: Path) -> None:
     assert found.class_names == ["ant", "cat", "cow", "dog", "elk", "fox"]
     assert (found.passed[".photo"], found.passed["without an ending"]) == (1, 1)
     (place / "bee").mkdir()
-    refused(place, "the folder bee in .* is it a class")
+    refused(place, "the folder bee in .* it may be an empty class")
     (tmp_path / "classes.txt").write_text("ant\nbee\ncat\ncow\ndog\nelk\nfox\n")
     found = list_files(place, "images", classes=Classes(tmp_path / "classes.txt"))
     assert labels(found)["cat/0.png"] == "cat"
@@ -335,7 +335,7 @@ def test_labels_whose_order_is_in_doubt(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_text("1\n2\n3\n")
     place = put(tmp_path / "a", [(f"{i}.png", picture(i)) for i in (1, 2, 10)])
-    refused(place, "in doubt: their names' numbers", labels=file)
+    refused(place, "uncertain: their names' numbers", labels=file)
     place = put(tmp_path / "b", [(f"{i}.png", picture(i)) for i in (1, 3, 4)])
     (place / "2.png").symlink_to("nowhere.png")
     refused(place, "in doubt: 2.png can't be read", labels=file)
@@ -411,17 +411,17 @@ def test_damaged_tars_are_counted_by_what_is_lost(tmp_path: Path) -> None:
         assert "damaged" in reject.reason
         assert reject.lost == lost, (name, reject)
         assert all(entry.read() == picture(int(entry.name[-7:-4])) for entry in found.entries)
-    with pytest.raises(af.UserError, match="more than --max-rejects allows"):
+    with pytest.raises(af.UserError, match="more than `max_rejects=` allows"):
         encode(
             list_files(tmp_path / "ten.tar", "images"),
             tmp_path / "out",
             af.Pixels(),
-            ImageRecipe(8),
-            Options(workers=0),
+            ImageTransform(8),
+            EncodeOptions(workers=0),
         )
     done = encode(
-        list_files(tmp_path / "ten.tar", "images"), tmp_path / "out", af.Pixels(), ImageRecipe(8),
-        Options(workers=0, max_rejects=0.2),
+        list_files(tmp_path / "ten.tar", "images"), tmp_path / "out", af.Pixels(), ImageTransform(8),
+        EncodeOptions(workers=0, max_rejects=0.2),
     )  # fmt: skip
     assert done.encoded == 40
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["rejects"] == 10
@@ -488,7 +488,7 @@ def member(name: bytes, data: bytes, kind: bytes = b"0") -> bytes:
         (member(b"L", b"n.png\0", b"L") * 3000 + member(b"a.png", picture(0)), 0, ["the name of a file is damaged"]),
         (member(b"x", b"22 GNU.sparse.map=a,b\n", b"x") + member(b"a.png", picture(0)), 0, ["no regular file"]),
         (member(b"a.png", picture(0)) + bytes(9766 * 512), 1, ["no file's header at byte"]),
-        (member(b"a.png", picture(0)) + bytes(1023), 1, ["its length is no multiple of 512"]),
+        (member(b"a.png", picture(0)) + bytes(1023), 1, ["its length is not a multiple of 512"]),
         (header(b"x", b"77777777777\0", b"x") + member(b"a.png", picture(0)), 0, ["it ends without a tar's mark"]),
     ],
 )
@@ -517,7 +517,7 @@ def test_a_damaged_list_of_a_zip_makes_no_class(tmp_path: Path) -> None:
         assert "differ" in list_files(tmp_path / "b.zip", "images").rejects[0].reason
     for damaged in (data[:-40], data[: len(data) // 2], b"PK"):
         (tmp_path / "b.zip").write_bytes(damaged)
-        refused(tmp_path / "b.zip", "no readable zip or tar")
+        refused(tmp_path / "b.zip", "neither a folder nor a readable zip or tar")
 
 
 def test_names_never_leave_their_place(tmp_path: Path) -> None:
@@ -593,7 +593,7 @@ from alphaflow.data_tools import decode
 
 decode.PATIENCE = 0.3
 
-class Endless(decode.ImageRecipe):
+class Endless(decode.ImageTransform):
     def __call__(self, entry, variant):
         while "cat/1.png" in entry.name:
             pass
@@ -615,7 +615,7 @@ def test_a_file_that_a_decoder_never_ends_with(tmp_path: Path, monkeypatch: pyte
 
 def small(place: Path, out: Path, **options: Any) -> Any:
     settings = {"samples_per_shard": 4, "batch_size": 2, "workers": 0, **options}
-    return encode(list_files(place, "images").mixed(), out, af.Pixels(), ImageRecipe(8), Options(**settings))
+    return encode(list_files(place, "images").mixed(), out, af.Pixels(), ImageTransform(8), EncodeOptions(**settings))
 
 
 @pytest.mark.parametrize("form", ["folder", "a.zip", "a.tar"])
@@ -645,10 +645,10 @@ def test_a_second_run_sees_what_has_changed(form: str, tmp_path: Path) -> None:
         else:
             put(place, changed)
         if form != "a.tar":  # there all have changed, with the tar's time
-            with pytest.raises(af.UserError, match=f"made of other files than there are now: .*{words}"):
+            with pytest.raises(af.UserError, match=f"made from files that have changed since: .*{words}"):
                 small(place, out)
         else:
-            with pytest.raises(af.UserError, match="made of other files than there are now"):
+            with pytest.raises(af.UserError, match="made from files that have changed since"):
                 small(place, out)
         small(place, out, changed=True)
         small(place, tmp_path / "new")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from alphaflow.cli.main import build
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.errors import _is_users, place_in_users_code, printable, said
+from alphaflow.errors import _is_users, place_in_users_code, printable, reason, said
 
 Here = Callable[..., Any]
 
@@ -76,7 +78,7 @@ def said_of(here: Here, *words: str | Path) -> str:
         ("sample nothing", ["there is no such folder"]),
         ("evaluate digits --reference digits --metrics PIXEL_fdd", ["no metric 'pixel-fdd'; did you mean pixel-fd?"]),
         ("evaluate digits --reference digits --metrics fvd", ["fvd is for clips, but these are pictures"]),
-        ("evaluate digits --reference digits --weights foo=x", ["--weights names foo, which is no extractor"]),
+        ("evaluate digits --reference digits --weights foo=x", ["--weights names foo, which is not an extractor"]),
         ("evaluate digits --nfe 1,1", ["--nfe takes different numbers of at least 1, got 1,1"]),
         ("encode videos . out --fps nan", ["--fps must be positive, got nan"]),
     ],
@@ -94,7 +96,7 @@ def test_empty_words_and_the_home_folder(here: Here, tmp_path: Path, monkeypatch
     for words in (["recipes", "copy", "digits", "~/a.py"], ["recipes", "copy", "digits", "~/b"]):
         assert here(*words).status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"a.py", "b"}
-    assert f"{tmp_path}/c is no run" in said_of(here, "sample", "~/c")
+    assert f"{tmp_path}/c is not a run" in said_of(here, "sample", "~/c")
     assert f"{tmp_path}/none.py" in said_of(here, "train", "~/none.py")
     assert str(tmp_path / "gone") in said_of(here, "train", "digits", "--dry-run", "--from=~/gone")
 
@@ -122,6 +124,35 @@ def test_the_librarys_parameters_are_shown_as_flags(
     command = command.with_recipe("digits") if words == "train" else command
     monkeypatch.setattr(RUNNING, "context", SimpleNamespace(command=command) if words else None)
     assert as_flags(text) == shown
+
+
+def test_the_library_names_its_own_parameters() -> None:
+    """No text outside docstrings has a flag; each `` `name=` `` is a parameter of the library's or a class's field."""
+    root = Path(__file__).parent.parent
+    trees = {
+        file: ast.parse(file.read_text(encoding="utf-8"))
+        for top in ("alphaflow", "data_tools")
+        for file in (root / top).rglob("*.py")
+    }
+    parameters, texts = set[str](), list[tuple[Path, str]]()
+    for file, tree in trees.items():
+        docstrings = set[int]()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.arguments):
+                parameters |= {argument.arg for argument in (*node.posonlyargs, *node.args, *node.kwonlyargs)}
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                parameters.add(node.target.id)
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                docstrings.add(id(node.value))
+            elif isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "0" for part in node.values]
+                texts.append((file, "".join(map(str, parts))))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                texts.append((file, node.value))
+    assert not [(file.name, text) for file, text in texts if re.search(r"--[a-z]|`(alphaflow|train|encode) ", text)]
+    named = {(file.name, name) for file, text in texts for name in re.findall(r"`(\w+)=[^`]*`", text)}
+    assert ("device.py", "device") in named
+    assert not {(file, name) for file, name in named if name not in parameters}
 
 
 def test_help_is_found(here: Here) -> None:
@@ -183,7 +214,7 @@ def test_a_recipe_is_found_where_it_lies(here: Here, tmp_path: Path) -> None:
     for spec in (tmp_path / "named", tmp_path / "mine.py", f"{tmp_path / 'mine.py'}:other"):
         assert here("train", spec, "--dry-run").status == 0, spec
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
-    assert "bytes.py is no recipe: it isn't text in UTF-8" in said_of(here, "train", tmp_path / "bytes.py")
+    assert "bytes.py is not a recipe: it isn't text in UTF-8" in said_of(here, "train", tmp_path / "bytes.py")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +259,7 @@ def test_names_from_files_are_written_out(here: Here, tmp_path: Path) -> None:
     name = "a\x1b[31mb\nc"
     assert printable(name) == "a\\x1b[31mb\\nc"
     assert printable("α-Flow × 2") == "α-Flow × 2"
-    assert "a\\x1b[31mb\\nc is no run" in said_of(here, "sample", name)
+    assert "a\\x1b[31mb\\nc is not a run" in said_of(here, "sample", name)
 
 
 def test_where_an_error_is_the_users(tmp_path: Path) -> None:
@@ -250,6 +281,8 @@ def test_where_an_error_is_the_users(tmp_path: Path) -> None:
     assert said(ours.value) == str(ours.value)
     assert said(KeyError("x")) == "KeyError: 'x'"
     assert said(OSError()) == "OSError"
+    assert reason(OSError(2, "No such file", "x")) == "No such file"
+    assert [reason(ValueError(text)) for text in ("a\n  b", "")] == ["a b", "ValueError"]
 
 
 def test_results_that_cant_be_written_are_refused_before_they_are_measured(
@@ -273,28 +306,28 @@ def test_results_that_cant_be_written_are_refused_before_they_are_measured(
     )
     assert "leave --random out" in said_of(here, "sample", small_run, "--classes", "1", "--random")
     assert "it lies in one" in said_of(here, "sample", small_run / "checkpoints")
-    assert "go on with it by" in said_of(here, "train", small_run)
+    assert f"give its recipe, with --out {small_run} and --resume;" in said_of(here, "train", small_run)
 
 
 def test_pictures_and_reports_of_others_are_left_alone(small_run: Path, here: Here, tmp_path: Path) -> None:
     """Those of ours are replaced: a PNG and an MP4 say so themselves, a plot by the diagnosis beside it."""
     from alphaflow.media.clips import is_our_mp4, write_mp4
-    from alphaflow.media.grids import is_ours
+    from alphaflow.media.grids import is_our_picture
 
     Image.new("RGB", (8, 8)).save(tmp_path / "nfe-1.png")
     (tmp_path / "diagnosis.json").write_text("[1]")
     (tmp_path / "own.mp4").write_bytes(b"mine")
     of_run = ("evaluate", small_run, "--count", "50", "--metrics", "pixel-fd")
-    assert "nfe-1.png is there, and nothing says" in said_of(here, *of_run, "--pictures", tmp_path)
-    assert "diagnosis.json is there" in said_of(here, "diagnose", small_run, "--batches", "1", "--out", tmp_path)
+    assert "nfe-1.png exists, and nothing says" in said_of(here, *of_run, "--pictures", tmp_path)
+    assert "diagnosis.json exists" in said_of(here, "diagnose", small_run, "--batches", "1", "--out", tmp_path)
     encoding = ("encode", "images", tmp_path, tmp_path / "out", "--autoencoder", "nope")
     assert "no such folder, and the Hub's are named OWNER/NAME" in said_of(here, *encoding)
-    assert "own.mp4 is there" in said_of(here, "preview", tmp_path, "--out", tmp_path / "own.mp4")
+    assert "own.mp4 exists" in said_of(here, "preview", tmp_path, "--out", tmp_path / "own.mp4")
     assert (tmp_path / "own.mp4").read_bytes() == b"mine"
     for _ in range(2):
         assert here(*of_run, "--pictures", tmp_path / "figures").status == 0
         assert here("diagnose", small_run, "--batches", "1", "--out", tmp_path / "found").status == 0
-    assert is_ours(tmp_path / "figures" / "nfe-1.png")
+    assert is_our_picture(tmp_path / "figures" / "nfe-1.png")
     write_mp4(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), tmp_path / "ours.mp4", 8)
     assert is_our_mp4(tmp_path / "ours.mp4")
     assert not is_our_mp4(tmp_path / "own.mp4")

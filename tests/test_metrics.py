@@ -288,7 +288,7 @@ def test_kids_subsets_can_be_smaller() -> None:
     assert small["kid_std"] > large["kid_std"]
     assert small["kid"] == pytest.approx(large["kid"], abs=3 * small["kid_std"] / 10)
     assert small["kid"] == af.metrics.kernel_distance(*(s.spaces["inception"].features for s in spaces), size=50).mean
-    with pytest.raises(af.UserError, match=r"kid draws subsets of 1,000, but there are 400.*--kid-subset-size"):
+    with pytest.raises(af.UserError, match=r"kid draws subsets of 1,000, but there are 400.*`kid_subset_size=`"):
         compare(*spaces, ["kid"])
     with pytest.raises(af.UserError, match="at least 2"):
         compare(*spaces, ["kid"], 1)

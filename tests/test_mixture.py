@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import ClipRecipe, ImageRecipe
+from alphaflow.data_tools.decode import ClipTransform, ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -139,8 +139,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
             place / "images" / f"i{k % 3}" / f"{k}.png"
         )
-    options = Options(workers=0)
-    clips, images = ClipRecipe(16, 4), ImageRecipe(16)
+    options = EncodeOptions(workers=0)
+    clips, images = ClipTransform(16, 4), ImageTransform(16)
     encode(list_files(place / "clips", "clips").mixed(), place / "video" / "train", af.Pixels(), clips, options)
     encode(list_files(place / "images", "images").mixed(), place / "image" / "train", af.Pixels(), images, options)
     return place
@@ -219,7 +219,7 @@ def test_two_processes_train_on_both(torchrun: Torchrun, shards: Path, tmp_path:
 
 
 def test_a_recipe_of_the_other_kind_says_so(shards: Path) -> None:
-    with pytest.raises(af.UserError, match="is no folder of shards; `alphaflow encode videos SRC"):
+    with pytest.raises(af.UserError, match="is not a folder of shards; encode videos into it first"):
         af.find_recipe("kinetics700")(data=shards / "none")
     with pytest.raises(af.UserError, match=r"holds images, \(3, 16, 16\), and clips are wanted"):
         af.find_recipe("kinetics700")(data=shards / "image")

@@ -18,11 +18,11 @@ from alphaflow.data_tools.moving_digits import (
     DIGIT,
     FPS,
     FRAMES,
-    MOTIONS,
     PIXEL,
     SIZE,
-    Motion,
-    cache_folder,
+    TRAJECTORIES,
+    DigitTrajectory,
+    alphaflow_cache,
     frames_of,
     moving_digits,
 )
@@ -44,17 +44,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_digits_move_evenly_and_bounce() -> None:
     """One axis after another against a ball that is moved a pixel at a time and turned at the sides."""
     room = SIZE - DIGIT
-    for motion in MOTIONS:
+    for trajectory in TRAJECTORIES:
         for axis in (0, 1):
-            place, speed, direction = motion.start[axis], abs(motion.velocity[axis]), np.sign(motion.velocity[axis])
+            place, speed, direction = (
+                trajectory.start[axis],
+                abs(trajectory.velocity[axis]),
+                np.sign(trajectory.velocity[axis]),
+            )
             expected = []
             for _ in range(FRAMES):
                 expected.append(place)
                 for _ in range(speed):
                     direction = -direction if not 0 <= place + direction <= room else direction
                     place += direction
-            assert [places[axis] for places in motion.places()] == expected
-    assert len({tuple(motion.places()) for motion in MOTIONS}) == len(MOTIONS)
+            assert [places[axis] for places in trajectory.places()] == expected
+    assert len({tuple(trajectory.places()) for trajectory in TRAJECTORIES}) == len(TRAJECTORIES)
 
 
 def test_files_show_the_digits_on_their_way(cache: Path) -> None:
@@ -72,7 +76,7 @@ def test_files_show_the_digits_on_their_way(cache: Path) -> None:
         assert file.parent.name == str(int(labels[index]))
         decoded = read_clip(file, FRAMES).frames[..., 0].astype(float)
         assert decoded.shape == (FRAMES, PIXEL * SIZE, PIXEL * SIZE)
-        errors = [np.abs(decoded - frames_of(ink[index], motion)).mean() for motion in MOTIONS]
+        errors = [np.abs(decoded - frames_of(ink[index], trajectory)).mean() for trajectory in TRAJECTORIES]
         assert min(errors) < 3
         assert sorted(errors)[1] > 8
 
@@ -85,7 +89,9 @@ def test_shards_hold_the_clips(cache: Path) -> None:
     real, batch = af.Digits().all(), data.all()
     assert batch.cond.labels is not None
     assert real.cond.labels is not None
-    drawn = torch.stack([torch.stack([_still(real.x[i, 0], motion) for motion in MOTIONS]) for i in range(30)])
+    drawn = torch.stack(
+        [torch.stack([_still(real.x[i, 0], trajectory) for trajectory in TRAJECTORIES]) for i in range(30)]
+    )
     for clip, label in zip(batch.x[::5], batch.cond.labels[::5], strict=True):
         distances = (drawn - clip[0]).abs().mean(dim=(2, 3, 4))
         nearest = int(distances.min(dim=1).values.argmin())
@@ -93,9 +99,9 @@ def test_shards_hold_the_clips(cache: Path) -> None:
         assert int(real.cond.labels[nearest]) == int(label)
 
 
-def _still(digit: torch.Tensor, motion: Motion) -> torch.Tensor:
+def _still(digit: torch.Tensor, trajectory: DigitTrajectory) -> torch.Tensor:
     frames = torch.full((FRAMES, SIZE, SIZE), -1.0)
-    for frame, (row, column) in zip(frames, motion.places(), strict=True):
+    for frame, (row, column) in zip(frames, trajectory.places(), strict=True):
         frame[row : row + DIGIT, column : column + DIGIT] = digit
     return frames
 
@@ -159,9 +165,9 @@ def test_files_are_the_same_each_time(cache: Path, tmp_path: Path) -> None:
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ALPHAFLOW_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache_folder() == Path.home() / ".cache" / "alphaflow"
+    assert alphaflow_cache() == Path.home() / ".cache" / "alphaflow"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache_folder() == tmp_path / "x" / "alphaflow"
+    assert alphaflow_cache() == tmp_path / "x" / "alphaflow"
     monkeypatch.setenv("ALPHAFLOW_CACHE", str(tmp_path / "a"))
-    assert cache_folder() == tmp_path / "a"
-    assert cache_folder(tmp_path) == tmp_path
+    assert alphaflow_cache() == tmp_path / "a"
+    assert alphaflow_cache(tmp_path) == tmp_path

@@ -34,8 +34,8 @@ def test_a_bare_checkout_holds_each_module_once() -> None:
     """What stands beside the package is found; the package itself, tests and benchmarks are not inside it."""
     there = ("alphaflow.cli.main", "alphaflow.data_tools.encode", "alphaflow.recipes.digits")
     code = f"""
-import importlib
-for name in {there}: importlib.import_module(name)
+import importlib, os
+for name in {there}: assert importlib.import_module(name).__file__.startswith({str(ROOT)!r} + os.sep), name
 for name in ("alphaflow.alphaflow.types", "alphaflow.benchmarks", "alphaflow.tests"):
     try: importlib.import_module(name)
     except ModuleNotFoundError: continue

@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import ClipRecipe, ImageRecipe
+from alphaflow.data_tools.decode import ClipTransform, ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from alphaflow.data_tools.verify import verify
 from PIL import Image
 
@@ -27,7 +27,9 @@ from alphaflow.media.previews import write_preview
 def test_two_hundred_photographs(real_data: Path, tmp_path: Path) -> None:
     source = list_files(real_data / "imagenet-sample" / "train", "images").mixed()
     assert len(source.entries) == len(source.class_names) == 200
-    progress = encode(source, tmp_path / "out", af.Pixels(), ImageRecipe(64), Options(workers=1, samples_per_shard=64))
+    progress = encode(
+        source, tmp_path / "out", af.Pixels(), ImageTransform(64), EncodeOptions(workers=1, samples_per_shard=64)
+    )
     assert (progress.encoded, progress.rejected) == (200, 0)
     assert verify(tmp_path / "out").problems == []
     shards = af.LatentShards(tmp_path / "out", batch_size=50)
@@ -83,7 +85,7 @@ def test_six_clips(real_data: Path, tmp_path: Path) -> None:
     source = list_files(real_data / "kinetics-sample" / "train", "clips").mixed()
     assert len(source.entries) == 6
     progress = encode(
-        source, tmp_path / "out", af.Pixels(), ClipRecipe(64, 5, fps=5.0), Options(workers=1, batch_size=2)
+        source, tmp_path / "out", af.Pixels(), ClipTransform(64, 5, fps=5.0), EncodeOptions(workers=1, batch_size=2)
     )
     assert (progress.encoded, progress.rejected) == (6, 0)
     assert verify(tmp_path / "out").problems == []

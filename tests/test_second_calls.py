@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import ImageRecipe
+from alphaflow.data_tools.decode import ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options, identity
+from alphaflow.data_tools.plan import EncodeOptions, autoencoder_identity
 from torch import nn
 
 import alphaflow as af
@@ -21,7 +21,7 @@ from alphaflow.data.listing.listing import Listing
 from alphaflow.data.per_process import PerProcess
 
 
-class Black(ImageRecipe):
+class Black(ImageTransform):
     """Pictures that no file holds."""
 
     def __call__(self, entry: Entry, variant: int) -> Any:
@@ -63,7 +63,9 @@ def test_threads_of_a_process_share_what_it_makes() -> None:
 
 def test_streams_are_shared_out_once(tmp_path: Path) -> None:
     entries = [Entry(str(i), "", i % 2) for i in range(8)]
-    encode(Listing(Path("none"), "images", entries, ["a", "b"]), tmp_path, af.Pixels(), Black(4), Options(workers=0))
+    encode(
+        Listing(Path("none"), "images", entries, ["a", "b"]), tmp_path, af.Pixels(), Black(4), EncodeOptions(workers=0)
+    )
     urls = [str(file) for file in tmp_path.glob("*.tar")]
     stream = af.RemoteShards(urls, tmp_path / "dataset.json", batch_size=8)
     for _ in range(2):
@@ -93,8 +95,8 @@ class Pair(af.Autoencoder):
 
 
 def test_an_autoencoders_identity_is_of_all_its_networks() -> None:
-    assert identity(Pair(1.0)) == identity(Pair(1.0))
-    assert identity(Pair(1.0)) != identity(Pair(2.0))
+    assert autoencoder_identity(Pair(1.0)) == autoencoder_identity(Pair(1.0))
+    assert autoencoder_identity(Pair(1.0)) != autoencoder_identity(Pair(2.0))
 
 
 def test_one_evaluation_for_two_recipes_measures_each_against_its_own_data() -> None:

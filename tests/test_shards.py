@@ -20,9 +20,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import ImageRecipe
+from alphaflow.data_tools.decode import ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 
 import alphaflow as af
 from alphaflow.autoencoders.autoencoder import Normalisation
@@ -34,7 +34,7 @@ from alphaflow.pixel_values import to_bytes
 from alphaflow.training.display import Display
 
 
-class Numbered(ImageRecipe):
+class Numbered(ImageTransform):
     """Sample i is an image of brightness i: no file is read."""
 
     def __call__(self, entry: Entry, variant: int) -> Any:
@@ -64,7 +64,7 @@ N = 53
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "train"
     entries = [Entry(str(i), "", i % 5) for i in range(N)]
-    options = Options(samples_per_shard=10, batch_size=4, workers=0)
+    options = EncodeOptions(samples_per_shard=10, batch_size=4, workers=0)
     encode(Listing(Path("numbers"), "images", entries, list("abcde")), out, Moments(), Numbered(4), options)
     return out
 
@@ -134,7 +134,7 @@ def test_measured_shift_and_scale_decode_to_the_same_pixels(tmp_path: Path) -> N
     diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **blocks).save_pretrained(tmp_path / "vae")
     vae = af.DiffusersVAE(str(tmp_path / "vae"), device="cpu")
     entries = [Entry(str(4 * i), "") for i in range(40)]
-    options = Options(samples_per_shard=10, batch_size=4, workers=0, measure="channel")
+    options = EncodeOptions(samples_per_shard=10, batch_size=4, workers=0, measure="channel")
     encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", vae, Numbered(4), options)
     shards = af.LatentShards(tmp_path / "out", batch_size=40)
     batch = shards.all()
@@ -164,7 +164,7 @@ def test_a_preview_with_an_own_autoencoder(tmp_path: Path) -> None:
     from alphaflow.data_tools.preview import preview
 
     entries = [Entry(str(4 * i), "") for i in range(40)]
-    options = Options(samples_per_shard=10, batch_size=4, workers=0)
+    options = EncodeOptions(samples_per_shard=10, batch_size=4, workers=0)
     encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", Plain(), Numbered(4), options)
     pixels, _ = preview(tmp_path / "out", count=40, autoencoder=Plain())
     assert (pixels[:, 0, 0, 0].int() - 4 * torch.arange(40)).abs().max() <= 1
@@ -181,7 +181,7 @@ def test_what_was_measured_is_undone(make: Callable[[], Any], measure: Any, tmp_
     from alphaflow.data_tools.preview import preview
 
     entries = [Entry(str(4 * i), "") for i in range(40)]
-    options = Options(samples_per_shard=10, batch_size=4, workers=0, measure=measure)
+    options = EncodeOptions(samples_per_shard=10, batch_size=4, workers=0, measure=measure)
     own = make()
     encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", own, Numbered(4), options)
     shards = af.LatentShards(tmp_path / "out")
@@ -201,9 +201,17 @@ def test_what_is_no_autoencoder_is_refused(tmp_path: Path, monkeypatch: pytest.M
         encode, decode, latent_shape = Plain.encode, Plain.decode, Plain.latent_shape
 
     entries, wrong = [Entry("0", "")], cast(Any, Loose())
-    encode(Listing(Path("numbers"), "images", entries, []), tmp_path / "out", Plain(), Numbered(4), Options(workers=0))
+    encode(
+        Listing(Path("numbers"), "images", entries, []),
+        tmp_path / "out",
+        Plain(),
+        Numbered(4),
+        EncodeOptions(workers=0),
+    )
     doors: list[Callable[[], Any]] = [
-        lambda: encode(Listing(Path("none"), "images", entries, []), tmp_path / "none", wrong, Numbered(4), Options()),
+        lambda: encode(
+            Listing(Path("none"), "images", entries, []), tmp_path / "none", wrong, Numbered(4), EncodeOptions()
+        ),
         lambda: preview(tmp_path / "out", autoencoder=wrong),
         lambda: af.Normalised(wrong, (0.0,), (1.0,)),
         lambda: replace(af.find_recipe("digits")(width=32, depth=1), autoencoder=wrong),
@@ -229,7 +237,7 @@ def test_damaged_shards(folder: Path, tmp_path: Path) -> None:
     assert sorted(numbers(next(iter(left)))) == [*range(20), *range(30, 40), 50, 51, 52]
     with pytest.raises(af.UserError, match=r"holds no dataset\.json"):
         af.LatentShards(tmp_path)
-    with pytest.raises(af.UserError, match="is no folder of shards"):
+    with pytest.raises(af.UserError, match="is not a folder of shards"):
         af.LatentShards(tmp_path / "none")
     (place / "dataset.json").write_text("{")
     with pytest.raises(af.UserError, match="is damaged"):
@@ -305,7 +313,7 @@ def test_damaged_bits(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_stream(folder: Path, tmp_path: Path) -> None:
-    """A shard cut short, a shard that isn't there, a sample that is no number: named, or skipped and noted."""
+    """A shard cut short, a shard that isn't there, a sample that is not a number: named, or skipped and noted."""
     place = tmp_path / "copy"
     shutil.copytree(folder, place)
     _, offset, _ = af.LatentShards(place)._index[23].tolist()
@@ -463,7 +471,7 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
         (changed("offset", 3, 2**40), "outside of their shards"),
         (changed("offset", 3, 2**63 - 384), "outside of their shards"),
         (changed("offset", 3, int(right["offset"][2])), "in one another"),
-        (shifted, "no member of a tar"),
+        (shifted, "don't match the members of the tars"),
         (changed("shard", 0, 99), "other samples"), (changed("shard", 0, -1), "other samples"),
         (right[:-1], "other samples"), (np.concatenate([right, right[:1]]), "other samples"),
         (changed("label", 5, 5), "among the 5 classes"), (changed("label", 5, -2), "among the 5 classes"),
@@ -529,7 +537,7 @@ def test_kinetics(tmp_path: Path) -> None:
 
     entries = [Entry(str(i), "", i % 2) for i in range(8)]
     source = Listing(Path("clips"), "clips", entries, ["a", "b"])
-    encode(source, tmp_path / "train", af.Pixels(), Clips(8), Options(workers=0, batch_size=4))
+    encode(source, tmp_path / "train", af.Pixels(), Clips(8), EncodeOptions(workers=0, batch_size=4))
     made = af.find_recipe("kinetics700")(data=tmp_path, steps=2, batch_size=2, size="s")
     trainer = af.Trainer(made)
     assert trainer.train_step().total.isfinite()

@@ -21,7 +21,7 @@ from alphaflow.runs.checkpoint import damage, seal
 from alphaflow.runs.folder import RunFolder, step_of
 from alphaflow.runs.rebuilding import NETWORKS
 from alphaflow.samplers import SAMPLERS
-from alphaflow.training.display import Display, Lines
+from alphaflow.training.display import Display, PlainDisplay
 from alphaflow.training.metrics_log import MetricsLog
 from alphaflow.training.saving import CheckpointRetention
 from alphaflow.training.stopping import Stop
@@ -255,7 +255,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 def test_occupied_folders_are_left_alone(tmp_path: Path) -> None:
     af.Trainer(recipe(2), out=tmp_path / "run").fit()
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(af.UserError, match="already holds a run; continue it with --resume"):
+    with pytest.raises(af.UserError, match="already holds a run; continue it with `resume=True`"):
         af.Trainer(recipe(2), out=tmp_path / "run")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "draft.txt").write_text("precious")
@@ -511,7 +511,7 @@ def test_lines_go_on_after_a_rollback(capsys: pytest.CaptureFixture[str], monkey
     """Training went back: a row's seconds begin anew, the clock does not."""
     now = iter([0.0, 11.0, 22.0])
     monkeypatch.setattr("alphaflow.training.display.time.monotonic", lambda: next(now))
-    lines = Lines(10.0)
+    lines = PlainDisplay(10.0)
     lines.start(0, 100)
     for step, seconds in ((10, 50.0), (5, 0.5), (8, 1.0)):
         lines.row({"step": step, "seconds": seconds, "steps_per_second": 1.0})
@@ -614,12 +614,12 @@ def test_the_bar_keeps_its_steps_and_time_beside_long_figures() -> None:
 
     from rich.console import Console
 
-    from alphaflow.training.display import Bar
+    from alphaflow.training.display import BarDisplay
 
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     row = {"step": 50, "steps_per_second": 12.3, "samples_per_second": 1574.4, "loss": 0.5, "mse": 0.6, "alpha": 0.25,
            "fm_share": 0.25, "lr": 1e-4, "grad_norm": 1.5, "data_wait": 0.02, "memory_gib": 1.5}  # fmt: skip
-    with Bar(console) as bar:
+    with BarDisplay(console) as bar:
         bar.start(0, 100)
         bar.advance()
         bar.row(row)

@@ -14,9 +14,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from alphaflow.data_tools.decode import ClipRecipe
+from alphaflow.data_tools.decode import ClipTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import Options
+from alphaflow.data_tools.plan import EncodeOptions
 from alphaflow.data_tools.verify import verify
 from PIL import Image
 
@@ -257,7 +257,7 @@ def test_the_display_matrix_is_applied(matrix: list[int], shown: str, tmp_path: 
 
 def test_no_right_angle(tmp_path: Path) -> None:
     write_corners(tmp_path / "a.mp4", [46341, 46341, -46341, 46341])
-    with pytest.raises(ClipError, match="no right angle"):
+    with pytest.raises(ClipError, match="not a multiple of 90 degrees"):
         read_clip(tmp_path / "a.mp4", 1)
 
 
@@ -437,9 +437,9 @@ def test_encoding_clips(tmp_path: Path) -> None:
     """Two clips a video at 5 frames a second; bad ones are listed; the record says which frames they are."""
     source = clips(tmp_path / "source")
     reasons = bad_clips(source)
-    recipe = ClipRecipe(size=16, frames=5, fps=5.0, variants=2)
-    options = Options(samples_per_shard=4, batch_size=2, workers=1, max_rejects=1.0)
-    progress = encode(list_files(source, "clips").mixed(), tmp_path / "out", af.Pixels(), recipe, options)
+    transform = ClipTransform(size=16, frames=5, fps=5.0, variants=2)
+    options = EncodeOptions(samples_per_shard=4, batch_size=2, workers=1, max_rejects=1.0)
+    progress = encode(list_files(source, "clips").mixed(), tmp_path / "out", af.Pixels(), transform, options)
     assert progress.encoded == 6
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     found = {Path(line["name"]).name: line["reason"] for line in lines}
@@ -478,8 +478,8 @@ def test_a_csv_in_kinetics_format(tmp_path: Path) -> None:
     assert {reject.name.split("_")[0]: reject.reason.split(":")[0] for reject in source.rejects} == {
         "gone": "line 4", "broken": "line 5", "backwards": "line 6", "whole-xy": "line 7",
     }  # fmt: skip
-    recipe = ClipRecipe(size=16, frames=8)
-    encode(source, tmp_path / "out", af.Pixels(), recipe, Options(workers=0, max_rejects=1.0))
+    transform = ClipTransform(size=16, frames=8)
+    encode(source, tmp_path / "out", af.Pixels(), transform, EncodeOptions(workers=0, max_rejects=1.0))
     pixels = ((af.LatentShards(tmp_path / "out", batch_size=2).all().x + 1) * 127.5).round()
     whole = [entry.label for entry in source.entries].index(1)
     shown = [round((float(pixels[whole, :, k, -3:, -3:].mean()) - 5) / 10) for k in range(8)]
@@ -488,7 +488,7 @@ def test_a_csv_in_kinetics_format(tmp_path: Path) -> None:
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
     with pytest.raises(af.UserError, match="no column 'youtube_id'"):
         list_csv(tmp_path / "wrong.csv", folder)
-    with pytest.raises(af.UserError, match="clips_folder"):
+    with pytest.raises(af.UserError, match="`folder=`"):
         list_csv(tmp_path / "kinetics.csv", None)
 
 

@@ -85,7 +85,7 @@ class Normalisation(Compact):
 
     Attributes:
         shift: a number for each channel; or for each element, channel and position, of a latent (c, …), flattened.
-        scale: likewise.
+        scale: scale of the latents, in the same form.
 
     Raises:
         ValueError: on use: for latents of another size.
@@ -125,7 +125,7 @@ def per_channel(value: float | Sequence[float], channels: int) -> tuple[float, .
     """A number for each channel; or, of a list that is some times as long, for each element.
 
     Raises:
-        ValueError: the list's length is no multiple of the channels' number.
+        ValueError: the list's length is not a multiple of the channels' number.
     """
     if isinstance(value, int | float):
         return (float(value),) * channels
@@ -167,7 +167,7 @@ class Normalised(Compact, Autoencoder):
         return Normalisation(self.shift, self.scale)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """As the inner autoencoder does."""
+        """Encodes as the inner autoencoder does."""
         return self.inner.encode(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class Normalised(Compact, Autoencoder):
         return self.inner.decode(found if own is None else own.forward(found))
 
     def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
-        """As the inner autoencoder has it."""
+        """Shape of the latents, as the inner autoencoder gives it."""
         return self.inner.latent_shape(size, frames)
 
     def on(self, device: torch.device) -> Autoencoder:

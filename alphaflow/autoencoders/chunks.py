@@ -23,7 +23,7 @@ def decode_in_chunks(
 
     Args:
         decode: latents of any length ↦ pixels (b, c, frames, h, w).
-        latents: of the clip.
+        latents: latents of the clip.
         chunk: latent frames of a part, the shared ones included.
         overlap: shared latent frames, at least 2 and below ``chunk``.
     """

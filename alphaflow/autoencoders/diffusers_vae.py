@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..describe import Compact
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..parallel.device import find_device
 from .autoencoder import Autoencoder, Normalisation, per_channel
 from .chunks import decode_in_chunks
@@ -27,7 +27,7 @@ VIDEO = ("CogVideoX", "Wan", "LTX", "Cosmos", "Mochi", "HunyuanVideo", "Magvit",
 """Names in the classes of autoencoders that take (b, c, f, h, w)."""
 
 STREAMED = ("CogVideoX", "Wan")
-"""Of these, those that decode frame after frame by themselves and keep what they need of the frames before."""
+"""Those of them that decode frame by frame and keep what they need of the frames before."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,13 +85,12 @@ class DiffusersVAE(Compact, Autoencoder):
             kind = getattr(diffusers, str(config.get("_class_name")), None)
             if kind is None or not hasattr(kind, "encode") or "TemporalDecoder" in kind.__name__:
                 raise UserError(
-                    f"{self.name} holds a {config.get('_class_name')}, which is no autoencoder of diffusers"
+                    f"{self.name} holds a {config.get('_class_name')}, which is not an autoencoder of diffusers"
                 )
             return kind.from_pretrained(self.name, low_cpu_mem_usage=False, **options)
         except (OSError, ValueError) as error:
-            line = " ".join(str(error).split())[:200]
             raise UserError(
-                f"can't load the autoencoder {self.name!r}: {line}; give a model on the Hub, or a folder with "
+                f"can't load the autoencoder {self.name!r}: {reason(error)}; give a model on the Hub, or a folder with "
                 "config.json and diffusion_pytorch_model.safetensors"
             ) from error
 
@@ -108,7 +107,7 @@ class DiffusersVAE(Compact, Autoencoder):
             socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
         except OSError as error:
             raise UserError(
-                f"the autoencoder {self.name} isn't cached, and {hub.hostname} can't be reached ({error}); "
+                f"the autoencoder {self.name} isn't cached, and {hub.hostname} can't be reached ({reason(error)}); "
                 "give a folder that holds it, or `pixels` for none"
             ) from error
 
@@ -144,7 +143,7 @@ class DiffusersVAE(Compact, Autoencoder):
 
     @cached_property
     def channels(self) -> int:
-        """Of the latents."""
+        """Number of channels of the latents."""
         config = self.vae.config
         return int(config.get("latent_channels") or config.get("z_dim"))
 

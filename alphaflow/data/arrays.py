@@ -55,7 +55,7 @@ def read_array(stream: IO[bytes], size: int) -> np.ndarray[Any, Any]:
 DAMAGE = (OSError, EOFError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """What zipfile and numpy raise on files that are damaged, encrypted, or packed in some other way."""
 
-SMALL, PACKED = 2**26, 100
+SMALL, MOST_PACKED = 2**26, 100
 """Bytes up to which an array is taken however well it is packed; a larger one takes a hundredth of them in the file."""
 
 KINDS = {"f": "floats", "iu": "whole numbers", "iuU": "whole numbers or text", "U": "text"}
@@ -69,13 +69,13 @@ def open_npz(path: Path) -> zipfile.ZipFile:
         UserError: it can't be.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file")
+        raise UserError(f"{path} is not a file")
     try:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} doesn't exist") from error
     except DAMAGE as error:
-        raise UserError(f"{path} is no readable .npz ({said(error)}); is it whole?") from error
+        raise UserError(f"{path} is not a readable .npz ({said(error)}); is it whole?") from error
 
 
 def array_header(file: zipfile.ZipFile, name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -93,7 +93,7 @@ def array_header(file: zipfile.ZipFile, name: str, path: Path) -> tuple[tuple[in
         raise UserError(f"{path} is incomplete: no {name}; make it again") from error
     except DAMAGE as error:
         raise UserError(f"{path}: {name} can't be read ({said(error)}); is it whole?") from error
-    if info.file_size > max(SMALL, PACKED * stored):
+    if info.file_size > max(SMALL, MOST_PACKED * stored):
         raise UserError(
             f"{path}: {name} would unpack from {stored:,} to {info.file_size:,} bytes, which only a file does that is "
             "made to fill memory; write it without compression if you mean it"

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..errors import reason
 from .decoding.containers import ClipError
 from .decoding.images import UNREADABLE, decode
 from .decoding.video import Clip, check_one_size, read_clip, video_info
@@ -25,7 +26,7 @@ class Taken:
 
     Attributes:
         frames: (f, h, w, 3), 8-bit.
-        times: of each frame, in seconds from the video's beginning; of a folder of frames without a rate, their places.
+        times: time of each frame, in seconds from its start; of frames in a folder without a rate, their places.
         fps: frames a second, as asked for, else the video's own; None where nothing says.
     """
 
@@ -124,6 +125,6 @@ def _of_folder(entry: Entry, frames: int, fps: float | None, place: float, apart
     try:
         pictures = [np.asarray(decode(entry._replace(name=f"{entry.name}/{name}").read())) for name in chosen]
     except UNREADABLE as error:
-        raise ClipError(f"a frame can't be read: {error}") from error
+        raise ClipError(f"a frame can't be read: {reason(error)}") from error
     check_one_size(pictures)
     return Taken(np.stack(pictures), (start + np.arange(frames)) / (fps or 1.0), fps)

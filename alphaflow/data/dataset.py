@@ -28,7 +28,7 @@ class Dataset(IterableDataset[Batch], ABC):
     the object, where they aren't as here.
 
     Attributes:
-        shape: of one sample, channels first: (c, h, w) or (c, f, h, w), or any other.
+        shape: shape of one sample, channels first: (c, h, w) or (c, f, h, w), or any other.
         class_names: a name for each class, by label; empty where there are no classes, or none has a name.
         batch_size: samples a batch; None where it isn't known before one is read.
         fps: frames a second of clips; None for images, or where nothing says.
@@ -162,7 +162,7 @@ class IndexedDataset(Dataset):
 
     Args:
         batch_size: samples a batch.
-        seed: of the order; None takes torch's global seed (``torch.manual_seed``), which `alphaflow train` sets.
+        seed: seed of the order; None takes torch's global seed (``torch.manual_seed``), which the command line sets.
 
     Attributes:
         rank, world: of ``world`` readers this one takes every world-th sample from its rank on (`share`).
@@ -174,7 +174,9 @@ class IndexedDataset(Dataset):
     def __init__(self, batch_size: int, seed: int | None) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size, self.rank, self.world = batch_size, 0, 1
+        self.batch_size = batch_size
+        self.rank = 0
+        self.world = 1
         self.seed = global_seed() if seed is None else seed
         self._epoch = 0
         self._position = 0
@@ -245,7 +247,9 @@ class IndexedDataset(Dataset):
         """
         if state["length"] != len(self):
             raise ValueError(f"the data has {len(self)} samples, but had {state['length']} when the run was saved")
-        self.seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
+        self.seed = state["seed"]
+        self._epoch = state["epoch"]
+        self._position = state["position"]
         self._order = None
 
     def _take(self, missing: int) -> Indices:

@@ -19,7 +19,7 @@ class Digits(IndexedDataset):
 
     Args:
         batch_size: samples a batch.
-        seed: of the order; None takes torch's global seed.
+        seed: seed of the order; None takes torch's global seed.
     """
 
     shape = (1, 8, 8)

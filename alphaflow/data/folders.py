@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..pixel_values import to_unit
 from ..types import Batch, Cond
 from .clip_files import take, video_of
@@ -40,7 +40,7 @@ class ImageFolder(IndexedDataset):
         mode: ``"RGB"``, or ``"L"`` for greyscale; None takes ``"L"`` where every file is greyscale.
         batch_size: samples a batch.
         flip: mirrors each training image left to right half of the time.
-        seed: of order and flips; None takes torch's global seed.
+        seed: seed of order and flips; None takes torch's global seed.
         memory: bytes of decoded images that may be held.
 
     Raises:
@@ -63,7 +63,9 @@ class ImageFolder(IndexedDataset):
             raise UserError(f"the image size must be at least 1 pixel, got {size}")
         self.listing = list_files(path, "images").checked()
         self.class_names = self.listing.class_names
-        self.size, self.mode, self.flip = size, mode or _common_mode(self.listing.entries), flip
+        self.size = size
+        self.mode = mode or _common_mode(self.listing.entries)
+        self.flip = flip
         labels = [entry.label for entry in self.listing.entries] if self.listing.class_names else []
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = PerProcess(ThreadPoolExecutor)
@@ -96,8 +98,8 @@ class ImageFolder(IndexedDataset):
             image = decode(entry.read(), self.mode)
             array = np.asarray(image if self.size is None else centre_crop(image, self.size))
         except UNREADABLE as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise UserError(f"can't read the image {file}: {reason}; repair or remove it") from error
+            why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
+            raise UserError(f"can't read the image {file}: {why}; repair or remove it") from error
         except Image.DecompressionBombError as error:
             raise UserError(f"the image {file} is too large to decode safely; remove it") from error
         pixels = torch.from_numpy(np.atleast_3d(array).transpose(2, 0, 1).copy())
@@ -130,14 +132,14 @@ class VideoFolder(IndexedDataset):
 
     Args:
         path: the folder, the zip, or a tar, a folder or a pattern of tars.
-        frames: of a clip.
+        frames: number of frames of a clip.
         size: every frame is centre-cropped and scaled to this many pixels. None takes frames as they are: all clips
             must have one size.
         fps: frames a second, by time stamps; None for the video's own. Where there are no videos, it is the rate of
             folders of frames, ``VIDEO/0001.jpg``.
         mode: ``"RGB"``, or ``"L"`` for greyscale.
         batch_size: samples a batch.
-        seed: of order and starts; None takes torch's global seed.
+        seed: seed of order and starts; None takes torch's global seed.
 
     Raises:
         UserError: no videos, one that can't be decoded or is too short, or sizes that differ while ``size`` is None.
@@ -158,7 +160,9 @@ class VideoFolder(IndexedDataset):
         self.mode: Mode = mode
         if frames < 1 or (size is not None and size < 1) or (fps is not None and fps <= 0):
             raise UserError(f"clips need frames, size and fps above 0, got {frames}, {size} and {fps}")
-        self.frames, self.size, self.given_fps = frames, size, fps
+        self.frames = frames
+        self.size = size
+        self.given_fps = fps
         self.listing = list_files(path, "clips", frames=fps is not None).checked()
         self.class_names = self.listing.class_names
         self._pool = PerProcess(ThreadPoolExecutor)
@@ -196,7 +200,7 @@ class VideoFolder(IndexedDataset):
             frames = take(entry, self.frames, self.given_fps, place).frames
         except (ClipError, OSError) as error:
             raise UserError(
-                f"can't read the clip {file}: {error}; repair or remove it, or take fewer frames"
+                f"can't read the clip {file}: {reason(error)}; repair or remove it, or take fewer frames"
             ) from error
         if self.mode == "L":
             frames = np.stack([np.asarray(Image.fromarray(frame).convert("L"))[:, :, None] for frame in frames])

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import sha256
 from ..types import Batch
 from .arrays import read_array
 from .dataset import IndexedDataset, Indices
-from .listing.endings import ENCODING, Kind
+from .listing.endings import Modality
+from .listing.tars import TAR_BLOCK
 from .open_files import Files
 from .shard_description import INDEX, INDEX_DTYPE, Description
 
-HEADER, BLOCK = 128, 512
-"""Bytes of an array's header, and of a tar's blocks, at which its members begin."""
+HEADER = 128
+"""Bytes of an array's header."""
 
 CACHED = 2**18
 """Bytes of samples that are read and widened at once."""
@@ -39,7 +40,7 @@ class LatentShards(IndexedDataset):
     Args:
         path: the folder that `alphaflow encode` made.
         batch_size: samples a batch.
-        seed: of the order and of drawn latents; None takes torch's global seed.
+        seed: seed of the order and of drawn latents; None takes torch's global seed.
         kind: ``"images"`` or ``"clips"``, where only these will do; None for either.
         draw: yield latents instead of moments.
         damaged: ``"raise"`` stops at a shard that can't be read, ``"skip"`` leaves its samples out.
@@ -58,7 +59,7 @@ class LatentShards(IndexedDataset):
         *,
         batch_size: int = 256,
         seed: int | None = None,
-        kind: Kind | None = None,
+        kind: Modality | None = None,
         draw: bool = False,
         damaged: str = "raise",
         hashes: bool = False,
@@ -66,25 +67,28 @@ class LatentShards(IndexedDataset):
         super().__init__(batch_size, seed)
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
-        self.path, self.draw, self.damaged, self.hashes = Path(path), draw, damaged, hashes
+        self.path = Path(path)
+        self.draw = draw
+        self.damaged = damaged
+        self.hashes = hashes
         self.description = Description(path, kind=kind)
         about = self.description
         self.shape, self.class_names, self.fps = about.shape, about.class_names, about.fps
-        found: Kind = "clips" if len(self.shape) == 4 else "images"
+        found: Modality = "clips" if len(self.shape) == 4 else "images"
         wanted = kind or found
         if wanted != found:
             raise UserError(
-                f"{path} holds {found}, {self.shape}, and {wanted} are wanted; give shards that "
-                f"`alphaflow encode {ENCODING[wanted]}` made, or a recipe for {found}"
+                f"{path} holds {found}, {self.shape}, and {wanted} are wanted; give shards of {wanted}, "
+                f"or use a recipe for {found}"
             )
         self._index = self._checked_index()
         self._files = Files([self.path / shard["file"] for shard in self.description.shards])
-        broken = [(i, reason) for i in range(len(self.description.shards)) if (reason := self._check(i))]
+        broken = [(i, wrong) for i in range(len(self.description.shards)) if (wrong := self._check(i))]
         if broken and damaged == "raise":
-            number, reason = broken[0]
+            number, wrong = broken[0]
             file = self.path / self.description.shards[number]["file"]
             raise UserError(
-                f"the shard {file} {reason}; encode it again (remove it and run the same command), "
+                f"the shard {file} {wrong}; remove it and encode again with the same settings, "
                 'or leave it out with damaged="skip"'
             )
         if broken:
@@ -143,13 +147,13 @@ class LatentShards(IndexedDataset):
         return out, bool(total.isfinite())
 
     def _raise_not_finite(self, rows: np.ndarray[Any, Any], stored: Tensor) -> None:
-        """Says which shard holds the first value that is no number."""
+        """Says which shard holds the first value that is not a number."""
         row = int(torch.nonzero(~stored.flatten(1).isfinite().all(1))[0])
         shard, offset, _ = rows[row].tolist()
         file = self.path / self.description.shards[shard]["file"]
         raise UserError(
-            f"the shard {file} is damaged: its sample at byte {offset} is not finite; encode it again (remove it and "
-            'run the same command), or leave damaged shards out with hashes=True, damaged="skip"'
+            f"the shard {file} is damaged: its sample at byte {offset} is not finite; remove it and encode again "
+            "with the same settings, or leave damaged shards out with `hashes=True`, `damaged='skip'`"
         )
 
     def _checked_index(self) -> np.ndarray[Any, Any]:
@@ -163,7 +167,7 @@ class LatentShards(IndexedDataset):
             with file.open("rb") as stream:
                 index = read_array(stream, file.stat().st_size)
         except (OSError, ValueError) as error:
-            raise UserError(f"{file} can't be read ({error}); run the same `alphaflow encode` again") from error
+            raise UserError(f"{file} can't be read ({reason(error)}); encode again with the same settings") from error
         size, count = 2 * math.prod(about.stored), len(about.shards)
         lengths, samples = (np.array([shard[key] for shard in about.shards], np.int64) for key in ("bytes", "samples"))
 
@@ -179,11 +183,12 @@ class LatentShards(IndexedDataset):
             nearer = (np.diff(offset[order]) < size) & (np.diff(shard[order]) == 0)
             if nearer.any() or (offset < HEADER).any() or (offset > lengths[shard] - size).any():
                 return "its samples lie outside of their shards, or in one another"
-            return "" if ((offset - HEADER) % BLOCK == 0).all() else "its samples begin where no member of a tar does"
+            fits = ((offset - HEADER) % TAR_BLOCK == 0).all()
+            return "" if fits else "its offsets don't match the members of the tars"
 
         wrong = problem()
         if wrong:
-            raise UserError(f"{file} doesn't belong to these shards: {wrong}; run the same `alphaflow encode` again")
+            raise UserError(f"{file} doesn't belong to these shards: {wrong}; encode again with the same settings")
         return index
 
     def _check(self, number: int) -> str:
@@ -197,7 +202,7 @@ class LatentShards(IndexedDataset):
             if self.hashes and sha256(file) != shard["sha256"]:
                 return "is damaged: its SHA-256 is another"
         except OSError as error:
-            return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+            return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({reason(error)})"
         return ""
 
     def __repr__(self) -> str:

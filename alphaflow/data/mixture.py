@@ -24,9 +24,9 @@ class Mixture(Dataset):
     are of the clips' classes unless one says (`sampled_classes`).
 
     Args:
-        clips: of shape (c, f, h, w).
-        images: of shape (c, h, w), of the same latents; it has its own batch size.
-        image_share: of all batches, those of images: 0.2 is every fifth.
+        clips: dataset of clips of shape (c, f, h, w).
+        images: dataset of images of shape (c, h, w), in the same latents, with its own batch size.
+        image_share: share of batches that hold images: 0.2 is every fifth.
 
     Raises:
         UserError: the kinds are mixed up, the channels or the autoencoders differ, or the share is not inside (0, 1).
@@ -45,7 +45,9 @@ class Mixture(Dataset):
                 f"clips {clips.shape} and images {images.shape} are latents of different autoencoders or scales; "
                 "encode both with the same one"
             )
-        self.clips, self.images, self.image_share = clips, images, image_share
+        self.clips = clips
+        self.images = images
+        self.image_share = image_share
         self.shape, self.batch_size, self.fps = clips.shape, clips.batch_size, clips.fps
         self.autoencoder = clips.autoencoder
         known = list(clips.class_names)
@@ -61,7 +63,7 @@ class Mixture(Dataset):
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of a clip, (c, f, h, w), and of an image, (c, h, w)."""
+        """Shapes of a clip, (c, f, h, w), and of an image, (c, h, w)."""
         return self.clips.shape, self.images.shape
 
     @property
@@ -78,7 +80,7 @@ class Mixture(Dataset):
             yield self._labelled(next(images), self._relabelled) if of_images else self._labelled(next(clips), None)
 
     def share(self, rank: int, world: int) -> Iterable[Batch]:
-        """As `IndexedDataset.share`, of both."""
+        """Shares out both datasets, as `IndexedDataset.share` does."""
         self.clips.share(rank, world)
         self.images.share(rank, world)
         self.batch_size = self.clips.batch_size

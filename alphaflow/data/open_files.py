@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason
 
 try:
     import resource
@@ -24,7 +24,7 @@ class Files:
     Not memory-mapped: reading what a mapped file has lost since ends the process.
 
     Args:
-        paths: of the files; they are opened as they are first read.
+        paths: paths of the files; they are opened as they are first read.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -41,12 +41,12 @@ class Files:
             opened = self._open(number)  # held while it is read, whatever other threads open
             count = os.preadv(opened.descriptor, [data], offset)
         except OSError as error:
-            raise UserError(f"{self.paths[number]} can't be read any more: {error.strerror}; restore it") from error
+            raise UserError(f"{self.paths[number]} can't be read any more: {reason(error)}; restore it") from error
         if count != len(data):
             file = Path(self.paths[number])
             raise UserError(
-                f"{file} was cut while it was in use: it ends before byte {offset + len(data)}; restore it, and look "
-                f"for others with `alphaflow verify {file.parent}`"
+                f"{file} was cut while it was in use: it ends before byte {offset + len(data)}; restore it, and "
+                f"verify the other shards in {file.parent}"
             )
 
     def _open(self, number: int) -> _Opened:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..errors import UserError, said
+from ..errors import UserError, reason, said
 from ..seeds import global_seed
 from ..types import Batch
 from .arrays import read_array
@@ -35,7 +35,7 @@ class RemoteShards(Dataset):
         description: the folder's dataset.json, a local copy.
         batch_size: samples a batch.
         buffer: samples to shuffle among.
-        seed: of the order; None takes torch's global seed.
+        seed: seed of the order; None takes torch's global seed.
         draw: yield latents instead of moments.
         damaged: ``"raise"`` stops at a shard or a sample that can't be read, ``"skip"`` goes on with what follows and
             keeps the reasons in ``skipped``.
@@ -62,7 +62,10 @@ class RemoteShards(Dataset):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.damaged, self.skipped = damaged, list[str]()
         self.batch_size: int = batch_size
-        self.urls, self.buffer, self.draw, self.pipes = urls, buffer, draw, pipes
+        self.urls = urls
+        self.buffer = buffer
+        self.draw = draw
+        self.pipes = pipes
         self.seed = global_seed() if seed is None else seed
         file = Path(description)
         try:
@@ -199,9 +202,8 @@ class RemoteShards(Dataset):
         return True
 
     def _handle(self, place: str, error: Exception) -> None:
-        said = getattr(error, "strerror", None) or (error.args[0] if error.args else "")
-        line = " ".join(str(said).partition(" @ ")[0].split())[:160]
-        message = f"{place} can't be read: {line or type(error).__name__}"
+        own = error if getattr(error, "strerror", None) or not any(error.args[:1]) else error.args[0]
+        message = f"{place} can't be read: {reason(own).partition(' @ ')[0]}"
         if self.damaged == "raise":
             raise UserError(f'{message}; repair it, or go on without it: damaged="skip"') from error
         if message not in self.skipped:  # webdataset asks at each of its stages

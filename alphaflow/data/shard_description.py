@@ -17,7 +17,7 @@ from ..describe import rebuild
 from ..errors import UserError, is_number, is_whole, said
 from ..files import parsed
 from ..types import Batch, Cond
-from .listing.endings import ENCODING, Kind
+from .listing.endings import ENCODING, Modality
 
 DATASET, INDEX = "dataset.json", "index.npy"
 
@@ -40,29 +40,26 @@ class Description:
         UserError: there is none, it is damaged, or encoding isn't finished.
     """
 
-    def __init__(self, place: Path | str, text: str | bytes | None = None, kind: Kind | None = None) -> None:
+    def __init__(self, place: Path | str, text: str | bytes | None = None, kind: Modality | None = None) -> None:
         self.place = Path(place)
         if text is None:
             if not self.place.is_dir():
-                encode = f"alphaflow encode {ENCODING[kind or 'images']} SRC {place}"
-                raise UserError(f"{place} is no folder of shards; `{encode}` makes one")
+                raise UserError(f"{place} is not a folder of shards; encode {ENCODING[kind or 'images']} into it first")
             try:
                 text = (self.place / DATASET).read_bytes()
             except OSError as error:
-                encode = f"alphaflow encode {ENCODING[kind]}" if kind else "alphaflow encode"
-                raise UserError(f"{place} holds no {DATASET}; give a folder that `{encode}` made") from error
+                what = f"encoded {ENCODING[kind]}" if kind else "shards"
+                raise UserError(f"{place} holds no {DATASET}; give a folder of {what}") from error
         try:
             self.record: dict[str, Any] = parsed(text)
             finished = self.record["finished"]
             if finished:
                 self._take(self.record)
         except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else said(error)
-            raise UserError(f"{self.place / DATASET} is damaged ({reason}); encode again, or restore it") from error
+            why = f"no {error}" if isinstance(error, KeyError) else said(error)
+            raise UserError(f"{self.place / DATASET} is damaged ({why}); encode again, or restore it") from error
         if not finished:
-            raise UserError(
-                f"{place} isn't finished: run the same `alphaflow encode` again, it goes on where it stopped"
-            )
+            raise UserError(f"{place} isn't finished: encode again with the same settings, which continues it")
 
     def _take(self, record: dict[str, Any]) -> None:
         """What the record says, checked as far as others rely on it without looking."""
@@ -76,7 +73,7 @@ class Description:
         if not isinstance(self.posterior, bool):
             raise ValueError(f"posterior is {self.posterior!r}")
         if not isinstance(self.class_names, list) or not all(isinstance(name, str) for name in self.class_names):
-            raise ValueError("class_names is no list of names")
+            raise ValueError("class_names is not a list of names")
         if self.fps is not None and not (is_number(self.fps) and self.fps > 0):
             raise ValueError(f"fps is {self.fps!r}")
         expected = (*(n * (1 + self.posterior) for n in self.shape[:1]), *self.shape[1:])
@@ -89,7 +86,7 @@ class Description:
         self.normalisation.tensors(torch.empty(1, *self.shape, device="meta"))
         for shard in self.shards:
             if Path(shard["file"]).name != shard["file"] or "\0" in shard["file"]:
-                raise ValueError(f"{shard['file']!r} is no file in this folder")
+                raise ValueError(f"{shard['file']!r} is not a file in this folder")
             if not all(is_whole(shard[key]) and 0 <= shard[key] < MOST_BYTES for key in ("bytes", "samples")):
                 raise ValueError(f"{shard['file']!r} can't have so many bytes or samples")
 

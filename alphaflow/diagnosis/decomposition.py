@@ -50,7 +50,7 @@ def decompose(
         objective: what it is trained for.
         batch: samples, on the model's device.
         step: the training step, for schedules.
-        generator: of times, noise, and dropped labels.
+        generator: generator for times, noise, and dropped labels.
 
     Raises:
         UserError: the objective is no `Objective`.

@@ -91,9 +91,9 @@ def diagnose(
 
     Args:
         path: the run's folder.
-        steps: of the checkpoints; None for all.
+        steps: steps of the checkpoints; None for all.
         batches: how many of the run's training batches; the same at every checkpoint.
-        seed: of data order, times and noise.
+        seed: seed of data order, times and noise.
         device: ``"auto"`` takes a GPU if there is one.
         say: takes a line for each checkpoint.
         trust: the run's recipe.py may be run, be it no built-in recipe.
@@ -152,15 +152,15 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def check_free(folder: Path) -> None:
-    """Raises UserError where a folder holds a diagnosis.json, or a plot beside none, that no diagnosis wrote."""
-    there = sorted(folder.glob("diagnosis.*"))
+def check_free(place: Path) -> None:
+    """Raises UserError where a place holds a diagnosis.json, or a plot beside none, that no diagnosis wrote."""
+    there = sorted(place.glob("diagnosis.*"))
     try:
-        known = parsed((folder / "diagnosis.json").read_text(encoding="utf-8"))
+        known = parsed((place / "diagnosis.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
     if there and not (isinstance(known, dict) and {"checkpoints", "batch_size"} <= known.keys()):
-        raise foreign(there[0], "diagnose")
+        raise foreign(there[0], "`place=`")
 
 
 def picture(found: Diagnosis, file: Path) -> None:

@@ -62,16 +62,18 @@ def measure_conflict(
     Args:
         model: the network.
         objective: gives times, guidance and teacher.
-        batches: of one size, on the model's device.
+        batches: batches of one size, on the model's device.
         step: the training step, for schedules.
-        generator: of times, noise, and dropped labels.
-        bins: of the loss by (r, t), along each axis.
+        generator: generator for times, noise, and dropped labels.
+        bins: number of bins of the loss by (r, t), along each axis.
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     weights, groups = list(trained.values()), [layer_group(name) for name in trained]
     mean = {name: [torch.zeros_like(weight) for weight in weights] for name in LOSSES}
     loss = dict.fromkeys((*LOSSES, "meanflow"), 0.0)
-    time_bins, n, each = TimeBins(bins), len(batches), []
+    time_bins = TimeBins(bins)
+    n = len(batches)
+    each = []
     with _eval_mode(model):
         for batch in batches:
             parts = decompose(model, objective, batch, step, generator)

@@ -19,8 +19,8 @@ class MetricOutput:
     """One number of a result.
 
     Attributes:
-        name: in JSON and CSV.
-        title: in a table.
+        name: name in JSON and CSV.
+        title: heading in a table.
         form: how a table prints it.
     """
 
@@ -40,7 +40,7 @@ class Metric:
 
     Attributes:
         family: Fréchet distance, Inception Score, kernel distance, precision and recall, agreement of labels, motion.
-        extractor: whose features it compares.
+        extractor: the extractor whose features it compares.
         about: what it is, for help pages.
         values: what it gives.
     """
@@ -57,7 +57,7 @@ class Metric:
 
     @property
     def by_frame(self) -> bool:
-        """Whether it looks at clips frame by frame (`features.by_frame`)."""
+        """Whether it looks at clips frame by frame (`features.extractors.by_frame`)."""
         return by_frame(self.extractor)
 
 
@@ -78,7 +78,7 @@ METRICS: Mapping[str, Metric] = {
     "kid": Metric(
         "kid",
         "inception",
-        "kernel Inception distance, 100 subsets of 1,000 or --kid-subset-size",
+        "kernel Inception distance, 100 subsets, each of 1,000 by default",
         (MetricOutput("kid", "KID ↓", "{:.5f}"), MetricOutput("kid_std", "± subsets", "{:.5f}")),
     ),
     "pr": Metric("pr", "inception", "improved precision and recall, k = 3, as ADM has them", _pr()),

@@ -26,8 +26,8 @@ def compare(
     """Measures samples against a reference: name ↦ value. Agreement is left out where a side has no labels.
 
     Args:
-        real: of the reference, with what the metrics need (`needs_of`).
-        fake: of the samples.
+        real: statistics of the reference, with what the metrics need (`needs_of`).
+        fake: statistics of the samples.
         metrics: names from METRICS.
         kid_subset_size: samples of each side in one of KID's subsets.
 
@@ -50,8 +50,8 @@ def check_weights(real: Statistics, fake: Statistics, metrics: Sequence[str]) ->
         space, theirs = fake.spaces.get(METRICS[name].extractor), real.spaces.get(METRICS[name].extractor)
         if space is not None and theirs is not None and theirs.weights not in ("", space.weights):
             raise UserError(
-                f"{name}: the reference was made with weights {theirs.weights[:8]}…, the samples are measured with "
-                f"{space.weights[:8]}…; give the same --weights, or make the reference again"
+                f"{name}: the reference was measured with the weights {theirs.weights[:8]}…, the samples with "
+                f"{space.weights[:8]}…; give the same `weights=`, or make the reference again"
             )
 
 
@@ -95,8 +95,8 @@ def warnings_of(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> l
         least = min(space.count, real.spaces[metric.extractor].count or space.count)
         if least <= width:
             found.append(
-                f"{name}: {least:,} samples don't fill {width:,} dimensions; the distance is far too large, and "
-                "compares only with others of as many samples"
+                f"{name}: {least:,} samples are too few for {width:,} feature dimensions: the distance is far too "
+                "large, and compares only with distances from equally many samples"
             )
     return found
 
@@ -104,10 +104,11 @@ def warnings_of(real: Statistics, fake: Statistics, metrics: Sequence[str]) -> l
 def check_subsets(count: int, size: int) -> None:
     """Raises UserError where KID's subsets can't be drawn from so many samples, or frames."""
     if size < 2:
-        raise UserError(f"KID draws subsets of at least 2, got kid_subset_size={size}")
+        raise UserError(f"KID draws subsets of at least 2, got `kid_subset_size={size}`")
     if count < size:
         raise UserError(
-            f"kid draws subsets of {size:,}, but there are {count:,}; give more samples, or a smaller --kid-subset-size"
+            f"kid draws subsets of {size:,}, but there are {count:,}; give more samples, "
+            "or a smaller `kid_subset_size=`"
         )
 
 
@@ -117,7 +118,7 @@ def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics, kid
         return fake.score.mean, fake.score.std
     a, b = real.spaces.get(metric.extractor), fake.spaces[metric.extractor]
     if a is None or (metric.family == "fd" and a.moments is None) or (metric.family != "fd" and a.features is None):
-        raise UserError(f"the reference has nothing for {name}; make it with `alphaflow stats … --metrics {name}`")
+        raise UserError(f"the reference has nothing for {name}; make its statistics again, for {name} too")
     if metric.family == "fd":
         assert a.moments is not None
         assert b.moments is not None

@@ -1,4 +1,4 @@
-"""Measuring a run at several numbers of network evaluations, or images on disk; in a script, or while training."""
+"""Measuring a run at several numbers of network evaluations, or images and clips on disk or in memory."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def evaluate(
         metrics: names of METRICS; None for FID and IS, of clips FVD, of images under 32 pixels the pixel metrics.
         nfes: numbers of network evaluations, each from the same noise.
         count: samples at each, every class equally often; None for COUNTS.
-        seeds: of the noise; with several, means and deviations over them.
+        seeds: seeds of the noise; with several, means and deviations over them.
         guidance: scale and interval.
         size: image files are cropped and scaled to it.
-        frames: of clip files, from their middle; None for as many as a run makes, or 16.
+        frames: number of frames to read from the middle of clip files; None for as many as a run makes, or 16.
         weights: files of extractors' weights, by extractor: ``FILE``, or ``FILE#SHA256`` for your own.
         kid_subset_size: samples of each side in one of KID's 100 subsets.
         batch_size: samples made or read at once.
@@ -141,7 +141,7 @@ def _check_there(target: SampleSet | Path | str, reference: Any) -> None:
     if not there:
         raise UserError(f"{target} doesn't exist; give a run's folder, a folder, zip or tars of images, or an .npz")
     if reference is None:
-        raise UserError(f"{target} is no run, so there is no training data to measure against; give --reference")
+        raise UserError(f"{target} is not a run, so there are no training data to compare with; give `reference=`")
 
 
 def _about_run(run: Run, settings: Settings) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Compared:
     Attributes:
         values: name ↦ value.
         warnings: what a reader should know.
-        statistics: of the set.
+        statistics: statistics of the set.
     """
 
     values: dict[str, float]
@@ -50,8 +50,8 @@ class Evaluator:
         metrics: names of METRICS.
         reference: what is measured against.
         device: where extractors run.
-        weights: files of extractors' weights by extractor, as `metrics.weights.find_weights` takes them; where only
-            one is used, ``""`` stands for it.
+        weights: files of extractors' weights by extractor, as `features.weight_files.find_weights` takes them; where
+            only one is used, ``""`` stands for it.
         batch_size: samples made or read at once.
         world: the processes that share the work.
         keep: features are kept whatever the metrics, for neighbours and classes.
@@ -76,8 +76,12 @@ class Evaluator:
         kid_subset_size: int = SIZE,
     ) -> None:
         check_metrics(metrics)
-        self.metrics, self.reference, self.batch_size = tuple(metrics), reference, batch_size
-        self.world, self._keep, self._progress = world or World(), keep, progress
+        self.metrics = tuple(metrics)
+        self.reference = reference
+        self.batch_size = batch_size
+        self.world = world or World()
+        self._keep = keep
+        self._progress = progress
         self.kid_subset_size = kid_subset_size
         self._device, self._given = device or torch.device("cpu"), dict(weights or {})
         wanted = {METRICS[name].extractor for name in metrics}
@@ -87,7 +91,7 @@ class Evaluator:
         strange = [name for name in self._given if name not in networks]
         if strange:
             named = f"names {strange[0]}" if strange[0] else "doesn't say which extractor it is for"
-            raise UserError(f"--weights {named}; {', '.join(metrics)} use {', '.join(sorted(networks)) or 'none'}")
+            raise UserError(f"`weights=` {named}; {', '.join(metrics)} use {', '.join(sorted(networks)) or 'none'}")
         if reference.shape:
             check_kind(reference.shape, metrics)
         self._extractors: dict[str, Extractor] = {}
@@ -137,7 +141,7 @@ class Evaluator:
 
         Args:
             samples: what is looked at.
-            needs: by extractor.
+            needs: what is needed of each extractor.
             seen: is given each batch of this process.
         """
         extractors = {name: self.extractor(name) for name in needs}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..features.builtin import MOTION
 from ..files import write_json
-from ..media.clips import FPS, contact_sheet, side_by_side, write_mp4
+from ..media.clips import DEFAULT_FPS, contact_sheet, side_by_side, write_mp4
 from ..media.grids import grid, save_picture
 from ..media.panels import HistogramPlot, panels
 from ..metrics.kid import squared_mmd
@@ -30,7 +30,7 @@ class Pictures:
     Args:
         folder: nfe-N.png, nfe-N-neighbours.png and .json, nfe-N-classes.json are written there; of clips nfe-N.mp4 and
             nfe-N-motion.png.
-        evaluator: whose features are compared: those of its first metric.
+        evaluator: the evaluator that extracts the features; those of its first metric are compared.
     """
 
     def __init__(self, folder: Path, evaluator: Evaluator) -> None:
@@ -45,7 +45,7 @@ class Pictures:
             save_picture(grid(pixels), self.folder / f"{name}.png")
         else:
             save_picture(contact_sheet(pixels[:CLIPS]), self.folder / f"{name}.png")
-            write_mp4(side_by_side(pixels), self.folder / f"{name}.mp4", samples.fps or FPS)
+            write_mp4(side_by_side(pixels), self.folder / f"{name}.mp4", samples.fps or DEFAULT_FPS)
         self._motion(name, statistics)
         real, reference = self.evaluator.real(), self.evaluator.reference.samples
         fakes = statistics.spaces[self.space].features

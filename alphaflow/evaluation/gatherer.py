@@ -52,10 +52,10 @@ class Gatherer:
     """Takes batches of pixels and keeps what is needed of their features.
 
     Args:
-        needs: by extractor.
-        extractors: by name.
+        needs: what is needed of each extractor.
+        extractors: the extractors by name.
         count: samples there will be.
-        shape: of one.
+        shape: shape of one sample.
     """
 
     def __init__(

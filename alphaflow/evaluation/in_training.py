@@ -40,7 +40,7 @@ class TrainingEvaluation(Compact, Measurement):
         count: samples.
         metrics: names of METRICS; None for ``pixel-fd``, or ``random-fd`` of samples over 4,096 pixel values: both
             need no file.
-        seed: of the noise.
+        seed: seed of the noise.
         reference: real pictures or clips, a file of statistics, a data set's name; None for the training data.
         weights: files of extractors' weights, by extractor.
         kid_subset_size: samples of each side in one of KID's subsets.

@@ -55,7 +55,7 @@ class NpzSamples(SampleSet):
         return self._count
 
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads the samples ``start`` … ``stop`` − 1."""
         channels, height, width = self.shape
         each = height * width * channels
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..data.decoding.images import Mode
-from ..data.listing.endings import Kind
+from ..data.listing.endings import Modality
 from ..data.listing.listing import tars_of
 from ..data.listing.walk import scan
 from ..data.shard_description import DATASET
@@ -37,7 +37,7 @@ class EvaluationReference:
         name: where they come from.
         samples: they themselves; None where a file holds only statistics.
         fixed: statistics from a file, or None.
-        class_names: by label.
+        class_names: class names by label.
         sha256: of the file, or of a folder's names and sizes; empty where there is no such thing.
     """
 
@@ -52,7 +52,7 @@ class EvaluationReference:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample; () where a file doesn't say."""
+        """Shape of one sample; () where a file doesn't say."""
         if self.samples is not None:
             return self.samples.shape
         return () if self.fixed is None else self.fixed.shape
@@ -67,8 +67,8 @@ class EvaluationReference:
         samples = training_data(run)
         if len(samples) > MAX_REFERENCE:
             raise UserError(
-                f"the run's {len(samples):,} training samples would take long to look at each time; do it once, "
-                "`alphaflow stats DATA stats.npz`, and give --reference stats.npz"
+                f"the run's {len(samples):,} training samples would take long to read in every evaluation; make their "
+                "statistics once, and give that file as `reference=`"
             )
         return EvaluationReference(samples.name, samples, class_names=samples.class_names)
 
@@ -80,7 +80,7 @@ class EvaluationReference:
         mode: Mode | None = None,
         frames: int = FRAMES,
         fps: float | None = None,
-        kind: Kind | None = None,
+        kind: Modality | None = None,
         device: torch.device | None = None,
     ) -> EvaluationReference:
         """Pictures or clips as `open_sample_set` finds them, or a file of statistics: ours, ADM's, pytorch-fid's.

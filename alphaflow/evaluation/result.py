@@ -23,7 +23,7 @@ class Measured:
         nfe: network evaluations a sample, None where that isn't known.
         count: how many samples.
         values: name ↦ value; with several seeds the mean over them.
-        seed: of the noise; None for images on disk, and for means over seeds.
+        seed: seed of the noise; None for images on disk, and for means over seeds.
         std: name ↦ standard deviation over seeds (n − 1); empty for single values.
     """
 
@@ -105,7 +105,7 @@ def check_json(path: Path) -> None:
     except (OSError, ValueError):
         there = None
     if not isinstance(there, dict) or not {"metrics", "rows", "warnings"} <= there.keys():
-        raise UserError(f"{path} is there, which no `alphaflow evaluate` wrote; choose another file")
+        raise UserError(f"{path} exists, and holds no result of an evaluation; choose another file")
 
 
 def over_seeds(rows: Sequence[Measured]) -> Measured:

@@ -33,8 +33,8 @@ class SampleSet(ABC):
 
     Attributes:
         name: where they come from.
-        shape: of one, channels first.
-        class_names: by label; empty where there are no classes.
+        shape: shape of one sample, channels first.
+        class_names: class names by label; empty where there are no classes.
         fps: frames a second of clips; None where nothing says.
         ahead: whether the next ones are read in a thread of their own while some are worked on.
     """
@@ -51,7 +51,7 @@ class SampleSet(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads the samples ``start`` … ``stop`` − 1."""
 
     def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[SampleBatch]:
         """All of them, or every world-th batch from the rank-th on; with ``ahead`` the next is read meanwhile."""

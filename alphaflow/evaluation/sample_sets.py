@@ -15,7 +15,7 @@ from ..data.decoding.images import Mode
 from ..data.digits import Digits
 from ..data.folders import ImageFolder, VideoFolder
 from ..data.latent_shards import LatentShards
-from ..data.listing.endings import Kind
+from ..data.listing.endings import Modality
 from ..data.listing.listing import kind_of
 from ..data.shard_description import DATASET
 from ..errors import UserError
@@ -38,7 +38,7 @@ class InMemorySamples(SampleSet):
     Args:
         pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w).
         labels: (n,), or None.
-        class_names: by label; None for their numbers.
+        class_names: class names by label; None for their numbers.
         name: what a table calls them.
 
     Raises:
@@ -54,7 +54,10 @@ class InMemorySamples(SampleSet):
     ) -> None:
         if pixels.ndim not in (4, 5) or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8 or not len(pixels):
             raise ValueError(f"images are 8-bit, (n ≥ 1, 1 or 3, …, h, w); got {pixels.dtype} {tuple(pixels.shape)}")
-        self.pixels, self.labels, self.name, self.shape = pixels, labels, name, tuple(pixels.shape[1:])
+        self.pixels = pixels
+        self.labels = labels
+        self.name = name
+        self.shape = tuple(pixels.shape[1:])
         known = 0 if labels is None else int(labels.max()) + 1
         self.class_names = [str(i) for i in range(known)] if class_names is None else class_names
 
@@ -62,7 +65,7 @@ class InMemorySamples(SampleSet):
         return len(self.pixels)
 
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         return SampleBatch(start, self.pixels[start:stop], None if self.labels is None else self.labels[start:stop])
 
 
@@ -70,10 +73,10 @@ class DecodedDataset(SampleSet):
     """A data set of pixels, or of latents, which are decoded: their means, where they have a posterior.
 
     Args:
-        dataset: of known length.
+        dataset: a dataset of known length.
         name: where it comes from.
         autoencoder: decodes; None where samples are pixels.
-        device: where it does.
+        device: device to decode on.
         ahead: as `SampleSet` has it.
     """
 
@@ -86,7 +89,10 @@ class DecodedDataset(SampleSet):
         *,
         ahead: bool = True,
     ) -> None:
-        self.dataset, self.name, self._autoencoder, self.ahead = dataset, name, autoencoder, ahead
+        self.dataset = dataset
+        self.name = name
+        self._autoencoder = autoencoder
+        self.ahead = ahead
         self._device = device
         self.class_names, self.fps = dataset.class_names, dataset.fps
         self.shape = tuple(self.read(0, 1).pixels.shape[1:])
@@ -95,7 +101,7 @@ class DecodedDataset(SampleSet):
         return len(self.dataset)
 
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         batch = self.dataset.fetch(np.arange(start, stop))
         x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x.to(self._device))
         return SampleBatch(start, finite_bytes(x, start), batch.cond.labels)
@@ -110,12 +116,16 @@ class GeneratedSamples(SampleSet):
         run: opened.
         nfe: network evaluations a sample.
         count: samples.
-        seed: of the noise.
+        seed: seed of the noise.
         guidance: scale and interval, or None.
     """
 
     def __init__(self, run: Pipeline, nfe: int, count: int, seed: int = 0, guidance: CFG | None = None) -> None:
-        self.run, self.nfe, self.count, self.seed, self.guidance = run, nfe, count, seed, guidance
+        self.run = run
+        self.nfe = nfe
+        self.count = count
+        self.seed = seed
+        self.guidance = guidance
         self.name = str(run.sampler(nfe, guidance))
         self.class_names = run.class_names if run.classes else ()
         self._labels = balanced_labels(count, run.sampled_classes) if run.sampled_classes else None
@@ -126,7 +136,7 @@ class GeneratedSamples(SampleSet):
         return self.count
 
     def read(self, start: int, stop: int) -> SampleBatch:
-        """Those from ``start`` up to ``stop``."""
+        """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         labels = None if self._labels is None else self._labels[start:stop]
         return SampleBatch(start, self._maker(start, stop, labels), labels)
 
@@ -138,7 +148,7 @@ def open_sample_set(
     mode: Mode | None = None,
     frames: int = FRAMES,
     fps: float | None = None,
-    kind: Kind | None = None,
+    kind: Modality | None = None,
     device: torch.device | None = None,
 ) -> SampleSet:
     """Pictures or clips by where they are.
@@ -146,9 +156,9 @@ def open_sample_set(
     Args:
         target: a folder, a zip or tars of images or of clips, an .npz, a folder of shards, or a data set's name.
         size: image files and clips are centre-cropped and scaled to it; None takes images as they are, clips at 224.
-        mode: of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
-        frames: of clips, from their middle.
-        fps: of clips; None takes their own.
+        mode: mode of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
+        frames: number of frames to read from the middle of clips.
+        fps: frames per second of clips; None takes their own.
         kind: what is wanted of files; None for what is there, if it isn't both.
         device: where shards' latents are decoded.
 
@@ -164,7 +174,9 @@ def open_sample_set(
         shards = LatentShards(path)
         autoencoder = shards.autoencoder
         if autoencoder is None:
-            raise UserError(f"{path} was encoded by an autoencoder of your own, which nothing here can decode with")
+            raise UserError(
+                f"{path} was encoded with your own autoencoder, which can't be loaded here; measure decoded images"
+            )
         place = device or torch.device("cpu")
         return DecodedDataset(shards, str(path), autoencoder.on(place), place)
     if (kind or kind_of(path)) == "clips":
@@ -181,7 +193,7 @@ def training_data(run: Pipeline) -> SampleSet:
     """
     dataset = run.recipe().dataset.indexed
     if dataset is None:
-        raise UserError("the run's data can't serve as a reference; give real images with --reference")
+        raise UserError("the run's data can't be read in order; give real images as `reference=`")
     decoder = None if run.autoencoder.plain else run.autoencoder
     name = "the run's training data"
     return DecodedDataset(dataset, name, decoder, run.device, ahead=False)  # it may be the user's, for one thread

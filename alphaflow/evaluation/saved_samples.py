@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import put, remove
-from ..media.clips import FPS
+from ..media.clips import DEFAULT_FPS
 from ..media.sample_files import Form, write_each
 from ..parallel.world import World
 from .sample_set import SampleBatch
@@ -29,13 +29,13 @@ def saving(
 
     def begin() -> None:
         if place.exists():
-            raise UserError(f"{place} exists; choose another --save, or remove it")
+            raise UserError(f"{place} exists; choose another `save=`, or remove it")
         remove(beside)
         beside.mkdir(parents=True)
 
     world.first(begin)
     try:
-        yield lambda batch: _write(beside, batch, class_names, fps or FPS)
+        yield lambda batch: _write(beside, batch, class_names, fps or DEFAULT_FPS)
         world.first(lambda: put(beside, place))
     except BaseException:
         if world.main:

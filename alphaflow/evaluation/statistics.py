@@ -21,8 +21,8 @@ class Space:
 
     Attributes:
         count: features: samples, or their frames.
-        moments: of all; None where not wanted.
-        halves: of two random halves; None where not wanted.
+        moments: moments of all samples; None where not wanted.
+        halves: moments of two random halves; None where not wanted.
         features: all of them, (count, d), in the samples' order; None where not wanted.
         weights: SHA-256 of the extractor's file; empty for pixels.
     """
@@ -40,8 +40,8 @@ class Statistics:
 
     Attributes:
         count: samples; 0 where a file doesn't say.
-        shape: of one, (c, h, w) or (c, f, h, w); empty where a file doesn't say.
-        spaces: by extractor.
+        shape: shape of one sample, (c, h, w) or (c, f, h, w); empty where a file doesn't say.
+        spaces: feature statistics by extractor.
         score: the Inception Score, where wanted.
         labels: (count,), or None.
     """

@@ -38,9 +38,9 @@ class StatisticsFile:
     """What a file holds.
 
     Attributes:
-        statistics: of the pictures.
+        statistics: statistics of the pictures.
         name: where they came from.
-        class_names: by label.
+        class_names: class names by label.
         own: whether we wrote it; else it is ADM's or pytorch-fid's, which say nothing of the pictures.
     """
 
@@ -109,7 +109,7 @@ def read_statistics(path: Path) -> StatisticsFile:
             raise UserError(f"{path} is written in another format, {about.get('format')!r:.100}; make it again")
         wrong = _wrong(about)
         if wrong:
-            raise UserError(f"{path} is damaged: {wrong}; make it again with `alphaflow stats`")
+            raise UserError(f"{path} is damaged: {wrong}; make the statistics again")
         spaces = {name: _space(file, path, name, said) for name, said in about["extractors"].items()}
         labels = _labels(file, path, about) if "labels.npy" in file.namelist() else None
     found = Statistics(about["count"], tuple(about["shape"]), spaces, None, labels)
@@ -122,9 +122,9 @@ def _about(file: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{path} is damaged: about is no JSON; make it again with `alphaflow stats`") from error
+        raise UserError(f"{path} is damaged: about is not JSON; make the statistics again") from error
     if not isinstance(about, dict):
-        raise UserError(f"{path} is damaged: about is no JSON object; make it again with `alphaflow stats`")
+        raise UserError(f"{path} is damaged: about is not a JSON object; make the statistics again")
     return about
 
 
@@ -136,7 +136,7 @@ def _wrong(about: dict[str, Any]) -> str:
     if not isinstance(shape, list) or len(shape) not in (3, 4) or not all(map(_positive, shape)):
         return f"its shape is {shape!r:.100}"
     if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= LONGEST for name in names):
-        return "its class_names is no list of names"
+        return "its class_names is not a list of names"
     if not isinstance(about.get("source"), str):
         return f"its source is {about.get('source')!r:.100}"
     if not isinstance(extractors, dict) or not extractors.keys() <= EXTRACTORS.keys() | UNPUBLISHED.keys():
@@ -158,7 +158,7 @@ def _labels(file: zipfile.ZipFile, path: Path, about: dict[str, Any]) -> Labels:
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
             f"{path} is damaged: labels from {labels.min()} to {labels.max()} of {classes} classes; "
-            "make it again with `alphaflow stats`"
+            "make the statistics again"
         )
     return torch.from_numpy(labels.astype(np.int64))
 
@@ -171,7 +171,7 @@ def _space(file: zipfile.ZipFile, path: Path, name: str, said: dict[str, Any]) -
         rows = array(file, f"{name}/features", path, "f", (said["count"], None))
         features = torch.from_numpy(rows.astype(np.float32, copy=False))
         if not features.sum(dtype=torch.float64).isfinite():
-            raise UserError(f"{path} is damaged: {name}/features is not finite; make it again with `alphaflow stats`")
+            raise UserError(f"{path} is damaged: {name}/features is not finite; make the statistics again")
         if moments is not None and features.shape[1] != len(moments.mean):
             widths = f"{features.shape[1]} wide, and mu is {len(moments.mean)}"
             raise UserError(f"{path}: {name}/features is {widths}: they don't belong together")

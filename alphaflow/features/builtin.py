@@ -21,7 +21,10 @@ from .motion import centroid_speed, frame_difference_energy
 FEATURES = "features"
 """The layer that every extractor has: the representation."""
 
-PIXELS, SHRUNK, RANDOM, MOTION = "pixels", "shrunk", "random", "motion"
+PIXELS = "pixels"
+SHRUNK = "shrunk"
+RANDOM = "random"
+MOTION = "motion"
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class RandomExtractor:
 
 @dataclass(frozen=True)
 class MotionExtractor:
-    """Of each clip: the energy of its frame differences, the speed of its centroid."""
+    """Features of each clip: the energy of its frame differences, the speed of its centroid."""
 
     weights: None = None
     batch: int = 64

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..parallel.device import exact_float32
 from . import networks
 from .builtin import FEATURES, UNPUBLISHED
@@ -40,8 +40,8 @@ class Extractor(Protocol):
 
 
 @dataclass(frozen=True)
-class Network:
-    """A pretrained network, in exact_float32 without TF32: the same figures on every device, as far as sums allow.
+class PretrainedExtractor:
+    """A pretrained network, in exact fp32 without TF32: the same figures on every device, as far as sums allow.
 
     Attributes:
         run: 8-bit RGB (b, 3, …) on the device ↦ a layer each.
@@ -75,7 +75,7 @@ class Published:
     Attributes:
         about: what it is.
         weights: its file.
-        build: weights on disk ↦ what `Network` runs, on the CPU.
+        build: weights on disk ↦ what `PretrainedExtractor` runs, on the CPU.
         layers: what that gives.
         video: whether it takes clips.
     """
@@ -86,7 +86,7 @@ class Published:
     layers: tuple[str, ...] = (FEATURES,)
     video: bool = False
 
-    def open(self, name: str, device: torch.device, given: str | None = None) -> Network:
+    def open(self, name: str, device: torch.device, given: str | None = None) -> PretrainedExtractor:
         """Loads it onto a device; ``given`` as `find_weights` takes it.
 
         Raises:
@@ -96,12 +96,11 @@ class Published:
         try:
             network = self.build(file.path)
         except ImportError as error:
-            raise UserError(f"{name} needs torch-fidelity ({error}): pip install torch-fidelity") from error
+            raise UserError(f"{name} needs torch-fidelity ({reason(error)}): pip install torch-fidelity") from error
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(f"{file.path} holds no weights of {name}: {reason}") from error
+            raise UserError(f"{file.path} does not hold the weights of {name}: {reason(error)}") from error
         network = network.to(device).eval().requires_grad_(False)
-        return Network(network, self.layers, device, file, 8 if self.video else 64)
+        return PretrainedExtractor(network, self.layers, device, file, 8 if self.video else 64)
 
 
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -115,7 +114,7 @@ EXTRACTORS: Mapping[str, Published] = {
             "weights-inception-2015-12-05-6726825d.pth",
             _FIDELITY + "weights-inception-2015-12-05-6726825d.pth",
             "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-            "without it --metrics random-fd compares pictures of any size, in other figures than FID",
+            "without it `metrics=('random-fd',)` compares images of any size, though its figures are not FID",
         ),
         networks.inception,
         (FEATURES, LOGITS),
@@ -153,7 +152,7 @@ EXTRACTORS: Mapping[str, Published] = {
             "i3d_torchscript.pt",
             "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
             "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
-            "without it --metrics random-fd,shrunk-fd,motion compares clips, in other figures than FVD",
+            "without it `metrics=('random-fd', 'shrunk-fd', 'motion')` compares clips, though its figures are not FVD",
         ),
         networks.i3d,
         video=True,

@@ -142,6 +142,6 @@ def _state(file: Path) -> Mapping[str, Tensor]:
     for key in ("model", "module"):
         found = found.get(key, found)
     if not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError("it is no state dict")
+        raise ValueError("it is not a state dict")
     state: Mapping[str, Tensor] = found
     return state

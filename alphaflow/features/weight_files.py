@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import sha256
 
 
@@ -80,9 +80,13 @@ def _checked(name: str, weights: Weights, path: Path, own: str | None) -> Weight
     expected = own or weights.sha256
     if expected is not None and found != expected:
         raise UserError(
-            f"{path} is not the {'file that you mean' if own else 'published file'} of {name}'s weights: its SHA-256 "
-            f"is {found}, not {expected}; "
-            + ("give the file's own SHA-256" if own else f"if you mean it, give --weights '{name}={path}#{found}'")
+            f"{path} is not the {'file with that SHA-256' if own else 'published file'} of {name}'s weights: "
+            f"its SHA-256 is {found}, not {expected}; "
+            + (
+                "give the file's own SHA-256"
+                if own
+                else f"to use it all the same, give `weights={ {name: f'{path}#{found}'} }`"
+            )
         )
     return WeightsFile(path, found, found == weights.sha256 or (weights.sha256 is None and own is None))
 
@@ -94,11 +98,9 @@ def _download(name: str, weights: Weights, path: Path) -> None:
         torch.hub.download_url_to_file(weights.url, str(beside), hash_prefix=weights.sha256, progress=False)
         beside.replace(path)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; RuntimeError: another SHA-256
-        reason = " ".join(str(getattr(error, "reason", error)).split())[:120]
-        host = urlparse(weights.url).hostname
+        host, why = urlparse(weights.url).hostname, reason(getattr(error, "reason", error))
         raise UserError(
-            f"the weights of {name} are not here and can't be downloaded from {host} ({reason}); "
-            f"{_remedy(name, weights)}"
+            f"the weights of {name} are not here and can't be downloaded from {host} ({why}); {_remedy(name, weights)}"
         ) from error
     finally:
         beside.unlink(missing_ok=True)
@@ -106,4 +108,4 @@ def _download(name: str, weights: Weights, path: Path) -> None:
 
 def _remedy(name: str, weights: Weights) -> str:
     otherwise = f"; {weights.otherwise}" if weights.otherwise else ""
-    return f"put {weights.url} at {cache_folder() / weights.file}, or give --weights {name}=FILE{otherwise}"
+    return f"put {weights.url} at {cache_folder() / weights.file}, or give `weights={ {name: 'FILE'} }`{otherwise}"

@@ -16,12 +16,12 @@ from ..errors import UserError
 from ..files import replacing
 from .grids import OURS, grid
 
-FPS = 8.0
+DEFAULT_FPS = 8.0
 """Frames a second of clips whose data don't say."""
 
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 
-PART = 65_535
+MPEG4_MAX = 65_535
 """The largest numerator and denominator of a rate in MPEG-4."""
 
 
@@ -94,9 +94,9 @@ def frame_rate(fps: float) -> Fraction:
             f"fps must be above 0, {MIN_FPS:g} up to {MAX_FPS:g} frames a second, got {fps:g}; 8 is a usual choice"
         )
     broadcast = round(fps * 1.001)  # 23.976, 29.97, 59.94
-    if abs(fps * 1.001 - broadcast) < 1e-4 and broadcast <= PART // 1000:
+    if abs(fps * 1.001 - broadcast) < 1e-4 and broadcast <= MPEG4_MAX // 1000:
         return Fraction(1000 * broadcast, 1001)
-    return Fraction(fps).limit_denominator(int(PART / max(fps, 1)))
+    return Fraction(fps).limit_denominator(int(MPEG4_MAX / max(fps, 1)))
 
 
 def contact_sheet(clips: Tensor, limit: int = 16) -> Image.Image:

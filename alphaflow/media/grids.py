@@ -48,7 +48,7 @@ def save_picture(picture: Image.Image, file: Path) -> None:
         picture.save(beside, format="PNG", pnginfo=signed)
 
 
-def is_ours(file: Path) -> bool:
+def is_our_picture(file: Path) -> bool:
     """Whether `save_picture` wrote a file."""
     try:
         with Image.open(file) as picture:

@@ -24,7 +24,7 @@ class LinePlot:
     Attributes:
         title: above it.
         curves: label ↦ (x ↦ y); many points are a line, few have marks.
-        limits: of y, or None.
+        limits: limits of y, or None.
         mark: a height with a dashed line, or None.
         logarithmic: the y axis.
     """

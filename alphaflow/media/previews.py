@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import foreign
-from .clips import FPS, contact_sheet, is_our_mp4, side_by_side, write_mp4
-from .grids import grid, is_ours, save_picture
+from .clips import DEFAULT_FPS, contact_sheet, is_our_mp4, side_by_side, write_mp4
+from .grids import grid, is_our_picture, save_picture
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Picture:
 
     Attributes:
         pixels: (n, c, h, w), or clips (n, c, f, h, w), 8-bit.
-        columns: of a grid of images.
-        fps: of clips; None for `FPS`.
+        columns: number of columns of a grid of images.
+        fps: frames per second of clips; None for `DEFAULT_FPS`.
     """
 
     pixels: Tensor
@@ -35,7 +35,7 @@ class Picture:
             save_picture(grid(self.pixels, self.columns), file)
             return
         save_picture(contact_sheet(self.pixels), file)
-        write_mp4(side_by_side(self.pixels), file.with_suffix(".mp4"), self.fps or FPS)
+        write_mp4(side_by_side(self.pixels), file.with_suffix(".mp4"), self.fps or DEFAULT_FPS)
 
     @property
     def images(self) -> Tensor:
@@ -49,7 +49,7 @@ def check_preview(file: Path, new: bool = False) -> None:
     """Refuses a file that a preview can't be written to.
 
     Args:
-        file: where to.
+        file: the file to write.
         new: it isn't the place that previews always have, so what is there must be one.
 
     Raises:
@@ -57,17 +57,17 @@ def check_preview(file: Path, new: bool = False) -> None:
     """
     if file.suffix not in (".png", ".mp4"):
         raise UserError(f"a preview is a .png, of clips also an .mp4, not {file.name}")
-    if new and file.exists() and not (is_ours if file.suffix == ".png" else is_our_mp4)(file):
-        raise foreign(file, "preview")
+    if new and file.exists() and not (is_our_picture if file.suffix == ".png" else is_our_mp4)(file):
+        raise foreign(file, "`file=`")
 
 
-def write_preview(pixels: Tensor, file: Path, fps: float = FPS) -> None:
+def write_preview(pixels: Tensor, file: Path, fps: float = DEFAULT_FPS) -> None:
     """Writes samples as one PNG, clips as a contact sheet; or clips one after another as an MP4.
 
     Args:
         pixels: 8-bit (n, c, h, w), or (n, c, f, h, w).
         file: .png or .mp4.
-        fps: of the MP4.
+        fps: frames per second of the MP4.
 
     Raises:
         UserError: another ending, or an MP4 of pictures.

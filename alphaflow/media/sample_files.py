@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import LITTER, check_apart, check_writable, foreign, parsed, remove, replacing, write_json
 from ..types import Labels
-from .clips import FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
+from .clips import DEFAULT_FPS, contact_sheet, frame_rate, side_by_side, write_gif, write_mp4
 from .grids import grid, save_picture
 
 Form = Literal["png", "npz", "mp4", "gif"]
@@ -36,7 +36,7 @@ def check_form(form: Form | None, shape: Sequence[int], fps: float | None = None
     if fps is not None:
         frame_rate(fps)
         if len(shape) == 3:
-            raise UserError(f"these samples are images, {tuple(shape)}, which play at no rate; leave --fps out")
+            raise UserError(f"these samples are images, {tuple(shape)}, which have no frame rate; leave `fps=` out")
     if form in ("mp4", "gif") and len(shape) == 3:
         raise UserError(f"these samples are images, {tuple(shape)}, and {form} is for clips; choose png or npz")
     return form or ("png" if len(shape) == 3 else "mp4")
@@ -49,7 +49,7 @@ def write_samples(
     class_names: Sequence[str],
     form: Form = "png",
     overwrite: bool = False,
-    fps: float = FPS,
+    fps: float = DEFAULT_FPS,
 ) -> list[Path]:
     """Writes samples to a folder, whole or not at all, and beside it pictures of the first of them.
 
@@ -67,7 +67,7 @@ def write_samples(
         class_names: by class index.
         form: as `check_form` gives it.
         overwrite: replace samples that were written there before.
-        fps: of clips.
+        fps: frames per second of clips.
 
     Returns:
         The files beside the folder.
@@ -101,16 +101,18 @@ def _check_free(place: Path, beside: Sequence[Path], overwrite: bool) -> list[Pa
         The files beside the folder that are earlier samples' and not among the new ones.
     """
     if place.exists() and not place.is_dir():
-        raise UserError(f"{place} is no folder; choose another --out")
+        raise UserError(f"{place} is not a folder; choose another `place=`")
     check_writable(place, folder=True)
     files, named = _recorded(place)
     known = {*files, RECORD}
     other = next((place / name for name in _files(place) if name not in known), None) if place.exists() else None
     other = other or next((file for file in beside if file.exists() and file.name not in named), None)
     if other is not None:
-        raise foreign(other, "sample")
+        raise foreign(other, "`place=`")
     if files and not overwrite:
-        raise UserError(f"{place} holds earlier samples; choose another --out, or replace them with --overwrite")
+        raise UserError(
+            f"{place} holds earlier samples; choose another `place=`, or replace them with `overwrite=True`"
+        )
     return [place.with_name(name) for name in named - {file.name for file in beside}]
 
 
@@ -140,7 +142,7 @@ def write_each(
     class_names: Sequence[str],
     form: Form = "png",
     start: int = 0,
-    fps: float = FPS,
+    fps: float = DEFAULT_FPS,
 ) -> None:
     """Writes 8-bit pixels (n, c, …) as NNNNNN.png, .mp4 or .gif, in folders by class, numbered from ``start`` on."""
     folders = folder_names(class_names)

@@ -78,7 +78,7 @@ class RunningMoments:
         return self._count, self._mean, self._scatter
 
     def moments(self) -> Moments:
-        """Of all features so far, at least two.
+        """The moments of all features so far, at least two.
 
         Raises:
             ValueError: fewer than two.

@@ -24,7 +24,7 @@ def kernel_distance(real: Features, fake: Features, subsets: int = SUBSETS, size
         real: (n, d).
         fake: (m, d).
         subsets: how many.
-        size: of a subset of each side.
+        size: size of a subset of each side.
 
     Raises:
         ValueError: a side has fewer samples than a subset.

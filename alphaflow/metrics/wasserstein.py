@@ -29,9 +29,9 @@ def sliced_wasserstein(a: Points, b: Points, projections: int = 256, seed: int =
 
     Args:
         a: points (n, …); a point is flattened.
-        b: as many.
+        b: as many other points.
         projections: random directions.
-        seed: of the directions.
+        seed: seed of the directions.
 
     Raises:
         ValueError: the shapes differ.

@@ -1,4 +1,4 @@
-"""Self-attention."""
+"""The layers of a DiT between its embeddings and its patches, each with its tangent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Attention(nn.Module):
     """Multi-head self-attention over all tokens: biased query, key and value, no norms on them.
 
     Args:
-        width: of a token.
+        width: width of a token.
         heads: must divide the width.
     """
 
@@ -49,8 +49,8 @@ class Block(nn.Module):
     """Attention and MLP, each modulated and gated by the condition (adaLN-Zero).
 
     Args:
-        width: of a token.
-        heads: of attention.
+        width: width of a token.
+        heads: number of attention heads.
         mlp_ratio: hidden width of the MLP ÷ width.
         factorised: attention within each frame, then across frames at each place, with modulation and gate of its own,
             instead of over all tokens (ViViT's model 3, arXiv 2103.15691; TimeSformer, arXiv 2102.05095). At

@@ -30,7 +30,7 @@ class DiT(Network):
     (`position_embedding`); a network of videos whose patches are of one frame takes images (c, h, w) as single frames.
 
     Args:
-        shape: of one sample, (c, h, w) or (c, f, h, w).
+        shape: shape of one sample, (c, h, w) or (c, f, h, w).
         patch: rows and columns of a patch, or (rows, columns), or, of videos, (frames, rows, columns).
         depth, width, heads: number of blocks, token width (a multiple of 4), attention heads.
         classes: number of classes; None for an unconditional network. Index ``classes`` is the learned 'no class'.
@@ -47,8 +47,8 @@ class DiT(Network):
         recompute: keep only the blocks' inputs for the backward pass and compute the rest again: less memory.
 
     Raises:
-        ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is no multiple of 4,
-            a number is below 1, or what is for videos is given for images.
+        ValueError: the patch doesn't divide the shape, the heads don't divide the width, the width is not a multiple of
+            4, a number is below 1, or what is for videos is given for images.
     """
 
     offers_tangent = True
@@ -265,7 +265,7 @@ class DiT(Network):
 
 
 LARGEST = 65_536
-"""Of depth, width and heads: more are a slip of the pen."""
+"""Largest depth, width and number of heads; larger values are surely a mistake."""
 
 
 def _check(

@@ -29,7 +29,7 @@ def position_embedding(grid: Grid, width: int, trained: Grid | None = None) -> T
 
     Args:
         grid: frames, rows and columns of patches.
-        width: of a token.
+        width: width of a token.
         trained: the grid that a network knows, None for this one. Another one's places are interpolated on its scale:
             rows and columns see the same picture, patch by patch; more frames are squeezed into the time that was
             trained, fewer (an image is one) are its first.
@@ -59,9 +59,9 @@ class PatchEmbedding(nn.Module):
     Written as one matrix product, which is the same and faster on small images.
 
     Args:
-        channels: of the sample.
+        channels: number of channels of the sample.
         patch: frames, rows and columns of a patch.
-        width: of a token.
+        width: width of a token.
     """
 
     def __init__(self, channels: int, patch: Grid, width: int) -> None:
@@ -80,7 +80,7 @@ class TimeEmbedding(nn.Module):
     """Embeds a time in [0, 1]: 256 sines and cosines, then a two-layer SiLU MLP (DiT, arXiv 2212.09748).
 
     Args:
-        width: of the embedding.
+        width: width of the embedding.
         frequencies: how many sines and cosines.
     """
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .embeddings import sincos
 
-INPUT, OUTPUTS, CLASSES = "patches.proj", ("final.out", "velocity_final.out"), "embed_class.weight"
+INPUT = "patches.proj"
+OUTPUTS = ("final.out", "velocity_final.out")
+CLASSES = "embed_class.weight"
 
 
 def inflated(
@@ -24,10 +26,10 @@ def inflated(
     its own only 'no class' is taken over.
 
     Args:
-        weights: of the other network, by name.
-        own: of the network that starts.
-        channels: of its samples.
-        frames: of its patches.
+        weights: weights of the other network, by name.
+        own: weights of the network that starts.
+        channels: number of channels of its samples.
+        frames: number of frames in each of its patches.
         timed: this network embeds moments, the other one, of images, doesn't.
     """
     found = dict(weights)

@@ -19,7 +19,7 @@ class AlphaFlow(TwoPoint):
 
     Args:
         alpha: α, a number or a schedule (the curriculum: `Sigmoid(end=steps)`).
-        clamp: of targets at 0 < α ≤ 1, see `TwoPoint`; the official runs have 4.
+        clamp: bound on targets at 0 < α ≤ 1, see `TwoPoint`; the official runs have 4.
         fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
     """
 

@@ -31,7 +31,7 @@ class ConsistencyTraining(TwoPoint):
 
     Args:
         intervals: N(k), a number or a schedule; iCT's is `DoublingIntervals(end=steps)`.
-        c: of the metric.
+        c: constant of the pseudo-Huber metric.
         clamp: see `TwoPoint`.
         fm_share, times, guidance, teacher, ema_target: see `Objective`; ``weighting`` is that of samples with r = t, of
             which there are none by default.
@@ -109,7 +109,7 @@ class ContinuousConsistency(Objective):
 
     Args:
         warmup: steps until the tangent is whole.
-        c: of the normalisation.
+        c: constant of the tangent normalisation.
         adaptive: learn w(t) (`network`, trained beside the model); if not, ``weighting`` is used.
         fm_share, times, guidance, weighting, teacher: see `Objective`.
     """

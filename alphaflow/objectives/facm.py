@@ -29,8 +29,8 @@ class FACM(Objective):
     is half of their sum in expectation.
 
     Args:
-        p: of a.
-        c: of the accelerator's loss.
+        p: exponent of the weight a.
+        c: constant of the accelerator's loss.
         fm_share, times, guidance, teacher: see `Objective`; ``weighting`` has no part here.
     """
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..flow import expand_like
 from ..guidance import TrainedGuidance
+from ..parallel.shared import may_be_split
 from ..types import Cond, Model, PerSample, Sample, Time
 
 
@@ -78,8 +79,8 @@ def _instantaneous(model: Model, z: Sample, t: Time, asked: list[tuple[Tensor, C
     """u(z, t, t) of the samples that each mask (b,) picks, under its condition, as one batch; 0 for others."""
     picked = [mask.nonzero().squeeze(1) for mask, _ in asked]
     found = [torch.zeros_like(z) for _ in asked]
-    if torch.distributed.is_initialized() and not any(len(index) for index in picked):
-        picked[0] = torch.zeros(1, dtype=torch.long, device=z.device)  # a network may be split: it runs in all or none
+    if may_be_split() and not any(len(index) for index in picked):
+        picked[0] = torch.zeros(1, dtype=torch.long, device=z.device)
     rows = torch.cat(picked)
     if len(rows):
         conds = Cond.cat([cond[index] for index, (_, cond) in zip(picked, asked, strict=True)])

@@ -20,6 +20,7 @@ from ..describe import Compact
 from ..flow import expand_like, interpolate, mean_square, velocity
 from ..guidance import Guided, TrainedGuidance
 from ..network import Upcast, upcast
+from ..parallel.shared import may_be_split
 from ..schedules import Scheduled, value_at
 from ..times import LogitNormal, PairDistribution, Pairing, Pairs, TimeDistribution
 from ..types import Cond, Loss, Model, PerSample, Sample, Time
@@ -212,7 +213,7 @@ class Objective(Compact, LossFunction):
             start: the number in the whole batch of x's first sample, where others of it are worked on apart.
 
         Raises:
-            ValueError: x is no floating-point batch, the model's output has another shape, or ``ema`` is missing.
+            ValueError: x is not a floating-point batch, the model's output has another shape, or ``ema`` is missing.
         """
         if not x.is_floating_point() or x.ndim < 2 or not len(x):
             raise ValueError(f"x must be floating point of shape (b, …), b ≥ 1, got {x.dtype} {tuple(x.shape)}")
@@ -240,11 +241,11 @@ class Objective(Compact, LossFunction):
     def _target(self, model: Model, draw: TrainingDraw, step: int, own: bool) -> RegressionTarget:
         """The few-step samples' target, of n = 0 too; ``own``: u⁻ is the network in training.
 
-        A network may be split among processes, which then all run it, or none: where others have few-step samples.
+        Where others have few-step samples, a network that may be split runs here, too.
         """
         if draw.few:
             return self.target(model, draw.few_step(), step).detached()
-        if torch.distributed.is_initialized() and self.share(step) < 1:
+        if may_be_split() and self.share(step) < 1:
             one = draw.part(slice(1), few=1)
             if not own or self.direction(one, step) is None:  # else the derivative comes with the prediction
                 self.target(model, one, step)

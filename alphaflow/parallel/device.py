@@ -38,7 +38,7 @@ def find_device(device: str | torch.device) -> torch.device:
             raise RuntimeError("tensors have no values there")
         torch.empty(0, device=named)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"there is no device {str(device)!r} here; try --device cpu or --device auto") from error
+        raise UserError(f"there is no device {str(device)!r} here; try `device='cpu'` or `device='auto'`") from error
     return named
 
 

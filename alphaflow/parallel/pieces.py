@@ -21,7 +21,7 @@ def weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
 
 
 def whole_copies(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """As `weights`, of any tensors: one after another, so that never more than one is whole on a GPU."""
+    """Gathers any tensors as `weights` does: one after another, so that never more than one is whole on a GPU."""
     found = {}
     for name, tensor in tensors.items():
         whole = full(tensor)

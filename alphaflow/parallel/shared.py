@@ -22,6 +22,11 @@ Parallel = Literal["ddp", "fsdp", "hybrid"]
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
+def may_be_split() -> bool:
+    """Whether a network that is called may be split among processes: then all of them must call it, or none."""
+    return bool(torch.distributed.is_initialized())
+
+
 class Shared:
     """A network that the processes of a world train together.
 

@@ -12,18 +12,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import UserError, is_number
+from ..errors import UserError, is_number, reason
 from ..files import parsed, sha256, write_json
 from ..parallel.pieces import load_whole
 
-MODEL, AVERAGE, MANIFEST = "model.safetensors", "ema.safetensors", "manifest.json"
+MODEL = "model.safetensors"
+AVERAGE = "ema.safetensors"
+MANIFEST = "manifest.json"
 
 TENSORS, PLAIN = "training.safetensors", "state.json"
 """What training goes on from, beside the weights."""
 
 EMBEDS_R = (
     "is of an earlier alphaflow, whose DiT embedded the time r; this one's embeds the length of the jump, t - r, and "
-    "can't use those weights: train anew, or go on with the alphaflow that they were made with"
+    "can't use those weights: train again, or use the version of alphaflow that made them"
 )
 """What is said of a run or of weights that embed r."""
 
@@ -37,8 +39,8 @@ def seal(folder: Path, step: int, values: Mapping[str, float]) -> None:
     """Writes manifest.json: every file's length and SHA-256. The last thing that a checkpoint gets.
 
     Args:
-        folder: of the checkpoint.
-        step: of the checkpoint.
+        folder: folder of the checkpoint.
+        step: step of the checkpoint.
         values: what was measured at this step.
     """
     files = {}
@@ -74,7 +76,9 @@ def damage(folder: Path) -> str:
     """What is wrong with a checkpoint, by its manifest; empty if it is whole."""
     known = manifest(folder)
     if known is not None and "training/.metadata" in known["files"]:
-        return "its training state is an earlier alphaflow's; its weights are good for --from"
+        return (
+            "its training state was written by an earlier version of alphaflow; its weights can be used with `start=`"
+        )
     if known is None or not {MODEL, AVERAGE, TENSORS, PLAIN} <= known["files"].keys():
         return f"{MANIFEST} is missing or damaged"
     for name, about in known["files"].items():
@@ -97,7 +101,7 @@ def load_weights(file: Path, model: nn.Module) -> None:
     try:
         load_whole(model, read_weights(file, model))
     except RuntimeError as error:
-        detail = _line(error).removeprefix("Error(s) in loading state_dict for ")
+        detail = reason(error).removeprefix("Error(s) in loading state_dict for ")
         raise UserError(f"{file} holds the weights of another network ({detail}); was the recipe changed?") from error
 
 
@@ -108,7 +112,7 @@ def read_weights(file: Path, model: nn.Module) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {_remedy(file)}") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged or cut short ({_line(error)}); {_remedy(file)}") from error
+        raise UserError(f"{file} is damaged or cut short ({reason(error)}); {_remedy(file)}") from error
     own = model.state_dict().keys()
     if any(name not in own and name.replace("embed_r.", "embed_jump.") in own for name in found):
         raise UserError(f"{file} {EMBEDS_R}")
@@ -119,10 +123,6 @@ def _remedy(file: Path) -> str:
     if file.parent.name.startswith("step-"):
         return f"remove the folder {file.parent} to use the checkpoint before it"
     return "give another file"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 _KINDS = {"step": int, "made_with": dict, "numbers": dict, "groups": list, "updates": dict, "widths": dict,
@@ -139,7 +139,7 @@ def read_plain(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = parsed((folder / PLAIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / PLAIN} can't be read: {error}") from error
+        raise UserError(f"{folder / PLAIN} can't be read: {reason(error)}") from error
     wrong = [name for name, kind in _KINDS.items() if not isinstance(found, dict) or type(found.get(name)) is not kind]
     if wrong:
         raise UserError(f"{folder / PLAIN} is damaged, or of an earlier alphaflow: {wrong[0]!r} is not what it holds")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import parsed, replacing, sweep, write_json
 from ..version import versions
 from . import checkpoint
@@ -83,7 +83,7 @@ class RunFolder:
         """
         saved = self.checkpoints()
         if not saved:
-            raise UserError(f"{self.path} has no checkpoint yet; train on with --resume")
+            raise UserError(f"{self.path} has no checkpoint yet; continue its training first")
         return saved[-1]
 
     def checkpoint_of(self, step: int | None) -> Path:
@@ -118,14 +118,14 @@ class RunFolder:
             UserError: the folder holds a run, or anything else.
         """
         if self.exists():
-            way = "continue it with --resume" if self.checkpoints() else "it has no checkpoint yet: remove it"
-            raise UserError(f"{self.path} already holds a run; {way}, or choose another --out")
+            way = "continue it with `resume=True`" if self.checkpoints() else "it has no checkpoint yet: remove it"
+            raise UserError(f"{self.path} already holds a run; {way}, or choose another `out=`")
         begun = {self.recipe.name}  # by a process that was killed at once
         other = self.path.is_dir() and any(
             place.name not in begun and not place.name.endswith(".tmp") for place in self.path.iterdir()
         )
         if other or ((self.path.exists() or self.path.is_symlink()) and not self.path.is_dir()):
-            raise UserError(f"{self.path} exists and is not a run's folder; choose another --out")
+            raise UserError(f"{self.path} exists and is not a run's folder; choose another `out=`")
         if origin.text:
             with replacing(self.recipe) as beside:
                 beside.write_text(origin.text, encoding="utf-8")
@@ -151,18 +151,18 @@ class RunFolder:
                 else "there is no such folder"
             )
             inside = next((above for above in place.parents if (above / "run.json").is_file()), None)
-            hint = f"it lies in one, {inside}" if inside is not None else "give the folder that `alphaflow train` made"
-            raise UserError(f"{place} is no run: {what}; {hint}")
+            hint = f"it lies in one, {inside}" if inside is not None else "give the folder that training made"
+            raise UserError(f"{place} is not a run: {what}; {hint}")
         try:
             record: dict[str, Any] = parsed(self.record.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{self.record} is damaged ({error}); restore it, or train anew") from error
+            raise UserError(f"{self.record} is damaged ({reason(error)}); restore it, or train again") from error
         missing = KEYS - (record.keys() if isinstance(record, dict) else set())
         if missing:
-            raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train anew")
+            raise UserError(f"{self.record} is incomplete: no {sorted(missing)[0]!r}; restore it, or train again")
         wrong = wrong_types(record)
         if wrong:
-            raise UserError(f"{self.record} is damaged: {wrong} is not what a run records; restore it, or train anew")
+            raise UserError(f"{self.record} is damaged: {wrong} is not what a run records; restore it, or train again")
         if record["model"] is not None and record.get("second_time") != SECOND_TIME:
             raise UserError(f"{self.path} {checkpoint.EMBEDS_R}")
         return record

@@ -11,8 +11,8 @@ from ..types import Labels
 def balanced_labels(count: int, classes: int) -> Labels:
     """Every class equally often: 0, 1, …, classes − 1, 0, 1, … (count,).
 
-    Where ``count`` is no multiple of ``classes``, the first classes have one more. For ImageNet's 50,000 samples that
-    is 50 of each of 1,000 classes.
+    Where ``count`` is not a multiple of ``classes``, the first classes have one more. For ImageNet's 50,000 samples
+    that is 50 of each of 1,000 classes.
     """
     return torch.arange(count) % classes
 
@@ -24,7 +24,7 @@ def chosen_labels(count: int, chosen: list[int], classes: int | None) -> Labels:
         UserError: the model has no classes, or an index is out of range.
     """
     if not classes:
-        raise UserError("this model has no classes; leave --classes out")
+        raise UserError("this model has no classes; leave `chosen=` out")
     wrong = [index for index in chosen if not 0 <= index < classes]
     if wrong:
         raise UserError(f"class {wrong[0]} is out of range: this model has the classes 0 to {classes - 1}")

@@ -33,15 +33,15 @@ class Pipeline(ABC):
 
     Args:
         model: the network, on the device.
-        samplers: by number of network evaluations.
-        autoencoder: on the device.
-        data: of its training data, as `describe_data` gives it.
+        samplers: the samplers by number of network evaluations.
+        autoencoder: the autoencoder, on the device.
+        data: description of its training data, as `describe_data` gives it.
         device: where samples are drawn.
-        name: for messages.
+        name: what messages call it.
         label_drop: the share of samples that it was trained on without their label; None where that isn't known.
 
     Attributes:
-        shape: of one sample, channels first.
+        shape: shape of one sample, channels first.
         classes, class_names: the number of classes or None, and their names.
         sampled_classes: samples are of the first so many classes unless one says: of clips', where images were joined.
         fps: frames a second of the clips it was trained on; None for images, or where the data don't say.
@@ -58,7 +58,10 @@ class Pipeline(ABC):
         name: str = "the run",
         label_drop: float | None = None,
     ) -> None:
-        self.model, self.samplers, self.autoencoder, self.device = model, dict(samplers), autoencoder, device
+        self.model = model
+        self.samplers = dict(samplers)
+        self.autoencoder = autoencoder
+        self.device = device
         self.name, self.label_drop = name, label_drop
         self.shape: tuple[int, ...] = tuple(data["shape"])
         self.classes: int | None = data["classes"]
@@ -82,7 +85,7 @@ class Pipeline(ABC):
             UserError: nfe is below 1, no sampler of the recipe goes with it, or the run can't be guided.
         """
         if not 1 <= nfe <= MAX_NFE:
-            raise UserError(f"sampling takes at least 1 network evaluation, and at most {MAX_NFE:,}, got {nfe:,}")
+            raise UserError(f"`nfe=` must be at least 1 and at most {MAX_NFE:,}, got {nfe:,}")
         if guidance is not None and guidance.scale <= 0:
             raise UserError(f"a guidance scale is a positive number, 1 for none, got {guidance.scale}")
         cfg = None if self.takes_guidance else guidance
@@ -93,13 +96,15 @@ class Pipeline(ABC):
         for sampler in self.samplers.values():
             if isinstance(sampler, ODE):
                 for steps in range(max(nfe // 4, 1), nfe + 1):  # a step costs 1 to 4 evaluations
-                    derived = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
-                    if derived.nfe == nfe:
-                        return derived
+                    fitting = replace(sampler, steps=steps, times=None, cfg=cfg or sampler.cfg)
+                    if fitting.nfe == nfe:
+                        return fitting
         listed = ", ".join(map(str, sorted(self.samplers))) or "none"
         if cfg is not None:
-            raise UserError(f"guidance costs this run two evaluations a step, so {nfe} won't do; try `nfe={nfe + 1}`")
-        raise UserError(f"this run has no sampler for --nfe {nfe}; its recipe lists: {listed}")
+            raise UserError(
+                f"guidance costs this run two evaluations per step, so {nfe} is not possible; try `nfe={nfe + 1}`"
+            )
+        raise UserError(f"this run has no sampler for `nfe={nfe}`; its recipe lists: {listed}")
 
     @property
     def takes_guidance(self) -> bool:
@@ -131,7 +136,7 @@ class Pipeline(ABC):
             count: how many.
             nfe: network evaluations a sample, see `sampler`.
             labels: (count,); None for every class equally often.
-            seed: of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
+            seed: seed of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
                 consistency sampling depends on the batch size).
             batch_size: samples at a time.
             guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
@@ -162,7 +167,7 @@ class Pipeline(ABC):
         More frames show the same time, so that there are more of them a second (`fps`).
 
         Args:
-            frames: of the clip, in pixels' frames; None leaves it.
+            frames: number of frames of the clip, in pixels' frames; None leaves it.
             size: pixels along each side; None leaves it.
 
         Raises:
@@ -171,11 +176,11 @@ class Pipeline(ABC):
         if frames is None and size is None:
             return
         if frames is not None and len(self.shape) == 3:
-            raise UserError(f"{self.name} makes images, which have no frames; leave --frames out")
-        _, *known, height, width = self.pixel_shape
+            raise UserError(f"{self.name} makes images, which have no frames; leave `frames=` out")
+        _, *trained, height, width = self.pixel_shape
         if height != width:
             raise UserError(f"{self.name} makes samples of {height} × {width} pixels; only squares are resized")
-        side, length = size or height, frames or (known[0] if known else None)
+        side, length = size or height, frames or (trained[0] if trained else None)
         one = torch.ones(1, device=self.device)
         try:
             shape = (self.shape[0], *self.autoencoder.latent_shape(side, length)[1:])
@@ -183,18 +188,18 @@ class Pipeline(ABC):
                 self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
             made = self._decoded(shape)
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"{self.name} can't make that: {said(error)}") from error
+            raise UserError(f"{self.name} can't make this size: {said(error)}") from error
         _, *there, height, width = made
         if (*there, height, width) != (*([] if length is None else [length]), side, side):
-            nearest = " ".join([*(f"--frames {n}" for n in there), f"--size {height}"])
-            raise UserError(f"{self.name} can't make exactly that; its autoencoder would give {nearest}")
-        if self.fps and known and made[1] > known[0] > 1:  # more frames of the same time (`DiT`)
-            self.fps *= (made[1] - 1) / (known[0] - 1)
+            nearest = " ".join([*(f"`frames={n}`" for n in there), f"`size={height}`"])
+            raise UserError(f"{self.name} can't make exactly this size; its autoencoder would give {nearest}")
+        if self.fps and trained and made[1] > trained[0] > 1:  # more frames of the same time (`DiT`)
+            self.fps *= (made[1] - 1) / (trained[0] - 1)
         self.shape, self.pixel_shape = shape, made
 
     @cached_property
     def pixel_shape(self) -> tuple[int, ...]:
-        """Of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, where latents are decoded."""
+        """Shape of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, if latents are decoded."""
         return self._decoded(self.shape)
 
     def _decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -229,7 +234,10 @@ class Maker:
     """
 
     def __init__(self, run: Pipeline, sampler: Sampler, seed: int, guidance: CFG | None) -> None:
-        self.run, self.sampler, self.seed, self.guidance = run, sampler, seed, guidance
+        self.run = run
+        self.sampler = sampler
+        self.seed = seed
+        self.guidance = guidance
         self._drawn = 0
         self._source = torch.Generator().manual_seed(seed)
 

@@ -27,10 +27,10 @@ def post_hoc_average(run: Path | str, width: float, step: int | None = None) -> 
     Args:
         run: its folder; its recipe kept averages with `PowerLaw`.
         width: σ_rel.
-        step: of the average; None for the last checkpoint.
+        step: step of the average; None for the last checkpoint.
 
     Raises:
-        UserError: it is no run, kept none, or has no such checkpoint.
+        UserError: it is not a run, kept none, or has no such checkpoint.
     """
     folder = RunFolder(run)
     folder.read()

@@ -19,7 +19,7 @@ def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     """Runs a run's recipe.py with its arguments: its dataset, objective, and all else.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         trust: run it whatever it holds; if not, only if it is one of the built-in recipes, to the letter.
 
     Raises:
@@ -27,12 +27,14 @@ def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     """
     origin = folder.origin()
     if not origin.text:
-        raise UserError(f"{folder.path} was composed in Python and keeps no recipe.py; pass what is asked for")
+        raise UserError(
+            f"{folder.path} was composed in Python and has no recipe.py; give the objects that are needed yourself"
+        )
     known = origin.function == "recipe" and origin.text in map(builtin_source, builtin_recipes())
     if not (known or trust):
         raise UserError(
-            f"{folder.recipe} would be run, and no built-in recipe is like it: read it, then say --trust (in Python "
-            "trust=True); `evaluate` can do without it, given --reference"
+            f"{folder.recipe} would be run, and is not one of the built-in recipes: read it, then give `trust=True`; "
+            "evaluating doesn't need it where a reference is given"
         )
     beside = None if known else origin.folder
     found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside)

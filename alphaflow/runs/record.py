@@ -64,7 +64,7 @@ class Origin:
 
 
 def wrong_types(record: dict[str, Any]) -> str:
-    """The first entry of run.json that is of another type than `create` writes; empty if none is."""
+    """The first entry of run.json that is of another type than `RunFolder.create` writes; empty if none is."""
     data, recipe = record["data"], record["recipe"]
     expected: list[tuple[str, Any, tuple[type, ...]]] = [
         ("recipe", recipe, (dict,)), ("data", data, (dict,)), ("samplers", record["samplers"], (dict,)),

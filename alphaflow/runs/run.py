@@ -30,21 +30,21 @@ class Run(Pipeline):
 
     Args:
         path: the folder that training made.
-        step: of the checkpoint; None for the last.
+        step: step of the checkpoint; None for the last.
         ema: the averaged weights rather than the raw ones.
         device: ``"auto"`` takes a GPU if there is one.
         trust: the run's recipe.py may be run, where a network of the user's own or the training data are needed. If
             not, nothing that the folder holds is run, but for recipes that equal a built-in one.
 
     Attributes:
-        model: in evaluation mode, on the device.
+        model: the network in evaluation mode, on the device.
         samplers: the recipe's samplers, by number of network evaluations.
         shape, classes, class_names, sampled_classes, fps: see `Pipeline`.
         step: the checkpoint's step.
         ema: whether the weights are the averaged ones.
 
     Raises:
-        UserError: the folder is no run, has no such checkpoint, or the checkpoint is damaged.
+        UserError: the folder is not a run, has no such checkpoint, or the checkpoint is damaged.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
 
@@ -13,8 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from ..errors import printable
-
-Row = Mapping[str, float]
+from .metrics_log import Row
 
 
 class Display:
@@ -55,27 +54,27 @@ class Unfailing(Display):
             self._inner.__exit__(*error)
 
     def start(self, step: int, steps: int) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.start(step, steps)
 
     def advance(self) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.advance()
 
     def row(self, row: Row) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.row(row)
 
     def say(self, message: str) -> None:
-        """As the other one."""
+        """Calls the other display."""
         with suppress(Exception):
             self._inner.say(message)
 
 
-class Lines(Display):
+class PlainDisplay(Display):
     """Plain lines, for logs: one every ``seconds`` at most."""
 
     def __init__(self, seconds: float = 10.0) -> None:
@@ -112,7 +111,7 @@ class _BarAndFigures(Progress):
             yield Text(self.figures)
 
 
-class Bar(Display):
+class BarDisplay(Display):
     """A rich progress bar with steps and time left; below it a log step's figures."""
 
     def __init__(self, console: Console) -> None:
@@ -149,7 +148,7 @@ class Bar(Display):
 
 def progress() -> Display:
     """A bar on a terminal, plain lines elsewhere."""
-    return Bar(Console()) if sys.stdout.isatty() else Lines()
+    return BarDisplay(Console()) if sys.stdout.isatty() else PlainDisplay()
 
 
 def figures(row: Row) -> str:

@@ -70,18 +70,21 @@ class Engine:
     Args:
         recipe: what to train; its network is on the device already.
         setup: how.
-        device: where.
-        world: with whom.
+        device: device to run on.
+        world: the processes that share the work.
 
     Attributes:
         model: the network.
         averages: its moving averages, by name; ``ema`` is the first.
         network: the objective's own, or None.
-        optimizer: of both.
+        optimizer: optimiser of both networks.
     """
 
     def __init__(self, recipe: Recipe, setup: MachineSetup, device: torch.device, world: World) -> None:
-        self.recipe, self.setup, self.device, self.world = recipe, setup.of(recipe), device, world
+        self.recipe = recipe
+        self.setup = setup.of(recipe)
+        self.device = device
+        self.world = world
         self.model = recipe.model
         decays = recipe.ema if isinstance(recipe.ema, tuple) else (recipe.ema,)
         self.averages = {average_name(decay, first=not i): EMA(self.model, decay) for i, decay in enumerate(decays)}
@@ -226,7 +229,7 @@ def _optimizer(recipe: Recipe, networks: list[list[nn.Parameter]]) -> torch.opti
     groups = [[parameter for parameter in network if parameter.requires_grad] for network in networks]
     parameters = [parameter for group in groups for parameter in group]
     if not groups[0]:
-        raise UserError("the network has no weight to train: those of an opened run are frozen; start with --from")
+        raise UserError("the network has no weight to train: an opened run's are frozen; give that run as `start=`")
     if recipe.optimizer is not None:
         return recipe.optimizer(parameters)
     adam = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam

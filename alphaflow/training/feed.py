@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..data.dataset import Dataset
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..types import Batch, check_labels
 
 
@@ -32,7 +32,7 @@ class Feed:
     ``rewinds`` is read ahead.
 
     Args:
-        dataset: of the run.
+        dataset: dataset of the run.
         parts: this process's part of its batches (`Dataset.share`).
         device: where they go.
         ahead: how many batches are read ahead; 0 for none, and no thread; None for two where a GPU works meanwhile.
@@ -41,7 +41,9 @@ class Feed:
     def __init__(
         self, dataset: Dataset, parts: Iterable[Batch], device: torch.device, ahead: int | None = None
     ) -> None:
-        self.dataset, self.parts, self.device = dataset, parts, device
+        self.dataset = dataset
+        self.parts = parts
+        self.device = device
         if ahead is None:
             ahead = 2 if device.type == "cuda" else 0
         self.ahead = ahead if dataset.rewinds else 0
@@ -92,7 +94,7 @@ class Feed:
             try:
                 check_labels(labels, classes)
             except ValueError as error:
-                raise UserError(f"{self.dataset.kind_name}: {error}") from error
+                raise UserError(f"{self.dataset.kind_name}: {reason(error)}") from error
         return batch
 
     def __enter__(self) -> Feed:
@@ -100,7 +102,7 @@ class Feed:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """As `rewind`."""
+        """Calls `rewind`."""
         self.rewind()
 
     def state_dict(self) -> dict[str, Any]:

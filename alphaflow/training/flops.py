@@ -30,7 +30,7 @@ def peak_flops(device: torch.device, precision: Literal["bf16", "tf32", "fp32"])
     return None if found is None else found[("bf16", "tf32", "fp32").index(precision)]
 
 
-def counted(work: Callable[[], object]) -> float:
+def count_flops(work: Callable[[], object]) -> float:
     """The floating-point operations of some work: matrix products, convolutions, attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,7 +56,7 @@ def forward_flops(recipe: Recipe, device: torch.device) -> float | None:
     model = recipe.model
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            return counted(lambda: model(x, one, one, cond))
+            return count_flops(lambda: model(x, one, one, cond))
     except Exception:  # a network of the user's own may want more than zeros
         return None
 

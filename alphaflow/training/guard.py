@@ -78,7 +78,7 @@ class BatchGuard(Compact):
         return ""
 
 
-class Watch:
+class GuardMemory:
     """A guard's memory: the errors of good batches, the bad ones in a row, how often training went back.
 
     Args:

@@ -30,7 +30,7 @@ class Meter:
 
         Args:
             loss: the step's.
-            norm: of its gradient.
+            norm: norm of its gradient.
             waited: seconds that its batch was waited for.
             samples: in the batch, all processes together.
         """
@@ -53,7 +53,12 @@ class Meter:
             "memory_gib": _peak_memory() / 2**30,
             "seconds": now - self._start,
         }
-        self._last, self._sums, self._norm, self._waited, self._steps, self._samples = now, {}, 0.0, 0.0, 0, 0
+        self._last = now
+        self._sums = {}
+        self._norm = 0.0
+        self._waited = 0.0
+        self._steps = 0
+        self._samples = 0
         return {**means, **figures}
 
 

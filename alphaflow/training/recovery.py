@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..parallel.world import World
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..seeds import derived
 from .feed import Feed
-from .guard import Incident, Watch, rollbacks_in
+from .guard import GuardMemory, Incident, rollbacks_in
 
 
 class Recovery:
@@ -22,16 +22,20 @@ class Recovery:
 
     Args:
         watch: counts them.
-        folder: of the run, or None.
+        folder: folder of the run, or None.
         world: the processes.
         say: shows a line.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(
-        self, watch: Watch, folder: RunFolder | None, world: World, say: Callable[[str], None], seed: int
+        self, watch: GuardMemory, folder: RunFolder | None, world: World, say: Callable[[str], None], seed: int
     ) -> None:
-        self.watch, self.folder, self.world, self.say, self.seed = watch, folder, world, say, seed
+        self.watch = watch
+        self.folder = folder
+        self.world = world
+        self.say = say
+        self.seed = seed
 
     def place_to_go_back(self, incident: Incident, settle: Callable[[], None], *, at_once: bool = False) -> Path | None:
         """Leaves a bad batch out: None; after too many in a row, or ``at_once``, the checkpoint to go back to.
@@ -82,20 +86,23 @@ class Recovery:
             try:
                 incident.append_to(self.folder.incidents)
             except OSError as error:
-                self.say(f"{self.folder.incidents} can't be written ({error.strerror})")
+                self.say(f"{self.folder.incidents} can't be written ({reason(error)})")
 
 
 def place_to_resume(folder: RunFolder, say: Callable[[str], None]) -> Path | None:
     """The checkpoint to go on from; None where there is none yet. What a killed process left is removed.
 
     Raises:
-        UserError: the folder is no run, or none of its checkpoints is whole.
+        UserError: the folder is not a run, or none of its checkpoints is whole.
     """
     folder.read()
     folder.sweep()
     place = last_whole(folder, say)
     if place is None and folder.checkpoints():
-        raise UserError(f"no checkpoint in {folder.path} is whole; train anew with another --out, or --from it")
+        raise UserError(
+            f"no checkpoint in {folder.path} is whole; "
+            "train again with another `out=`, or use its weights with `start=`"
+        )
     return place
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..errors import UserError, said
+from ..errors import UserError, reason, said
 from ..measurement import Measurement
 from ..runs.folder import RunFolder
 from ..schedules import value_at
@@ -26,7 +26,7 @@ class Reporter:
 
     Args:
         engine: what is trained.
-        folder: of the run, or None.
+        folder: folder of the run, or None.
         display: shows rows.
 
     Attributes:
@@ -35,7 +35,9 @@ class Reporter:
     """
 
     def __init__(self, engine: Engine, folder: RunFolder | None, display: Display) -> None:
-        self.engine, self.folder, self.display = engine, folder, display
+        self.engine = engine
+        self.folder = folder
+        self.display = display
         self.meter = Meter()
         self.values: dict[str, float] = {}
         self._measured = -1
@@ -68,6 +70,12 @@ class Reporter:
                     picture.save(self.folder.samples(step))
                     self._logged(step).picture(picture.images, step)
 
+    def missing_picture(self, step: int) -> None:
+        """Writes the picture of a step if the run's folder lacks it."""
+        folder = self.folder
+        if folder is not None and self.engine.world.first(lambda: not folder.samples(step).exists()):
+            self.picture(step)
+
     def check(self, evaluation: Measurement | None, best: str | None) -> None:
         """Looks, before the first step, whether what is to be measured can be, and is what checkpoints are kept by.
 
@@ -82,10 +90,8 @@ class Reporter:
         if evaluation is not None:
             measured = self._measure(evaluation.check, evaluation)
         if best is not None and measured is not None and best not in measured:
-            found = (
-                f"what is measured is {', '.join(measured)}" if measured else "nothing is: --evaluate-every N does it"
-            )
-            raise UserError(f"the best checkpoint is to be kept by {best}, which isn't measured; {found}")
+            found = f"what is measured is {', '.join(measured)}" if measured else "nothing is; give `evaluation=`"
+            raise UserError(f"the best checkpoint can't be chosen by {best}, which isn't measured; {found}")
 
     def evaluate(self, evaluation: Measurement, step: int) -> None:
         """Measures samples of the averaged network; the values go to the log and to the next checkpoint."""
@@ -161,6 +167,6 @@ class Reporter:
         except OSError as error:
             if not self._full:
                 self.display.say(
-                    f"can't write to {self.folder and self.folder.path} ({error.strerror}); training goes on"
+                    f"can't write to {self.folder and self.folder.path} ({reason(error)}); training continues"
                 )
             self._full = True

@@ -11,7 +11,7 @@ from ..runs.labels import balanced_labels
 from ..runs.pipeline import InTraining
 
 GRID_SEED = 2**31 - 1
-"""Of the noise behind sample pictures: the same at every step, apart from training's own randomness."""
+"""Seed of the noise behind sample pictures: the same at every step, apart from training's own randomness."""
 
 
 def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device) -> Picture | None:

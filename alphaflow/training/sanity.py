@@ -29,11 +29,13 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
     """What of a recipe's data is allowed, but hardly meant; a line each.
 
     Args:
-        recipe: of the run.
+        recipe: recipe of the run.
         batch: its first one, or this process's part of it.
-        processes: that share a batch.
+        processes: number of processes that share a batch.
     """
-    found, x, size = [], batch.x.float(), len(batch.x) * processes
+    found = []
+    x = batch.x.float()
+    size = len(batch.x) * processes
     known = recipe.dataset.indexed
     if known is not None and len(known) < size:
         found.append(f"the data set holds {len(known)} samples, and a batch {size}: a step sees them several times")
@@ -49,5 +51,7 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
             "pixels in [-1, 1]"
         )
     elif not SCALE[0] <= rms <= SCALE[1] and torch.isfinite(x).all():
-        found.append(f"the root mean square of the first batch is {rms:.3g}, of the noise 1: is its scale meant?")
+        found.append(
+            f"the root mean square of the first batch is {rms:.3g}, of the noise 1: check that this scale is intended"
+        )
     return found

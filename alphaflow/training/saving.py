@@ -1,4 +1,4 @@
-"""Saving while training goes on: checkpoints are copied at once and written in the background, and old ones removed."""
+"""Saving while training continues: checkpoints are copied at once, written in the background, and old ones removed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..describe import Compact
-from ..errors import UserError, said
+from ..errors import UserError, reason, said
 from ..files import put, remove
 from ..measurement import Measurement
 from ..parallel.pieces import weights
@@ -74,7 +74,7 @@ class Saver:
     """Writes a run's checkpoints, one at a time, in a thread of its own.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         engine: what is saved.
         keep: which checkpoints stay.
         evaluation: knows of what more is better; None where nothing is measured.
@@ -83,7 +83,10 @@ class Saver:
     def __init__(
         self, folder: RunFolder, engine: Engine, keep: CheckpointRetention, evaluation: Measurement | None = None
     ) -> None:
-        self.folder, self.engine, self.keep, self.evaluation = folder, engine, keep, evaluation
+        self.folder = folder
+        self.engine = engine
+        self.keep = keep
+        self.evaluation = evaluation
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
@@ -92,12 +95,12 @@ class Saver:
 
         Args:
             step: optimiser steps done.
-            generator: of the Trainer.
+            generator: generator of the Trainer.
             plain: further plain values for state.json.
             values: what was measured at this step.
 
         Raises:
-            UserError: something in the state is no plain value.
+            UserError: something in the state is not a plain value.
         """
         engine, main = self.engine, self.engine.world.main
         files = {checkpoint.MODEL: weights(engine.model, main)}
@@ -108,7 +111,7 @@ class Saver:
             rest = json.dumps({**state.plain(engine), **plain, "step": step}, indent=2)
         except TypeError as error:
             raise UserError(
-                f"the dataset's state_dict() or the optimiser's state holds what is no plain value: {error}"
+                f"the dataset's or the optimiser's state_dict() holds a value that is not plain: {reason(error)}"
             ) from error
         place = self.folder.checkpoint(step)
         self._pending = self._pool.submit(self._write, place, step, files, rest, dict(values))

@@ -21,7 +21,9 @@ from ..runs.checkpoint import TENSORS
 from ..version import versions
 from .engine import Engine
 
-_OPTIMIZER, _OBJECTIVE, _RANDOM = "optimizer.", "objective.", "random."
+_OPTIMIZER = "optimizer."
+_OBJECTIVE = "objective."
+_RANDOM = "random."
 
 
 def tensors(engine: Engine, generator: torch.Generator) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from .display import Display, Unfailing
 from .ema import EMA
 from .engine import Engine, MachineSetup
 from .feed import Feed
-from .guard import BatchGuard, Incident, Watch, examine, squared_error
+from .guard import BatchGuard, GuardMemory, Incident, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
 from .sanity import remarks
@@ -46,7 +46,7 @@ class Trainer:
     Args:
         recipe: what to train.
         out: the run's folder, or None.
-        seed: of times, noise, and dropped labels. (Weights and data order follow torch's global seed at the time the
+        seed: seed of times, noise, and dropped labels. (Weights and data order follow torch's global seed when the
             recipe was built.)
         device: ``"auto"`` takes a GPU if there is one.
         setup: precision, accumulation, recomputation, compilation, and how several processes share the work.
@@ -92,7 +92,10 @@ class Trainer:
         start: Path | str | None = None,
         probe: GradientMeasurement | None = None,
     ) -> None:
-        self.recipe, self.seed, self.probe, self.start = recipe, seed, probe, start
+        self.recipe = recipe
+        self.seed = seed
+        self.probe = probe
+        self.start = start
         self.evaluation = None if evaluation is None else Measurement.of(evaluation)
         self.device = find_device(device)
         self.world = join(self.device)
@@ -114,7 +117,7 @@ class Trainer:
         if probe is not None:
             self.engine.check_probe()
         self.generator = torch.Generator(self.device).manual_seed(self.world.seed(seed))
-        self.watch, self.stop = Watch(guard or BatchGuard()), Stop()
+        self.watch, self.stop = GuardMemory(guard or BatchGuard()), Stop()
         self.feed = Feed(recipe.dataset, recipe.dataset.share(self.world.rank, self.world.size), self.device)
         self._batch: Batch | None = None
         self.stopped = self._retry = False
@@ -187,11 +190,13 @@ class Trainer:
             self._fit()
 
     def _fit(self) -> None:
-        steps, saved, self.stopped = self.recipe.steps, self._loaded, False
+        steps = self.recipe.steps
+        saved = self._loaded
+        self.stopped = False
         self.model.train()
         self.report.meter = Meter()
-        if self.step and self._is_due(self.sample_every) and self.world.first(self._lacks_picture):
-            self.report.picture(self.step)  # a kill came between the checkpoint and its picture
+        if self.step and self._is_due(self.sample_every):
+            self.report.missing_picture(self.step)  # where a kill came between the checkpoint and its picture
         with self.feed, self.display as display, self.stop:
             display.start(self.step, steps)
             while self.step < steps and not self.stopped:
@@ -229,9 +234,6 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return self.step == self.recipe.steps or self.step % every == 0
 
-    def _lacks_picture(self) -> bool:
-        return self.folder is not None and not self.folder.samples(self.step).exists()
-
     def _saved(self, saved: int, due: bool) -> int:
         """Saves if that is due, or if it failed the last time; returns the step that was saved last."""
         if due or (self._retry and self.step % max(1, self.checkpoint_every // 10) == 0):
@@ -245,11 +247,8 @@ class Trainer:
             return self.step
         return saved
 
-    def save(self, *, wait: bool = True) -> Path | None:
-        """Writes a checkpoint of this step; returns its folder, or None where there is no run folder.
-
-        Args:
-            wait: until it is whole; else it is written in the background.
+    def save(self) -> Path | None:
+        """Writes a checkpoint of this step, whole; returns its folder, or None where there is no run folder.
 
         Raises:
             UserError: a weight is not finite, or the checkpoint can't be written.
@@ -258,12 +257,11 @@ class Trainer:
         if broken:
             raise UserError(f"the weights {broken} are no longer finite at step {self.step}")
         place = self._save()
-        if wait:
-            self.wait()
+        self.wait()
         return place
 
     def _save(self) -> Path | None:
-        """As `save`, of weights that were looked at."""
+        """Saves as `save` does, without checking the weights again."""
         if self._saver is None:
             return None
         self.settle()
@@ -287,7 +285,8 @@ class Trainer:
         problem = "" if self._saver is None else self._saver.wait()
         if problem:
             raise UserError(
-                f"the checkpoint of step {self.step} can't be written: {problem}; make room, and go on with --resume"
+                f"the checkpoint of step {self.step} can't be written: {problem}; "
+                "make room, and continue with `resume=True`"
             )
 
     def load(self, place: Path) -> None:
@@ -317,7 +316,7 @@ class Trainer:
 
     def _warn(self, problem: str) -> None:
         if problem:
-            self.display.say(f"a checkpoint can't be written ({problem}); training goes on and tries again")
+            self.display.say(f"a checkpoint can't be written ({problem}); training continues and tries again")
 
     def _hold(self, folder: RunFolder) -> None:
         """One process trains a run at a time: as long as this Trainer is there."""

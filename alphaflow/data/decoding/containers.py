@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from ...errors import UserError
+from ...errors import UserError, reason
 
 if TYPE_CHECKING:
     import av
@@ -55,7 +55,7 @@ def opened(file: Video) -> Iterator[tuple[Any, Any]]:
     A container that names other files (a playlist) doesn't get them.
 
     Raises:
-        ClipError: it is no regular file, can't be opened, has no video stream, or frames of too many pixels.
+        ClipError: it is not a regular file, can't be opened, has no video stream, or frames of too many pixels.
     """
     try:
         import av
@@ -76,7 +76,7 @@ def opened(file: Video) -> Iterator[tuple[Any, Any]]:
         except ClipError:
             raise
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise ClipError(f"not a readable video: {_reason(error)}") from error
+            raise ClipError(f"not a readable video: {reason(error)}") from error
         made_up: Any = Flags.gen_pts  # time stamps; they are wrong where frames come in another order
         container.flags &= ~made_up.value
         yield container, _best(container)
@@ -118,7 +118,7 @@ def timed(file: Video, start: float, use: Callable[[Iterator[Timed], Any], T]) -
     """Gives a video's frames to ``use``, from its first or one that is shown before ``start`` on, and the stream.
 
     Their times are their time stamps. Where these are missing, or don't increase from one shown frame to the next, as
-    in AVI, ``use`` is called anew with all frames from the beginning: frame k then is at k divided by the rate.
+    in AVI, ``use`` is called again with all frames from the beginning: frame k then is at k divided by the rate.
 
     Raises:
         ClipError: the video can't be opened or decoded, or there is no telling its frames' times.
@@ -160,7 +160,7 @@ def _seek(container: Any, stream: Any, time: float) -> None:
     try:
         container.seek(int(time / stream.time_base) + (stream.start_time or 0), backward=True, stream=stream)
     except av.FFmpegError as error:
-        raise ClipError(f"can't seek: {_reason(error)}") from error
+        raise ClipError(f"can't seek: {reason(error)}") from error
 
 
 def _stamped(container: Any, stream: Any, sought: bool = False) -> Iterator[Timed]:
@@ -223,7 +223,7 @@ def _decoded(container: Any, stream: Any, due: set[int], sought: bool = False) -
                 if not sought:
                     yield frame
     except (av.FFmpegError, OSError) as error:
-        raise ClipError(f"can't be decoded: {_reason(error)}") from error
+        raise ClipError(f"can't be decoded: {reason(error)}") from error
 
 
 def picture_end(container: Any, stream: Any) -> float | None:
@@ -256,10 +256,5 @@ def _last(container: Any, stream: Any) -> float | None:
                 first = stamp if first is None else first
                 last = max(last or 0, stamp - first + (packet.duration or shown))
     except (av.FFmpegError, OSError) as error:
-        raise ClipError(f"can't be read to its end: {_reason(error)}") from error
+        raise ClipError(f"can't be read to its end: {reason(error)}") from error
     return None if last is None else float(last * stream.time_base)
-
-
-def _reason(error: BaseException) -> str:
-    strerror = getattr(error, "strerror", None)
-    return " ".join(str(strerror or error).split())[:160]

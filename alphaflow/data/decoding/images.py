@@ -145,7 +145,9 @@ def _mend(image: Image.Image) -> None:
 
 def _check_sums(data: bytes) -> None:
     """Those of a PNG's pixels, at which Pillow doesn't look."""
-    at, kind, rest = 8, b"", memoryview(data)
+    at = 8
+    kind = b""
+    rest = memoryview(data)
     while at + 12 <= len(data) and kind != b"IEND":
         size, kind = struct.unpack_from(">I4s", data, at)
         end = at + 8 + size
@@ -166,7 +168,7 @@ def crop(image: Image.Image, size: int, how: Crop) -> Image.Image:
     """An image as a square, ``size`` pixels wide.
 
     Args:
-        image: of mode RGB or L.
+        image: image of mode RGB or L.
         size: pixels along each side.
         how: ``"adm"``: `centre_crop` (ADM, DiT, MeanFlow); ``"centre"``: the centre square, Lanczos (α-Flow's official
             runs); ``"resize"``: bicubic to a square, whatever its aspect.

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import reason
 from .containers import ClipError, Timed, Video, check_size, opened, picture_end, timed
 
 if TYPE_CHECKING:
     import av
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+PixelArray = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Clip:
 
     Attributes:
         frames: (f, h, w, 3), 8-bit.
-        times: of each frame, in seconds from the video's beginning, as its time stamps say: (f,).
+        times: times of each frame, in seconds from the video's beginning, as its time stamps say: (f,).
         before: the time of the frame that is shown right before the first of these. Taken one after another, None means
             that this is the video's first; taken by time, also that decoding began at it.
     """
 
-    frames: Pixels
+    frames: PixelArray
     times: np.ndarray[Any, np.dtype[np.float64]]
     before: float | None = None
 
@@ -39,7 +40,7 @@ class VideoInfo:
     """A video's stream.
 
     Attributes:
-        duration: of the pictures, whatever sound there is, in seconds; None where the file doesn't say.
+        duration: duration of the pictures, whatever sound there is, in seconds; None where the file doesn't say.
         fps: average frames a second, or None.
     """
 
@@ -56,7 +57,7 @@ def video_info(file: Video) -> VideoInfo:
         file: a path, or a binary file that can seek; it is read from its beginning.
 
     Raises:
-        ClipError: it is no regular file, can't be opened, or has no video stream.
+        ClipError: it is not a regular file, can't be opened, or has no video stream.
     """
     with opened(file) as (container, stream):
         fps = float(stream.average_rate) if stream.average_rate else None
@@ -85,14 +86,14 @@ def read_clip(
         end: frames at or after this time don't count; None for the end of the file.
 
     Raises:
-        ClipError: the file is no regular one, can't be opened or decoded, is damaged where that can be told, has no
+        ClipError: the file is not a regular one, can't be opened or decoded, is damaged where that can be told, has no
             video stream, is too short, changes its size, has too many pixels, or is to be turned by no right angle.
     """
     if frames < 1 or (fps is not None and fps <= 0) or start < 0:
         raise ValueError(f"a clip needs frames >= 1, fps > 0 and start >= 0, got {frames}, {fps} and {start}")
     limit = None if end is None else end - 1e-6
 
-    def pick(source: Iterator[Timed], stream: Any) -> tuple[list[tuple[float, Pixels]], list[float]]:
+    def pick(source: Iterator[Timed], stream: Any) -> tuple[list[tuple[float, PixelArray]], list[float]]:
         passed: list[float] = []
         noted = _noted(source, passed)
         picked = _by_time(noted, frames, fps, start, limit) if fps else _in_turn(noted, frames, start, limit)
@@ -115,7 +116,7 @@ def _noted(source: Iterator[Timed], passed: list[float]) -> Iterator[Timed]:
         yield time, frame
 
 
-def check_one_size(frames: Sequence[Pixels]) -> None:
+def check_one_size(frames: Sequence[PixelArray]) -> None:
     """Raises a ClipError where frames (h, w, 3) differ in size."""
     sizes = list(dict.fromkeys(f"{frame.shape[1]} × {frame.shape[0]}" for frame in frames))
     if len(sizes) > 1:
@@ -159,7 +160,7 @@ def _by_time(source: Iterator[Timed], frames: int, fps: float, start: float, end
     return found
 
 
-def _shown(frame: av.VideoFrame, aspect: Fraction) -> Pixels:
+def _shown(frame: av.VideoFrame, aspect: Fraction) -> PixelArray:
     """A frame as (h, w, 3), 8-bit, with square pixels, turned and mirrored as its display matrix asks.
 
     Args:
@@ -171,17 +172,17 @@ def _shown(frame: av.VideoFrame, aspect: Fraction) -> Pixels:
     check_size(width, height)
     scaling = None if (width, height) == (frame.width, frame.height) else "BICUBIC"
     array = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation=scaling, threads=1)
-    pixels: Pixels = array.astype(np.uint8, copy=False)
+    pixels: PixelArray = array.astype(np.uint8, copy=False)
     try:
         side: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError as error:
-        raise ClipError(f"the frames' display matrix can't be read: {error}; a newer PyAV may do") from error
+        raise ClipError(f"the frames' display matrix can't be read: {reason(error)}; a newer PyAV may do") from error
     if side is None:
         return pixels
     a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].astype(float)  # (x, y) is shown at (ax + cy, bx + dy)
     turned = abs(b) > abs(a)
     across, down, *others = (c, b, a, d) if turned else (a, d, b, c)
     if 100 * max(map(abs, others)) > min(abs(across), abs(down)) or not across * down:
-        raise ClipError("its frames are to be turned by no right angle")
+        raise ClipError("its frames' rotation is not a multiple of 90 degrees")
     pixels = pixels.transpose(1, 0, 2) if turned else pixels
     return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])

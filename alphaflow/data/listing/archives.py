@@ -14,7 +14,7 @@ from ...errors import UserError, said
 from ...files import parsed
 from .entry import Entry, Reject, stamp
 from .found import Found
-from .names import inside, is_hidden, key
+from .names import is_hidden, key, member_path
 from .tars import Member, members
 
 MOST_MEMBERS = 5_000_000
@@ -38,7 +38,9 @@ def in_zip(path: Path, found: Found) -> None:
     except UserError:
         raise
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"{path} is no folder, and no readable zip or tar ({said(error)}); is it whole?") from error
+        raise UserError(
+            f"{path} is neither a folder nor a readable zip or tar ({said(error)}); is it whole?"
+        ) from error
     with archive:
         seen: set[str] = set()
         for place, info in enumerate(archive.infolist()):
@@ -109,7 +111,7 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
     What is damaged is a reject, with the pictures lost as far as the tar's size tells.
 
     Args:
-        path: of the tar.
+        path: path of the tar.
         found: to add to.
         tar: what it is called.
 
@@ -150,7 +152,7 @@ def _checked(
 ) -> str | None:
     """A member's name inside the place; None where it is a folder, passed over, or a reject."""
     try:
-        clean = inside(name, backslashes)
+        clean = member_path(name, backslashes)
     except ValueError as error:
         found.rejects.append(Reject(prefix + name, str(error)))
         return None

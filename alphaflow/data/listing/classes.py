@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from ...errors import UserError, near
 from .entry import Entry, Reject
-from .found import PACKED, Found
+from .found import PACKED_ENDINGS, Found
 from .names import key, number, splits_among
 from .tables import Classes, rows_of
 
@@ -31,8 +31,8 @@ class Labelled:
 
     Attributes:
         entries: in the order of their names.
-        class_names: by label; empty where there are no classes.
-        rejects: that have no label while others do.
+        class_names: class names by label; empty where there are no classes.
+        rejects: files that have no label while others do.
         note: why there are no classes, or which file the labels are from.
     """
 
@@ -48,10 +48,10 @@ def labelled(
     """Gives entries their labels: of a file, else of what lies beside them, else of their tars or folders.
 
     Args:
-        path: of the place.
+        path: path of the place.
         found: what it holds; its entries are sorted by name.
         tars: the tars' names by their paths; empty where there are none.
-        classes: that there are; None for those that are found.
+        classes: the known classes; None for those that are found.
         labels: a file of labels.
 
     Raises:
@@ -68,9 +68,8 @@ def labelled(
     those = [name for name in names if key(name) in beside] if beside else []
     if those:
         if 2 * len(those) <= len(names):
-            raise UserError(
-                f"only {len(those):,} of the {len(names):,} files in {path} have a label, {those[0]} for one"
-            )
+            some = f"{len(those):,} of the {len(names):,} files in {path}"
+            raise UserError(f"only {some} have a label, {those[0]} for one")
         _check_keys(entries)
         given = [found.labels.get(key(entry.name)) for entry in entries]
         missing = "no label beside it (.cls, or label or cls in its .json)"
@@ -78,7 +77,10 @@ def labelled(
     places = _of_tars(path, entries, tars) if tars else names
     class_names, indices = class_folders(places)
     if len(class_names) > MOST_CLASSES:
-        raise UserError(f"{path} has {len(class_names):,} folders with files, {class_names[0]}, …: are they classes?")
+        raise UserError(
+            f"{path} has {len(class_names):,} folders with files, {class_names[0]}, …, too many for classes; "
+            "give `labels=` or `classes=`"
+        )
     if not class_names and classes is None:
         return Labelled(entries, [], note=f"unlabelled: {NO_CLASSES if tars else 'all lie in one folder'}")
     if classes is None:
@@ -96,7 +98,7 @@ def _listed(path: Path, name: str, classes: Classes) -> int:
     """The index of a folder's or tar's class in the list."""
     found = classes.index.get(name)
     if found is None:
-        hint = near(name, classes.names) or "add it, move it away, or give the files' labels (labels)"
+        hint = near(name, classes.names) or "add it, move it away, or give the files' labels with `labels=`"
         raise UserError(f"the class {name!r} of {path} is not in {classes.path}; {hint}")
     return found
 
@@ -159,17 +161,20 @@ def _by_label(
     elif all(label.isdecimal() for label in known):
         index = {label: int(label) if len(label) < 12 and int(label) < MOST_CLASSES else None for label in known}
         names = [str(i) for i in range(max((i for i in index.values() if i is not None), default=-1) + 1)]
-        wrong = f"is beyond {MOST_CLASSES:,} classes; give a list of them (classes)"
+        wrong = f"is beyond {MOST_CLASSES:,} classes; give a list of them with `classes=`"
     elif any(label.isdecimal() for label in known):
         numbers, words = ([label for label in sorted(known) if label.isdecimal() is kind] for kind in (True, False))
         raise UserError(
-            f"some labels are numbers and some are names, {numbers[0]!r} and {words[0]!r}; list the classes (classes)"
+            f"some labels are numbers and some are names, {numbers[0]!r} and {words[0]!r}; "
+            "list the classes with `classes=`"
         )
     else:
         names = sorted(known)
         index, wrong = {name: i for i, name in enumerate(names)}, ""
         if len(names) > MOST_CLASSES:
-            raise UserError(f"{len(names):,} different labels, {names[0]!r}, {names[1]!r}, …: are they classes?")
+            raise UserError(
+                f"{len(names):,} different labels, {names[0]!r}, {names[1]!r}, …, too many for classes; give `classes=`"
+            )
     kept = []
     for entry, label in zip(entries, given, strict=True):
         number = None if label is None else index[label]
@@ -221,7 +226,7 @@ def _check_none_empty(path: Path, names: Sequence[str], folders: Iterable[str]) 
         if folder not in filled and folder.rpartition("/")[0] in filled and folder.count("/") + 1 in levels:
             raise UserError(
                 f"the folder {folder} in {path} holds nothing that can be read, or is a link to one that is read "
-                "already: is it a class? Fill or remove it, or list the classes (classes)"
+                "already, so it may be an empty class: fill or remove it, or list the classes with `classes=`"
             )
 
 
@@ -236,11 +241,11 @@ def _check_all_tars(path: Path, found: Found, tars: Mapping[str, str]) -> None:
     """Refuses tars, of those that are classes, in which nothing is that can be read, or that are packed."""
     filled = {entry.file for entry in found.entries}
     empty = next((name for file, name in tars.items() if file not in filled), None)
-    packed = sum(found.passed[ending] for ending in PACKED)
+    packed = sum(found.passed[ending] for ending in PACKED_ENDINGS)
     if empty is not None or packed:
         which = f"{empty} holds nothing that can be read" if empty else f"{packed} files beside the tars are packed"
         raise UserError(
-            f"{path}: {which}, and tars are the classes; restore or unpack it, or list the classes (classes)"
+            f"{path}: {which}, and tars are the classes; restore or unpack it, or list the classes with `classes=`"
         )
 
 
@@ -268,7 +273,7 @@ def _by_file(entries: Sequence[Entry], file: Path, classes: Classes | None, reje
             f"{rejects[0].name} can't be read" if rejects else "their names' numbers are not in the order of the names"
         )
         raise UserError(
-            f"{file} has labels in the order of the files, which is in doubt: {why}; write names and labels"
+            f"{file} has labels in the order of the files, but that order is uncertain: {why}; write names and labels"
         )
     ids = all(label.isdecimal() for label in given)
     if ids and classes is not None and not classes.index.keys() >= set(given):

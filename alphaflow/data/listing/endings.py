@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["images", "clips"]
+Modality = Literal["images", "clips"]
 
 IMAGES = frozenset(
     (
@@ -22,10 +22,10 @@ CLIPS = frozenset(
 )  # fmt: skip
 """Endings of files that are clips: FFmpeg takes nearly anything for one."""
 
-ENDINGS: dict[Kind, frozenset[str]] = {"images": IMAGES, "clips": CLIPS}
+ENDINGS: dict[Modality, frozenset[str]] = {"images": IMAGES, "clips": CLIPS}
 
 ENCODING = {"images": "images", "clips": "videos"}
 
-OTHER: dict[Kind, Kind] = {"images": "clips", "clips": "images"}
+OTHER: dict[Modality, Modality] = {"images": "clips", "clips": "images"}
 
 WORDS = {"images": ("picture", "pictures"), "clips": ("clip", "clips")}

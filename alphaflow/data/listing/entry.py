@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple, cast
 
-LARGEST = 300_000_000
+LARGEST_FILE = 300_000_000
 """Bytes of a picture's file: more than Pillow's bound of pixels takes without any compression."""
 
-TOO_LARGE = f"more than {LARGEST:,} bytes, which no picture takes that can be decoded"
+TOO_LARGE = f"more than {LARGEST_FILE:,} bytes, which no picture takes that can be decoded"
 
 REPLACED = "its archive was replaced since it was listed; begin again"
 
@@ -23,8 +23,8 @@ class Reject:
     """What is not read, and why.
 
     Attributes:
-        name: of the file, as people know it.
-        reason: in words.
+        name: name of the file, as people know it.
+        reason: why, in words.
         lost: pictures or clips that are missing by it, as far as is known: by a damaged archive more than one, by a
             clip that would be another's copy none.
     """
@@ -66,7 +66,7 @@ class Entry(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Of the file, where it is one of its own."""
+        """Path of the file, where it doesn't lie in an archive."""
         return os.path.join(self.file, self.name)  # noqa: PTH118
 
     def open(self) -> BinaryIO:
@@ -96,7 +96,7 @@ class Entry(NamedTuple):
             ValueError: they are, or as `open`.
             EOFError: the tar ends before.
         """
-        if not self.in_archive and os.stat(self.path).st_size > LARGEST:  # noqa: PTH116
+        if not self.in_archive and os.stat(self.path).st_size > LARGEST_FILE:  # noqa: PTH116
             raise ValueError(TOO_LARGE)
         with self.open() as stream:
             data = stream.read()  # of an archive no more than was listed

@@ -10,15 +10,16 @@ from typing import BinaryIO
 
 from ...errors import UserError, said
 from ..decoding.images import is_picture
-from .endings import CLIPS, ENCODING, ENDINGS, OTHER, Kind
-from .entry import LARGEST, TOO_LARGE, Entry, Reject
+from .endings import CLIPS, ENCODING, ENDINGS, OTHER, Modality
+from .entry import LARGEST_FILE, TOO_LARGE, Entry, Reject
 from .names import ending
 
-PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".7z"}
+PACKED_ENDINGS = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".7z"}
 """Endings of archives that are not looked into where they lie among files."""
 
 KNOWN = {
-    ".txt", ".csv", ".tsv", ".json", ".xml", ".cls", ".md", ".html", ".yaml", ".npy", ".npz", ".tar", *PACKED, *CLIPS,
+    ".txt", ".csv", ".tsv", ".json", ".xml", ".cls", ".md", ".html", ".yaml", ".npy", ".npz", ".tar",
+    *PACKED_ENDINGS, *CLIPS,
 }  # fmt: skip
 """Endings of files that are not looked into: they are no pictures."""
 
@@ -28,7 +29,7 @@ class Found:
     """What a place holds of a kind, and what was passed over.
 
     Attributes:
-        kind: that is wanted.
+        kind: the kind that is wanted.
         entries: not yet labelled.
         rejects: what is wanted and can't be read.
         passed: files that are passed over, by their ending or another reason.
@@ -38,7 +39,7 @@ class Found:
         unlabelled: why what lies beside them is no label, by key.
     """
 
-    kind: Kind
+    kind: Modality
     entries: list[Entry] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
@@ -54,7 +55,7 @@ class Found:
             name: inside the place.
             size: in bytes.
             opened: opens it, where the ending doesn't tell.
-            special: what it is if it is no regular file.
+            special: what it is if it is not a regular file.
         """
         kind = ending(name)
         wanted = kind in ENDINGS[self.kind] or (bool(special) and kind not in KNOWN - {".tar"})
@@ -67,7 +68,7 @@ class Found:
                 return False
         if not wanted:
             self.passed[kind or "without an ending"] += 1
-        elif special or (self.kind == "images" and size > LARGEST):
+        elif special or (self.kind == "images" and size > LARGEST_FILE):
             self.rejects.append(Reject(name, special or TOO_LARGE))
             return False
         return wanted
@@ -78,7 +79,7 @@ def counted(passed: Counter[str]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in passed.most_common())
 
 
-HINT = "; if folders hold a clip's frames each, 0001.jpg and so on, say how many a second they are (fps)"
+HINT = "; if folders hold a clip's frames each, 0001.jpg and so on, say how many a second they are with `fps=`"
 
 
 def nothing(path: Path, found: Found) -> UserError:
@@ -87,13 +88,13 @@ def nothing(path: Path, found: Found) -> UserError:
     other = OTHER[kind]
     if not found.rejects and not ENDINGS[other].isdisjoint(found.passed):
         return UserError(
-            f"{path} holds {other}, and {kind} are wanted; give a folder of {kind}, or use a recipe for {other} and "
-            f"`alphaflow encode {ENCODING[other]}`{HINT if kind == 'clips' else ''}"
+            f"{path} holds {other}, and {kind} are wanted; give a folder of {kind}, or encode them as "
+            f"{ENCODING[other]} and use a recipe for {other}{HINT if kind == 'clips' else ''}"
         )
     held = f"; it holds {counted(found.passed)}" if found.passed else ""
     if found.rejects:
         first = found.rejects[0]
         held = f": none that can be read, the first is {first.name} ({first.reason})"
-    if any(name in PACKED for name in found.passed):
+    if any(name in PACKED_ENDINGS for name in found.passed):
         held += "; unpack what is packed, of .tar.gz only the .gz (gunzip): tars and single zips are read as they are"
     return UserError(f"{path} holds no {kind}; expected CLASS/NAME.{'jpg' if kind == 'images' else 'mp4'}{held}")

@@ -14,9 +14,9 @@ from .listing import Listing, find, told
 from .tables import Classes, cells_of, text_of
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
-"""That a CSV must have; label and split it may have."""
+"""Columns that a CSV must have; label and split are optional."""
 
-Row = dict[str, str]
+KineticsRow = dict[str, str]
 
 
 def list_csv(path: Path, folder: Path | None, *, split: str | None = None, classes: Classes | None = None) -> Listing:
@@ -27,16 +27,16 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
     first can't be read, the next is. Where no row has a label, there are no classes.
 
     Args:
-        path: of the CSV, UTF-8 or UTF-16.
+        path: path of the CSV, UTF-8 or UTF-16.
         folder: where the clips lie.
-        split: whose rows are taken; None for all, of a file that has but one.
+        split: split to read; None reads all rows of a file that has only one.
         classes: a fixed list of them.
 
     Raises:
         UserError: a file or column is missing, the file has no such split or several, or no clip is there.
     """
     if folder is None or not folder.is_dir():
-        raise UserError("a CSV lists clips by name: give the folder that they lie in (clips_folder)")
+        raise UserError("a CSV lists clips by name: give the folder that they lie in as `folder=`")
     rows, rejects = _rows(path, split)
     found, _ = find(folder, "clips", together=True)
     files = _by_stem(found.entries)
@@ -71,7 +71,7 @@ def list_csv(path: Path, folder: Path | None, *, split: str | None = None, class
     return told(Listing(path, "clips", entries, names if known else [], rejects, Counter(), note))
 
 
-def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, Row]], list[Reject]]:
+def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, KineticsRow]], list[Reject]]:
     """A split's rows with their lines' numbers, and rows that are too short."""
     table = cells_of(path, io.StringIO(text_of(path)))
     head = [name.lower() for name in table[0][1]] if table else []
@@ -88,10 +88,10 @@ def _rows(path: Path, split: str | None) -> tuple[list[tuple[int, Row]], list[Re
     return _of_split(path, rows, split), rejects
 
 
-def _of_split(path: Path, rows: list[tuple[int, Row]], split: str | None) -> list[tuple[int, Row]]:
+def _of_split(path: Path, rows: list[tuple[int, KineticsRow]], split: str | None) -> list[tuple[int, KineticsRow]]:
     splits = sorted({row["split"] for _, row in rows if row["split"]})
     if split is None and len(splits) > 1:
-        raise UserError(f"{path} holds the splits {', '.join(splits)}; say which (split)")
+        raise UserError(f"{path} holds the splits {', '.join(splits)}; choose one with `split=`")
     if split is not None and splits and split not in splits:
         raise UserError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
     chosen = [(number, row) for number, row in rows if split is None or row["split"] in ("", split)]
@@ -108,7 +108,7 @@ def _by_stem(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return files
 
 
-def _segment(row: Row) -> tuple[float, float] | None:
+def _segment(row: KineticsRow) -> tuple[float, float] | None:
     """A row's times in seconds; None if they are none."""
     try:
         start, end = float(row["time_start"]), float(row["time_end"])

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import UserError, printable
 from . import archives
 from .classes import labelled
-from .endings import ENDINGS, OTHER, WORDS, Kind
+from .endings import ENDINGS, OTHER, WORDS, Modality
 from .entry import Entry, Reject, stamp
 from .found import KNOWN, Found, counted, nothing
 from .names import ending, number
@@ -36,17 +36,17 @@ class Listing:
     """All pictures or clips of a place.
 
     Attributes:
-        path: of the place.
+        path: path of the place.
         kind: pictures or clips.
         entries: sorted by name, or `mixed`.
-        class_names: by label; empty where there are no classes.
+        class_names: class names by label; empty where there are no classes.
         rejects: what was seen at once to be unusable, damaged archives among them.
         passed: what was passed over and how often: by ending, or by another reason.
         note: where the labels are from, or why there are none.
     """
 
     path: Path
-    kind: Kind
+    kind: Modality
     entries: list[Entry] = field(repr=False)
     class_names: list[str] = field(repr=False)
     rejects: list[Reject] = field(default_factory=list)
@@ -60,7 +60,9 @@ class Listing:
 
     def summary(self) -> str:
         """What it holds, in a line; and a line for each of the first rejects."""
-        count, names, used = len(self.entries), self.class_names, {entry.label for entry in self.entries}
+        count = len(self.entries)
+        names = self.class_names
+        used = {entry.label for entry in self.entries}
         empty = [name for i, name in enumerate(names) if i not in used]
         shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
         classes = f" in {len(names):,} classes ({shown})" if names else ""
@@ -106,7 +108,12 @@ class Listing:
 
 
 def list_files(
-    path: Path | str, kind: Kind, *, classes: Classes | None = None, labels: Path | None = None, frames: bool = False
+    path: Path | str,
+    kind: Modality,
+    *,
+    classes: Classes | None = None,
+    labels: Path | None = None,
+    frames: bool = False,
 ) -> Listing:
     """The pictures or clips under a folder, in a zip, or in tars: a .tar, a folder of them, or a pattern.
 
@@ -116,7 +123,7 @@ def list_files(
     numbers or are ImageNet's.
 
     Args:
-        path: of the place.
+        path: path of the place.
         kind: what is wanted.
         classes: a fixed list of them.
         labels: a file of labels.
@@ -142,11 +149,11 @@ def list_files(
     return told(Listing(path, kind, found.entries, done.class_names, found.rejects, found.passed, done.note))
 
 
-def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, dict[str, str]]:
+def find(path: Path, kind: Modality, *, together: bool = False) -> tuple[Found, dict[str, str]]:
     """What a place holds of a kind, not yet labelled, and the tars that it is in: their names by their paths.
 
     Args:
-        path: of the place.
+        path: path of the place.
         kind: what is wanted.
         together: read tars and files beside them as one.
 
@@ -159,7 +166,7 @@ def find(path: Path, kind: Kind, *, together: bool = False) -> tuple[Found, dict
         if found.archives and found.entries and not together:
             raise UserError(
                 f"{path} holds tars ({found.archives[0]} …) and {WORDS[kind][1]} beside them "
-                f"({found.entries[0].name} …): the same ones twice, or two data sets? Leave only one of both"
+                f"({found.entries[0].name} …): these may be the same ones twice; keep only one of the two"
             )
         tars = {name: path / name for name in sorted(found.archives)}
     elif not tars and path.is_file():
@@ -177,7 +184,7 @@ def told(listing: Listing) -> Listing:
     return listing
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> Modality:
     """Whether a place holds pictures or clips, by the endings of its files: of a set of tars those in the first.
 
     Raises:
@@ -188,7 +195,7 @@ def kind_of(path: Path) -> Kind:
     if all(only.values()):
         raise UserError(
             f"{path} holds {only['images']:,} pictures and {only['clips']:,} clips; measure a folder with one kind, or "
-            "say that clips are meant (frames)"
+            "ask for clips with `frames=`"
         )
     unknown = endings.keys() - KNOWN - ENDINGS["images"]
     return "clips" if only["clips"] or (not only["images"] and endings[".gif"] and not unknown) else "images"

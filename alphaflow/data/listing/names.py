@@ -24,7 +24,7 @@ def ending(name: str) -> str:
     return base[base.rindex(".") :].lower() if "." in base[1:] else ""
 
 
-def inside(name: str, backslashes: bool = False) -> str:
+def member_path(name: str, backslashes: bool = False) -> str:
     """An archive's member as a path inside it.
 
     Args:

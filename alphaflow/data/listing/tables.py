@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...errors import UserError, said
+from ...errors import UserError, reason, said
 from ...files import parsed
 
 MOST_TEXT = 2**28
@@ -92,7 +92,7 @@ def cells_of(file: Path, lines: Iterable[str], delimiter: str = ",") -> list[tup
     try:
         return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
-        raise UserError(f"{file}, line {reader.line_num}: {error}; repair that line") from error
+        raise UserError(f"{file}, line {reader.line_num}: {reason(error)}; repair that line") from error
 
 
 def rows_of(file: Path) -> list[list[str]]:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from io import RawIOBase
 from typing import NamedTuple
 
-BLOCK = 512
+TAR_BLOCK = 512
 """Bytes of a header, and at whose multiples headers begin."""
 
-TAIL, LONGEST = 2**22, 2**20
+TAIL, LONGEST_RECORD = 2**22, 2**20
 """Bytes of zeros that may follow the last member, and of what goes before a member: its long name, its pax records."""
 
 SPECIAL = "no regular file: a link, a device, or one with holes"
@@ -56,9 +56,9 @@ def members(stream: RawIOBase, size: int, damage: Callable[[int, str], None]) ->
     before: dict[bytes, bytes] = {}
     doubt = False  # whether what goes before the next member was damaged
     while end < size:
-        header = _header(_read(stream, end, BLOCK))
+        header = _header(_read(stream, end, TAR_BLOCK))
         if header is None:
-            following = _next_header(stream, end + BLOCK, size)
+            following = _next_header(stream, end + TAR_BLOCK, size)
             if following >= size and size - end <= TAIL and not _holds_something(stream, end, size):
                 break
             damage(following - start, f"no file's header at byte {end:,}")
@@ -66,18 +66,18 @@ def members(stream: RawIOBase, size: int, damage: Callable[[int, str], None]) ->
                 return
             start, end, before, doubt = following, following, {}, True
             continue
-        offset = end + BLOCK
-        end = offset + _padded(header.size if header.kind not in b"123456" else 0)
+        offset = end + TAR_BLOCK
+        end = offset + padded(header.size if header.kind not in b"123456" else 0)
         if header.kind in b"xgLK":
             doubt = _take(stream, offset, header, before) or doubt
             continue
         if header.kind == b"S":  # its map may go on behind the header
-            more = _read(stream, offset - BLOCK, BLOCK)[482]
+            more = _read(stream, offset - TAR_BLOCK, TAR_BLOCK)[482]
             while more and end < size:
-                more, end = (_read(stream, end, BLOCK) + bytes(BLOCK))[504], end + BLOCK
+                more, end = (_read(stream, end, TAR_BLOCK) + bytes(TAR_BLOCK))[504], end + TAR_BLOCK
         member = _member(header, before, offset, end - start)
         if b"size" in before and member.size != header.size:
-            end = offset + _padded(member.size)
+            end = offset + padded(member.size)
         if member.offset + member.size > size:
             damage(size - start, f"it ends in the middle of {member.name}")
             return
@@ -88,8 +88,8 @@ def members(stream: RawIOBase, size: int, damage: Callable[[int, str], None]) ->
         start, before, doubt = end, {}, False
     if end >= size:
         damage(0, "it ends without a tar's mark of its end")
-    if size % BLOCK:
-        damage(0, f"its length is no multiple of {BLOCK} bytes")
+    if size % TAR_BLOCK:
+        damage(0, f"its length is not a multiple of {TAR_BLOCK} bytes")
 
 
 def _header(block: bytes) -> _Header | None:
@@ -100,7 +100,12 @@ def _header(block: bytes) -> _Header | None:
         size = int.from_bytes(block[125:136], "big") if long else int(block[124:136].strip(b" \0") or b"0", 8)
     except (ValueError, IndexError):
         return None
-    if len(block) < BLOCK or size < 0 or block[124] == 0xFF or sum(block) - sum(block[148:156]) + 8 * ord(" ") != total:
+    if (
+        len(block) < TAR_BLOCK
+        or size < 0
+        or block[124] == 0xFF
+        or sum(block) - sum(block[148:156]) + 8 * ord(" ") != total
+    ):
         return None
     name, nul, _ = block[:100].partition(b"\0")
     folder = block[345:500].partition(b"\0")[0] if block[257:263] == b"ustar\0" else b""
@@ -119,7 +124,7 @@ def _member(header: _Header, before: dict[bytes, bytes], offset: int, span: int)
 
 def _take(stream: RawIOBase, offset: int, header: _Header, before: dict[bytes, bytes]) -> bool:
     """Takes what goes before a member: its long name, or pax records. Returns whether it is damaged."""
-    data = _read(stream, offset, header.size) if header.size <= LONGEST else b""
+    data = _read(stream, offset, header.size) if header.size <= LONGEST_RECORD else b""
     if len(data) < header.size:
         return True
     if header.kind == b"L":
@@ -158,10 +163,10 @@ def _next_header(stream: RawIOBase, at: int, size: int) -> int:
     while at < size:
         data = _read(stream, at, 2**20)
         if data.strip(b"\0"):
-            for start in range(0, len(data) - BLOCK + 1, BLOCK):
-                if _header(data[start : start + BLOCK]) is not None:
+            for start in range(0, len(data) - TAR_BLOCK + 1, TAR_BLOCK):
+                if _header(data[start : start + TAR_BLOCK]) is not None:
                     return at + start
-        at += max(len(data), BLOCK)
+        at += max(len(data), TAR_BLOCK)
     return size
 
 
@@ -175,6 +180,6 @@ def _read(stream: RawIOBase, at: int, count: int) -> bytes:
     return stream.read(count) or b""
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     """Bytes that so many take in a tar."""
-    return (size + BLOCK - 1) // BLOCK * BLOCK
+    return (size + TAR_BLOCK - 1) // TAR_BLOCK * TAR_BLOCK

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import UserError
+from ...errors import UserError, reason
 from .entry import Entry, stamp
 from .found import Found
 from .names import ending, is_hidden
@@ -40,7 +40,7 @@ def scan(root: Path, passed: Counter[str]) -> Iterator[tuple[str, os.DirEntry[st
                 items = list(found)
         except OSError as error:
             raise UserError(
-                f"can't read the folder {folder}: {error.strerror}; make it readable, or move it away"
+                f"can't read the folder {folder}: {reason(error)}; make it readable, or move it away"
             ) from error
         for item in items:
             name = prefix + item.name
@@ -75,7 +75,7 @@ def _identity(folder: str) -> tuple[int, int]:
     try:
         facts = os.stat(folder)  # noqa: PTH116
     except OSError as error:
-        raise UserError(f"can't read the folder {folder}: {error.strerror}") from error
+        raise UserError(f"can't read the folder {folder}: {reason(error)}") from error
     return facts.st_dev, facts.st_ino
 
 
@@ -87,11 +87,11 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def _special(item: os.DirEntry[str]) -> str:
-    """What a file is if it is no regular one, whose reading might never end; else empty."""
+    """What a file is if it is not a regular one, whose reading might never end; else empty."""
     try:
         if item.is_file():
             return ""
         mode = item.stat().st_mode
     except OSError as error:
-        return f"a link to nothing ({error.strerror})"
+        return f"a link to nothing ({reason(error)})"
     return "a pipe, no regular file" if stat.S_ISFIFO(mode) else "a device or a socket, no regular file"
