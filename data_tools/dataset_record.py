@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from operator import itemgetter
@@ -125,8 +126,6 @@ def _numbers(array: np.ndarray[Any, Any]) -> tuple[float, ...]:
 def _versions() -> dict[str, str]:
     found = {}
     for name in ("alphaflow", "torch", "diffusers", "numpy", "pillow", "av"):
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -122,6 +122,7 @@ def test_a_dataset_without_a_base_trains_and_is_asked_each_time() -> None:
     model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, classes=3)
     made = af.Recipe(model=model, objective=af.MeanFlow(), dataset=stream, steps=5, samplers=())  # type: ignore[arg-type]
     assert replace(made, steps=4).dataset is made.dataset
+    assert repr(made.dataset) == repr(stream)
     facts = describe_data(made.dataset)
     assert facts == {
         "shape": [1, 8, 8], "classes": 3, "sampled_classes": 3, "class_names": ["0", "1", "2"], "fps": None
@@ -142,7 +143,7 @@ def test_a_dataset_of_the_users_own_says_what_it_knows() -> None:
         class_names, rewinds = ("a", "b"), True
 
         def __init__(self) -> None:
-            self.stream, self.fps = Stream(), 7.5  # type: ignore[misc]
+            self.stream, self.fps = Stream(), 7.5
             self.shape = (1, 8, 8)
 
         def __iter__(self) -> Iterator[af.Batch]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..describe import Compact
 from ..errors import UserError, reason
+from ..parallel.device import find_device
 from .autoencoder import Autoencoder, Normalisation, per_channel
 from .chunks import decode_in_chunks
 
@@ -44,10 +45,10 @@ class DiffusersVAE(Compact, Autoencoder):
         subfolder: the autoencoder's folder inside it, for example ``"vae"`` in a whole pipeline.
         scale, shift: in place of the config's: a number, or one for each channel or each element (`Normalisation`).
         tiling: encode and decode in overlapping tiles, for large pictures and long clips.
-        device: where it runs; ``"auto"`` takes a GPU if there is one.
+        device: where it runs; ``"auto"`` takes a GPU if there is one, under torchrun each process its own.
 
     Raises:
-        UserError: on first use: diffusers isn't installed, or there is no such model.
+        UserError: on first use: diffusers isn't installed, or there is no such model or device.
     """
 
     name: str
@@ -65,6 +66,7 @@ class DiffusersVAE(Compact, Autoencoder):
             diffusers: Any = importlib.import_module("diffusers")
         except ImportError as error:
             raise UserError("this needs diffusers: pip install 'alphaflow[diffusers]'") from error
+        device = find_device(self.device)
         try:
             vae = self._loaded(diffusers, local_files_only=True)  # a folder, or the Hub's cache
         except UserError:
@@ -74,10 +76,6 @@ class DiffusersVAE(Compact, Autoencoder):
             vae = self._loaded(diffusers)
         if self.tiling:
             vae.enable_tiling()
-        device = self.device
-        if device == "auto":
-            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            device = str(found or "cpu")
         return vae.to(device).eval().requires_grad_(False)
 
     def _loaded(self, diffusers: Any, **options: Any) -> Any:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 
-import torch
-
 from ..errors import UserError, reason
-from ..parallel.device import find_device
 from .autoencoder import Autoencoder, Normalised
 from .diffusers_vae import DiffusersVAE
 from .pixels import Pixels
@@ -42,11 +38,7 @@ def open_autoencoder(name: str, subfolder: str | None, tiling: bool, device: str
         except (ImportError, AttributeError) as error:
             raise UserError(f"the autoencoder {name} can't be imported: {reason(error)}") from error
         return Autoencoder.of(found() if isinstance(found, type) else found)
-    local = os.environ.get("LOCAL_RANK")
-    place = f"cuda:{local}" if device == "auto" and local is not None and torch.cuda.is_available() else device
-    if place != "auto":
-        find_device(place)
     name = str(Path(name).resolve()) if Path(name).is_dir() else name  # the shards name it, wherever they are read
-    vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=place)
+    vae = DiffusersVAE(name, subfolder=subfolder, tiling=tiling, device=device)
     _ = vae.vae  # what is wrong with it is said before anything is begun
     return vae

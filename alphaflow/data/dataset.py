@@ -24,13 +24,14 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 class Dataset(IterableDataset[Batch], ABC):
     """An endless stream of batches that can be continued where it stopped. Your own derives from it, or from one below.
 
-    It must have a ``shape``. That and ``class_names``, ``classes``, ``batch_size``, ``fps`` and ``autoencoder`` may be
-    set as attributes, of the class or of the object, where they aren't as here.
+    It must have a ``shape``. That, the other attributes, ``classes`` and ``autoencoder`` may be set on the class or on
+    the object, where they aren't as here.
 
     Attributes:
         shape: shape of one sample, channels first: (c, h, w) or (c, f, h, w), or any other.
         class_names: a name for each class, by label; empty where there are no classes, or none has a name.
         batch_size: samples a batch; None where it isn't known before one is read.
+        fps: frames a second of clips; None for images, or where nothing says.
         rewinds: whether `load_state_dict` goes back to a place exactly, and all randomness is the dataset's own: it may
             then be read ahead, in a thread.
     """
@@ -38,6 +39,7 @@ class Dataset(IterableDataset[Batch], ABC):
     shape: tuple[int, ...]
     class_names: Sequence[str] = ()
     batch_size: int | None = None
+    fps: float | None = None
     rewinds: ClassVar[bool] = False
 
     @abstractmethod
@@ -56,11 +58,6 @@ class Dataset(IterableDataset[Batch], ABC):
     def classes(self) -> int | None:
         """The number of classes, or None: as many as have names."""
         return len(self.class_names) or None
-
-    @cached_property
-    def fps(self) -> float | None:
-        """Frames a second of clips; None for images, or where nothing says."""
-        return None
 
     @cached_property
     def autoencoder(self) -> Autoencoder | None:
@@ -110,17 +107,16 @@ class Dataset(IterableDataset[Batch], ABC):
 class _Foreign(Dataset):
     """An object that has what training needs, and derives from nothing here. It is asked each time, and no sooner."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Dataset) -> None:  # in structure
         self.inner = inner
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return tuple(self.inner.shape)
+        return self.inner.shape
 
     @property
     def classes(self) -> int | None:
-        classes: int | None = self.inner.classes
-        return classes
+        return self.inner.classes
 
     @property
     def kind_name(self) -> str:
@@ -130,8 +126,7 @@ class _Foreign(Dataset):
         return iter(self.inner)
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = self.inner.state_dict()
-        return state
+        return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.inner.load_state_dict(state)
@@ -142,7 +137,7 @@ class _Foreign(Dataset):
 
 @dataclass(frozen=True)
 class _Cut:
-    """Every world-th sample of each batch, from the rank-th on."""
+    """Every world-th sample of each batch."""
 
     dataset: Dataset
     rank: int

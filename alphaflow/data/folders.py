@@ -170,7 +170,7 @@ class VideoFolder(IndexedDataset):
         self.shape = tuple(self._clip(0, 0.5).shape) if size is None else (channels, frames, size, size)
 
     @cached_property
-    def fps(self) -> float | None:
+    def fps(self) -> float | None:  # type: ignore[override]
         """Frames a second: the rate that was asked for, else the first video's; None where it doesn't say."""
         if self.given_fps is not None:
             return self.given_fps

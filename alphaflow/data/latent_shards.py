@@ -72,7 +72,8 @@ class LatentShards(IndexedDataset):
         self.damaged = damaged
         self.hashes = hashes
         self.description = Description(path, kind=kind)
-        self.shape, self.class_names = self.description.shape, self.description.class_names
+        about = self.description
+        self.shape, self.class_names, self.fps = about.shape, about.class_names, about.fps
         found: Modality = "clips" if len(self.shape) == 4 else "images"
         wanted = kind or found
         if wanted != found:
@@ -95,11 +96,6 @@ class LatentShards(IndexedDataset):
         if not len(self._index):
             raise UserError(f"{path} holds no sample that can be read; encode again, or restore it")
         self._values = int(np.prod(self.description.stored))
-
-    @property
-    def fps(self) -> float | None:
-        """Frames a second of clips, their median where they differ; None for images, or where no file says."""
-        return self.description.fps
 
     @cached_property
     def autoencoder(self) -> Autoencoder | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +33,7 @@ class Mixture(Dataset):
     """
 
     rewinds: ClassVar[bool] = True
+    autoencoder: Autoencoder | None
 
     def __init__(self, clips: IndexedDataset, images: IndexedDataset, image_share: float = 0.2) -> None:
         if not 0 < image_share < 1:
@@ -48,7 +48,8 @@ class Mixture(Dataset):
         self.clips = clips
         self.images = images
         self.image_share = image_share
-        self.shape, self.batch_size = clips.shape, clips.batch_size
+        self.shape, self.batch_size, self.fps = clips.shape, clips.batch_size, clips.fps
+        self.autoencoder = clips.autoencoder
         known = list(clips.class_names)
         self.class_names = [*known, *(name for name in images.class_names if name not in known)]
         index = {name: number for number, name in enumerate(self.class_names)}
@@ -69,16 +70,6 @@ class Mixture(Dataset):
     def indexed(self) -> IndexedDataset:
         """The clips."""
         return self.clips
-
-    @cached_property
-    def fps(self) -> float | None:
-        """The clips' frames a second, or None."""
-        return self.clips.fps
-
-    @cached_property
-    def autoencoder(self) -> Autoencoder | None:
-        """The one that both were encoded with; None for pixels, and where it is the user's own."""
-        return self.clips.autoencoder
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches without end, from where the stream stands."""

@@ -73,13 +73,9 @@ class RemoteShards(Dataset):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} can't be read ({said(error)}); give a copy of the shards' dataset.json") from error
         self.description = Description(file.parent, text)
-        self.shape, self.class_names = self.description.shape, self.description.class_names
+        about = self.description
+        self.shape, self.class_names, self.fps = about.shape, about.class_names, about.fps
         self.epoch, self._readers = 0, 1
-
-    @property
-    def fps(self) -> float | None:
-        """Frames a second of clips, their median where they differ; None for images, or where no file says."""
-        return self.description.fps
 
     @cached_property
     def autoencoder(self) -> Autoencoder | None:

@@ -94,8 +94,7 @@ class Description:
         """The autoencoder that the shards were made with; None where it is the user's own."""
         if self._described is None:
             return None
-        built: Autoencoder = rebuild(self._described, AUTOENCODERS)
-        return self.measured(built)
+        return self.measured(rebuild(self._described, AUTOENCODERS))
 
     def measured(self, autoencoder: Autoencoder) -> Autoencoder:
         """An autoencoder that decodes with the shift and scale that were measured, if they were."""

@@ -195,6 +195,5 @@ def training_data(run: Pipeline) -> SampleSet:
     if dataset is None:
         raise UserError("the run's data can't be read in order; give real images as `reference=`")
     decoder = None if run.autoencoder.plain else run.autoencoder
-    return DecodedDataset(
-        dataset, "the run's training data", decoder, run.device, ahead=False
-    )  # it may be the user's, for one thread
+    name = "the run's training data"
+    return DecodedDataset(dataset, name, decoder, run.device, ahead=False)  # it may be the user's, for one thread
