@@ -110,7 +110,7 @@ def test_each_place_builds_its_own_kind(copies: Copies, here: Here) -> None:
         done = here("sample", copies(name, code=False, **changes), "--count", "4", "--out", copies.place / "out")
         one_line(done)
         assert done.status == 2
-        assert "run.json names 'Run'" in done.err
+        assert "run.json names the class 'Run'" in done.err
     assert not copies.mark.exists()
 
 
