@@ -33,8 +33,8 @@ def inside(t: Any, interval: tuple[Any, Any]) -> Any:
 
 def packed(omega: Tensor, t_min: Tensor | float = 0.0, t_max: Tensor | float = 1.0) -> Tensor:
     """``cond.guidance`` (b, 3) of scales (b,) in their intervals, whose ends are numbers or (b,)."""
-    low, high = (torch.as_tensor(end, dtype=omega.dtype, device=omega.device) for end in (t_min, t_max))
-    return torch.stack([omega, low.expand_as(omega), high.expand_as(omega)], dim=1)
+    ends = (end if isinstance(end, Tensor) else torch.full_like(omega, end) for end in (t_min, t_max))
+    return torch.stack([omega, *ends], dim=1)
 
 
 def guidance_setting(b: int, scale: float, interval: Interval = WHOLE) -> Tensor:

@@ -73,7 +73,9 @@ class LatentShards(IndexedDataset):
         self.hashes = hashes
         self.description = Description(path, kind=kind)
         about = self.description
-        self.shape, self.class_names, self.fps = about.shape, about.class_names, about.fps
+        self.shape = about.shape
+        self.class_names = about.class_names
+        self.fps = about.fps
         found: Modality = "clips" if len(self.shape) == 4 else "images"
         wanted = kind or found
         if wanted != found:

@@ -48,7 +48,9 @@ class Mixture(Dataset):
         self.clips = clips
         self.images = images
         self.image_share = image_share
-        self.shape, self.batch_size, self.fps = clips.shape, clips.batch_size, clips.fps
+        self.shape = clips.shape
+        self.batch_size = clips.batch_size
+        self.fps = clips.fps
         self.autoencoder = clips.autoencoder
         known = list(clips.class_names)
         self.class_names = [*known, *(name for name in images.class_names if name not in known)]

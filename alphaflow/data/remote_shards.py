@@ -74,7 +74,9 @@ class RemoteShards(Dataset):
             raise UserError(f"{file} can't be read ({said(error)}); give a copy of the shards' dataset.json") from error
         self.description = Description(file.parent, text)
         about = self.description
-        self.shape, self.class_names, self.fps = about.shape, about.class_names, about.fps
+        self.shape = about.shape
+        self.class_names = about.class_names
+        self.fps = about.fps
         self.epoch, self._readers = 0, 1
 
     @cached_property

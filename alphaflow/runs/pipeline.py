@@ -111,6 +111,11 @@ class Pipeline(ABC):
         """Whether guidance is an input of the network (`GuidanceInputs`)."""
         return bool(known(self.model).takes_guidance)
 
+    @property
+    def drawable(self) -> bool:
+        """Whether something turns samples into pixels; latents without an autoencoder stay latents."""
+        return not self.autoencoder.plain or self.shape[0] in (1, 3)
+
     def _check_guidable(self) -> None:
         if not self.classes:
             raise UserError(f"{self.name} can't be guided: its data have no classes")
@@ -154,7 +159,7 @@ class Pipeline(ABC):
             UserError: as `sampler`; or nothing turns the run's samples into pixels.
         """
         sampler = self.sampler(nfe, guidance)
-        if self.autoencoder.plain and self.shape[0] not in (1, 3):
+        if not self.drawable:
             raise UserError(
                 f"the run's samples have {self.shape[0]} channels and nothing decodes them: its recipe names no "
                 "autoencoder; give the one that the data were encoded with, af.Recipe(…, autoencoder=…)"

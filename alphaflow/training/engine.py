@@ -95,7 +95,7 @@ class Engine:
             if network.recompute is None:
                 raise UserError(f"{type(self.model).__name__} has no attribute `recompute`: it can't recompute")
             network.recompute = True
-        if world.size > 1:
+        if self.setup.parallel != "ddp":
             _ = self.flops  # counted while this process has the whole network
         self._shared = Shared(self.model, world, device, self.setup.parallel, self._has_unused)
         for average in self.averages.values():

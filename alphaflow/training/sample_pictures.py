@@ -22,10 +22,10 @@ def sample_picture(recipe: Recipe, model: nn.Module, device: torch.device) -> Pi
     if not recipe.samplers or len(recipe.dataset.shape) not in (3, 4):
         return None
     pipeline = InTraining(recipe, model, device)
-    if pipeline.pixel_shape[0] not in (1, 3):  # latents without an autoencoder: nothing to see
+    if not pipeline.drawable:
         return None
     columns = min(pipeline.sampled_classes or 8, 16)
     count = columns * (8 if len(pipeline.shape) == 3 else 1)
     labels = balanced_labels(count, columns) if pipeline.sampled_classes else None
     pixels = pipeline.maker(min(pipeline.samplers), seed=GRID_SEED)(0, count, labels)
-    return Picture(pixels, columns, pipeline.fps)
+    return Picture(pixels, columns, pipeline.fps) if pixels.shape[1] in (1, 3) else None
