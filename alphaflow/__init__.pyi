@@ -68,6 +68,11 @@ from .schedules import Schedule as Schedule
 from .schedules import Sigmoid as Sigmoid
 from .schedules import StepSchedule as StepSchedule
 from .schedules import WarmUp as WarmUp
+from .sources import Coupling as Coupling
+from .sources import FromCondition as FromCondition
+from .sources import Gaussian as Gaussian
+from .sources import OptimalTransport as OptimalTransport
+from .sources import Source as Source
 from .times import ArctanLogNormal as ArctanLogNormal
 from .times import BetaTimes as BetaTimes
 from .times import DyadicPairs as DyadicPairs

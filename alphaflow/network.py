@@ -29,6 +29,8 @@ class Network(nn.Module, Configured):
         takes_guidance: guidance is an input, ``cond.guidance`` (b, 3) (`GuidanceInputs`); None where it doesn't say.
         recompute: keep less of the forward pass and compute it again in the backward pass; None where it can't.
         classes: the number of classes it knows; None for any, or none.
+        conditions: the names of the conditions that it takes; None where it doesn't say. One that the data have and it
+            doesn't take is refused, and the other way round.
         static_graph: the same weights get a gradient whatever the samples, so that trying it on two tells which.
     """
 
@@ -37,6 +39,7 @@ class Network(nn.Module, Configured):
     takes_guidance: bool | None = None
     recompute: bool | None = None
     classes: int | None = None
+    conditions: tuple[str, ...] | None = None
     static_graph: ClassVar[bool] = False
 
     def adapt(self, weights: Mapping[str, Tensor], *, of_images: bool = False) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,6 +87,7 @@ class Recipe:
             raise UserError(f"optimizer is a function of the parameters, lambda p: {kind}(p), not an optimiser")
         object.__setattr__(self, "samplers", _checked(self.samplers))
         self._check_parts()
+        self._bind_source()
 
     def _check_parts(self) -> None:
         """Whether network, objective and data go together; a function as the objective becomes one."""
@@ -103,6 +104,19 @@ class Recipe:
         knows, has = network.classes, self.dataset.classes
         if knows is not None and has is not None and has > knows:
             raise UserError(f"the network has {knows} classes and the data {has}; give it classes=dataset.classes")
+
+    def _bind_source(self) -> None:
+        """Samplers that draw from the source get the objective's, unless they name one."""
+        from .samplers import Consistency
+        from .sources import Gaussian
+
+        bound = [
+            replace(sampler, source=self.objective.source)
+            if isinstance(sampler, Consistency) and sampler.source is None and self.objective.source != Gaussian()
+            else sampler
+            for sampler in self.samplers
+        ]
+        object.__setattr__(self, "samplers", tuple(bound))
 
     @property
     def samplers_by_nfe(self) -> dict[int, Sampler]:

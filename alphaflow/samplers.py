@@ -17,6 +17,7 @@ from .errors import is_whole
 from .flow import interpolate, jump
 from .guidance import CFG
 from .network import Upcast
+from .sources import SOURCES, Gaussian, Source, seen
 from .times import check_grid, grid
 from .types import Cond, Model, Sample, Time
 
@@ -32,7 +33,7 @@ class Sampler(Protocol):
     def __call__(
         self, model: Model, noise: Sample, cond: Cond | None = None, generator: torch.Generator | None = None
     ) -> Sample:
-        """Samples x (b, …) from standard normal noise (b, …)."""
+        """Samples x (b, …) from a draw of the source (b, …), which is standard normal noise unless one says."""
         ...
 
 
@@ -94,7 +95,7 @@ class ODE(_Grid):
     def __call__(
         self, model: Model, noise: Sample, cond: Cond | None = None, generator: torch.Generator | None = None
     ) -> Sample:
-        """Samples x (b, …) from standard normal noise (b, …). Draws nothing from the generator."""
+        """Samples x (b, …) from a draw of the source (b, …), `Gaussian` noise or another. Draws nothing itself."""
         cond = Cond() if cond is None else cond
         plain = Upcast(model)
         guided = plain if self.cfg is None else self.cfg.wrap(model)
@@ -119,7 +120,10 @@ class Consistency(_Grid):
     Args:
         steps: N, an even grid; or
         times: the grid itself, for example (1.0, 0.55, 0.0).
+        source: what fresh noise is made into; None for the objective's, which a recipe puts here.
     """
+
+    source: Source | None = None
 
     @property
     def nfe(self) -> int:
@@ -130,15 +134,15 @@ class Consistency(_Grid):
     def __call__(
         self, model: Model, noise: Sample, cond: Cond | None = None, generator: torch.Generator | None = None
     ) -> Sample:
-        """Samples x (b, …) from standard normal noise (b, …); fresh noise comes from the generator."""
-        cond = Cond() if cond is None else cond
-        z, u = noise, Upcast(model)
+        """Samples x (b, …) from a draw of the source (b, …); fresh noise comes from the generator."""
+        cond, source = Cond() if cond is None else cond, self.source or Gaussian()
+        z, u, given = noise, Upcast(model), seen(cond, source, model)
         for t, r in zip(self.grid, self.grid[1:], strict=False):
             now, zero = _fill(t, z), _fill(0.0, z)
-            z = jump(z, u(z, zero, now, cond), now, zero)
+            z = jump(z, u(z, zero, now, given), now, zero)
             if r > 0:
                 fresh = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
-                z = interpolate(z, fresh, _fill(r, z))
+                z = interpolate(z, source(fresh, cond), _fill(r, z))
         return z
 
 
@@ -167,5 +171,5 @@ def _stepper(solver: str) -> Callable[[_Velocity, Sample, float, float], Sample]
     return {"jump": _jump_step, "euler": _euler_step, "heun": _heun_step}[solver]
 
 
-SAMPLERS = {"ODE": ODE, "Consistency": Consistency, "CFG": CFG}
+SAMPLERS = {"ODE": ODE, "Consistency": Consistency, "CFG": CFG, **SOURCES}
 """What run.json may name as one, or as a part of one."""

@@ -32,13 +32,26 @@ NO_CLASS = -1
 class Cond:
     """What a model is conditioned on: batch-first tensors of one batch size.
 
-    ``Cond(labels=labels, text=embedding)`` holds two; ``cond.labels`` and ``cond.text`` give them back, and
-    ``Cond()`` is the unconditional case. Nothing changes a `Cond` or its tensors in place.
+    ``Cond(labels=labels, pose=pose)`` holds two; ``cond.labels`` and ``cond.pose`` give them back, and ``Cond()`` is
+    the unconditional case. Nothing changes a `Cond` or its tensors in place. Any name will do for a network of your
+    own; these have a meaning all over alphaflow:
+
+    ============ ================== ============================================================ ==================
+    name         shape              what it is                                                   dropped (`drop`)
+    ============ ================== ============================================================ ==================
+    ``labels``   (b,)               class indices, integers                                      `NO_CLASS`
+    ``vector``   (b, d)             numbers that belong to the whole sample: a pose, a speed     zeros
+    ``tokens``   (b, n, d) or (b,n) a sequence, of features or of indices: a sentence            zeros, all masked
+    ``mask``     (b, n)             which tokens there are (True); without it all                all False
+    ``image``    (b, c, …)          what has the sample's size: what to restore, a sketch        zeros
+    ``guidance`` (b, 3)             how to sample, not what (`GuidanceInputs`)                   stays
+    ============ ================== ============================================================ ==================
+
+    `DiT` takes them all, each if it is made so. A source (`FromCondition`) may read one that the network doesn't.
 
     Args:
         labels: class indices (b,), integers; `NO_CLASS` marks a sample without one.
-        **tensors: further conditions, each (b, …). One called ``guidance`` (b, 3) is kept for guidance as a network
-            input (`GuidanceInputs`). It says how to sample, not what, so `drop` and `null` leave it alone.
+        **tensors: further conditions, each (b, …).
 
     Raises:
         ValueError: the batch sizes differ, or labels are no integers.

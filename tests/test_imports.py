@@ -18,7 +18,7 @@ FLOORS = [
         "tangents",
     },
     {"averages", "data.listing", "media", "network", "schedules", "times", "weighting"},
-    {"derivatives", "guidance", "models", "parallel"},
+    {"derivatives", "guidance", "models", "parallel", "sources"},
     {"autoencoders", "features", "objectives", "samplers"},
     {"data", "published"},
     {"recipe"},

@@ -22,6 +22,7 @@ from ..guidance import Guided, TrainedGuidance
 from ..network import Upcast, upcast
 from ..parallel.shared import may_be_split
 from ..schedules import Scheduled, value_at
+from ..sources import Coupling, Gaussian, Source, check_coupled, seen
 from ..times import LogitNormal, PairDistribution, Pairing, Pairs, TimeDistribution
 from ..types import Cond, Loss, Model, PerSample, Sample, Time
 from ..weighting import AdaptiveWeighting, Weighting
@@ -34,9 +35,11 @@ class LossFunction(ABC):
 
     Attributes:
         guidance: classifier-free guidance trained into the target velocity, or None.
+        source: what stands at t = 1, and where sampling starts.
     """
 
     guidance: TrainedGuidance | None = None
+    source: Source = Gaussian()
 
     @property
     def network(self) -> nn.Module | None:
@@ -93,6 +96,8 @@ class Objective(Compact, LossFunction):
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
         teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
+        source: what stands at t = 1: noise, a condition plus noise, or any function of (noise, cond).
+        coupling: which x₁ of a batch goes with which sample; None for as they are drawn.
         ema_target: every u⁻ in a target comes from the weights' moving average (θ⁻) instead of the network itself.
     """
 
@@ -101,6 +106,8 @@ class Objective(Compact, LossFunction):
     guidance: TrainedGuidance | None = None
     weighting: Weighting = AdaptiveWeighting()
     teacher: Model | None = None
+    source: Source = Gaussian()
+    coupling: Coupling | None = None
     ema_target: bool = False
 
     pairing: ClassVar[Pairing] = "sorted"
@@ -117,6 +124,8 @@ class Objective(Compact, LossFunction):
             raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
         if self.guidance is not None and not isinstance(self.guidance, TrainedGuidance):
             raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
+        object.__setattr__(self, "source", Source.of(self.source))
+        check_coupled(self.source, self.coupling)
         if self.ema_target and not self.takes_ema_target:
             raise ValueError(f"{type(self).__name__}'s target starts at the network's own output: no ema_target")
         if self.pairing == "zero" and not self.paired.zero:
@@ -262,7 +271,7 @@ class Objective(Compact, LossFunction):
         few: int | None = None,
         predicted: bool = False,
     ) -> TrainingDraw:
-        """Draws times and noise, drops labels, mixes guidance into the velocity, by u⁻ = ``model``.
+        """Draws times and x₁, drops conditions, mixes guidance into the velocity, by u⁻ = ``model``.
 
         ``few`` is the number of few-step samples; None for what fm_share makes of a whole batch. If u⁻ is about to be
         ``predicted`` for this draw, what it will say of the samples with r = t is left for later
@@ -274,7 +283,10 @@ class Objective(Compact, LossFunction):
         same = self.paired.sample(b - few, x.device, generator)
         r, t = torch.cat([r, same]).to(x.dtype), torch.cat([t, same]).to(x.dtype)
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        z, v = interpolate(x, noise, t), velocity(x, noise)
+        x1 = self.source(noise, cond)
+        if self.coupling is not None:
+            x1 = x1[self.coupling(x, x1)]
+        z, v, cond = interpolate(x, x1, t), velocity(x, x1), seen(cond, self.source, model)
         dropped = torch.zeros_like(t, dtype=torch.bool)
         if self.guidance is not None:
             cond, dropped = self.guidance.drop(cond, r, t, generator)
