@@ -62,7 +62,9 @@ class Gaussian(Compact, Source):
 class FromCondition(Compact, Source):
     """x₁ = y + σ·ε, where y is a condition of the sample's shape: restoration, bridges; with σ = 0 stored pairs.
 
-    Where one input has several answers, σ > 0 is what tells them apart: from y alone one trajectory leads.
+    Where one input has several answers, σ > 0 is what tells them apart: from y alone one trajectory leads. A network
+    that is told y as a condition learns x given y. One that isn't learns what x₁ alone tells of x: fresh noise
+    (`Consistency`) then no longer goes with a sample, and steps along the trajectory are right (`ODE`).
 
     Args:
         name: the condition's name.

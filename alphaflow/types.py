@@ -54,7 +54,7 @@ class Cond:
         **tensors: further conditions, each (b, …).
 
     Raises:
-        ValueError: the batch sizes differ, or labels are no integers.
+        ValueError: the batch sizes differ, labels are no integers, or a mask doesn't go with its tokens.
     """
 
     def __init__(self, labels: Labels | None = None, **tensors: Tensor) -> None:
@@ -62,6 +62,8 @@ class Cond:
             if labels.is_floating_point() or labels.ndim != 1:
                 raise ValueError(f"labels must be integers of shape (b,), got {labels.dtype} {tuple(labels.shape)}")
             tensors = {"labels": labels, **tensors}
+        if "tokens" in tensors or "mask" in tensors:
+            tensors["mask"] = _mask_of(tensors.get("tokens"), tensors.get("mask"))
         sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"every condition needs the same batch size, got {sizes}")
@@ -86,7 +88,7 @@ class Cond:
         return f"Cond({shapes})"
 
     def drop(self, mask: Tensor) -> Cond:
-        """Takes the condition away where ``mask`` (b,) is true: labels become `NO_CLASS`, other tensors zero.
+        """Takes the condition away where ``mask`` (b,) is true: labels become `NO_CLASS`, other tensors zero or False.
 
         ``guidance`` stays.
         """
@@ -120,8 +122,9 @@ class Cond:
         return torch.where(self.labels == NO_CLASS, classes, index)
 
     def without(self, name: str) -> Cond:
-        """The same condition without one of its tensors."""
-        return Cond(**{key: tensor for key, tensor in self.tensors.items() if key != name})
+        """The same condition without one of its tensors; without tokens their mask goes, too."""
+        gone = (name, "mask") if name == "tokens" else (name,)
+        return Cond(**{key: tensor for key, tensor in self.tensors.items() if key not in gone})
 
     def replace(self, **tensors: Tensor) -> Cond:
         """The same condition with some tensors added or replaced."""
@@ -135,6 +138,25 @@ class Cond:
     def cat(conds: Sequence[Cond]) -> Cond:
         """Several conditions with the same names, one batch after another."""
         return Cond(**{name: torch.cat([cond.tensors[name] for cond in conds]) for name in conds[0].tensors})
+
+
+def _mask_of(tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    """The mask of tokens (b, n): as it was given, or True for all.
+
+    Raises:
+        ValueError: it isn't theirs.
+    """
+    if tokens is None or tokens.ndim not in (2, 3):
+        found = "none" if tokens is None else tuple(tokens.shape)
+        raise ValueError(f"tokens are features (b, n, d) or indices (b, n), and a mask goes with them; got {found}")
+    if mask is None:
+        return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"the mask of tokens {tuple(tokens.shape)} is boolean {tuple(tokens.shape[:2])}, True for "
+            f"those that are there; got {mask.dtype} {tuple(mask.shape)}"
+        )
+    return mask
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def test_video_tokens_all_attend() -> None:
     ("options", "message"),
     [
         ({"shape": (3, 5, 4)}, "doesn't divide"),
-        ({"shape": (3, 4)}, "shape is"),
+        ({"shape": (3,)}, "shape is"),
         ({"heads": 5}, "heads must divide"),
         ({"width": 30, "heads": 5}, "multiple of 4"),
         ({"patch": (1, 2, 2, 2)}, "a patch is"),

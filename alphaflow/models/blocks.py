@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from einops import rearrange
-from torch import nn
+from dataclasses import dataclass
 
-from ..tangents import Value, attention, chunk, gated, gelu, layer_norm, linear, linearly, modulate, primal
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..tangents import (
+    Value,
+    add,
+    attention,
+    chunk,
+    cross_attention,
+    gated,
+    gelu,
+    layer_norm,
+    linear,
+    linearly,
+    modulate,
+    primal,
+)
 
 
 class Attention(nn.Module):
@@ -32,6 +47,40 @@ class Attention(nn.Module):
         return linear(self.out, mixed)
 
 
+@dataclass(frozen=True)
+class Context:
+    """What tokens are told by cross-attention: other tokens (b, n, width), and which there are, (b, n)."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from a sample's tokens to a context's, which don't change along the path.
+
+    Args:
+        width: width of a token, of both.
+        heads: must divide the width.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Value, context: Context) -> Value:
+        """(b, tokens, width) → (b, tokens, width)."""
+
+        def split(x: Tensor) -> Tensor:
+            return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+        k, v = map(split, self.key_value(context.tokens).chunk(2, dim=2))
+        mixed = cross_attention(linearly(split, linear(self.query, tokens)), k, v, context.mask)
+        return linear(self.out, linearly(lambda x: rearrange(x, "b h n d -> b n (h d)"), mixed))
+
+
 class MLP(nn.Module):
     """Two linear layers around a tanh-GELU."""
 
@@ -55,9 +104,12 @@ class Block(nn.Module):
         factorised: attention within each frame, then across frames at each place, with modulation and gate of its own,
             instead of over all tokens (ViViT's model 3, arXiv 2103.15691; TimeSformer, arXiv 2102.05095). At
             initialisation the second does nothing, and on an image it is left out.
+        crossed: cross-attention to a context between attention and MLP; at initialisation it does nothing.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, factorised: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, factorised: bool = False, crossed: bool = False
+    ) -> None:
         super().__init__()
         self.factorised = factorised
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
@@ -67,8 +119,9 @@ class Block(nn.Module):
         if factorised:
             self.time_attention = Attention(width, heads)
             self.time_modulation = nn.Linear(width, 3 * width)
+        self.cross_attention = CrossAttention(width, heads) if crossed else None
 
-    def forward(self, tokens: Value, c: Value, frames: int = 1) -> Value:
+    def forward(self, tokens: Value, c: Value, frames: int = 1, context: Context | None = None) -> Value:
         """Tokens of so many frames (b, n, width) and the activated condition c (b, width) → (b, n, width)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = chunk(linear(self.modulation, c), 6, dim=1)
         still = modulate(layer_norm(self.norm, tokens), shift_a, scale_a)
@@ -78,13 +131,16 @@ class Block(nn.Module):
             shift_t, scale_t, gate_t = chunk(linear(self.time_modulation, c), 3, dim=1)
             moving = modulate(layer_norm(self.norm, tokens), shift_t, scale_t)
             tokens = gated(tokens, gate_t, _apart(self.time_attention, moving, PLACES, frames))
+        if self.cross_attention is not None and context is not None:
+            tokens = add(tokens, self.cross_attention(layer_norm(self.norm, tokens), context))
         transformed: Value = self.mlp(modulate(layer_norm(self.norm, tokens), shift_m, scale_m))
         return gated(tokens, gate_m, transformed)
 
     @property
-    def modulations(self) -> list[nn.Linear]:
-        """The layers that start at zero."""
-        return [self.modulation, self.time_modulation] if self.factorised else [self.modulation]
+    def starting_at_zero(self) -> list[nn.Linear]:
+        """The layers without which the block changes nothing."""
+        crossed = [] if self.cross_attention is None else [self.cross_attention.out]
+        return [self.modulation, *([self.time_modulation] if self.factorised else []), *crossed]
 
 
 FRAMES, PLACES = "(b f) n d", "(b n) f d"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, overload
 
 import torch
@@ -13,14 +13,16 @@ from ..guidance_input import guidance_at
 from ..network import Network
 from ..tangents import Dual, Value, add, linearly, primal, silu
 from ..types import Cond, Sample, Time
-from .blocks import Block, Final
+from .blocks import Block, Context, Final
+from .conditions import TokenEmbedding, VectorEmbedding, image_of
 from .embeddings import Grid, PatchEmbedding, TimeEmbedding, position_embedding
 from .inflation import inflated
+from .patches import as_clips, patch_grid, patch_of
 from .recompute import recomputed
 
 
 class DiT(Network):
-    """A DiT over images (c, h, w) or videos (c, f, h, w) that predicts a mean velocity u(z, r, t, y).
+    """A DiT over images (c, h, w), videos (c, f, h, w) or sequences (c, length): a mean velocity u(z, r, t, y).
 
     Patches, a fixed sine-cosine position embedding, adaLN-Zero blocks conditioned on the sum of the embeddings of t, of
     t − r and of the class, a zero-initialised last layer: u = 0 at initialisation. All tokens of a video attend to each
@@ -28,13 +30,24 @@ class DiT(Network):
     α-Flow (arXiv 2510.20771).
     Samples of other lengths and sizes than ``shape`` are taken too, with interpolated positions
     (`position_embedding`); a network of videos whose patches are of one frame takes images (c, h, w) as single frames.
+    A sequence is a video of single places.
+
+    Conditions (`Cond` has their shapes): a class and a vector are added to the embeddings of the times; each block
+    attends to tokens, which costs less than taking them in among the sample's own, and leaves these their fused
+    kernels; an image is cut into patches, whose embeddings are added to the sample's, which is concatenating both
+    before the patches are embedded. What is absent counts as dropped.
 
     Args:
-        shape: shape of one sample, (c, h, w) or (c, f, h, w).
-        patch: rows and columns of a patch, or (rows, columns), or, of videos, (frames, rows, columns).
+        shape: shape of one sample, (c, h, w), (c, f, h, w) or (c, length).
+        patch: rows and columns of a patch, or (rows, columns), or, of videos, (frames, rows, columns); of sequences
+            their length.
         depth, width, heads: number of blocks, token width (a multiple of 4), attention heads.
         classes: number of classes; None for an unconditional network. Index ``classes`` is the learned 'no class'.
         mlp_ratio: hidden width of the MLPs ÷ width.
+        vector: size of ``cond.vector``; None for a network that takes none. Likewise the next three:
+        tokens: width of ``cond.tokens`` that are features.
+        vocabulary: number of different ``cond.tokens`` that are indices.
+        image: channels of ``cond.image``.
         guidance: the scale ω and the interval of guidance are inputs, ``cond.guidance`` (b, 3); without one ω = 1
             (`GuidanceInputs`). ω is embedded as 1 − 1/ω.
         velocity_head: blocks of a second branch, beside the last ones, that predicts the instantaneous velocity for
@@ -70,6 +83,10 @@ class DiT(Network):
         width: int = 768,
         heads: int = 12,
         classes: int | None = None,
+        vector: int | None = None,
+        tokens: int | None = None,
+        vocabulary: int | None = None,
+        image: int | None = None,
         mlp_ratio: float = 4.0,
         guidance: bool = False,
         velocity_head: int = 0,
@@ -79,29 +96,37 @@ class DiT(Network):
         self.recompute = False
         self.config: dict[str, Any] = {
             "shape": tuple(shape), "patch": patch, "depth": depth, "width": width,
-            "heads": heads, "classes": classes, "mlp_ratio": mlp_ratio,
+            "heads": heads, "classes": classes, "vector": vector, "tokens": tokens, "vocabulary": vocabulary,
+            "image": image, "mlp_ratio": mlp_ratio,
             "guidance": guidance, "velocity_head": velocity_head, "factorised": factorised,
         }  # fmt: skip
         _check(**self.config)
         self.shape, self.classes = tuple(shape), classes
         self.takes_guidance, self.velocity_head = guidance, velocity_head
-        self.conditions = ("labels", "guidance") if guidance else ("labels",)
-        self.patch = _three(patch)
-        grid = _grid(shape, self.patch)
+        crossed = tokens is not None or vocabulary is not None
+        takes = {"labels": classes, "vector": vector, "tokens": crossed, "mask": crossed, "image": image}
+        self.conditions = tuple(name for name, size in {**takes, "guidance": guidance}.items() if size)
+        self.patch = patch_of(patch, len(shape))
+        grid = patch_grid(shape, self.patch)
         if grid is None:
             raise ValueError(f"the patch {patch} doesn't divide the sample's shape {tuple(shape)}")
         self.grid = grid
 
         self.patches = PatchEmbedding(shape[0], self.patch, width)
+        self.image_patches = None if image is None else PatchEmbedding(image, self.patch, width, bias=False)
         self.positions: Tensor
         self.register_buffer("positions", position_embedding(self.grid, width), persistent=False)
         self.embed_t = TimeEmbedding(width)
         self.embed_jump = TimeEmbedding(width)
         self.embed_class = None if classes is None else nn.Embedding(classes + 1, width)
+        self.embed_vector = None if vector is None else VectorEmbedding(vector, width)
+        self.embed_tokens = TokenEmbedding(width, tokens, vocabulary) if crossed else None
         self.embed_guidance = nn.ModuleList(TimeEmbedding(width) for _ in range(3 if guidance else 0))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, factorised) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, factorised, crossed) for _ in range(depth))
         self.final = Final(width, self.patches.proj.in_features)
-        self.velocity_blocks = nn.ModuleList(Block(width, heads, mlp_ratio, factorised) for _ in range(velocity_head))
+        self.velocity_blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, factorised, crossed) for _ in range(velocity_head)
+        )
         self.velocity_final = Final(width, self.patches.proj.in_features) if velocity_head else None
         self._initialise()
 
@@ -134,18 +159,21 @@ class DiT(Network):
             z: samples at time t.
             r: times that the jump ends at.
             t: times of z.
-            cond: ``labels`` (b,) if any, ``guidance`` (b, 3) if it takes that.
+            cond: the conditions that it takes, or some of them.
             velocity: also run the velocity head, and return (u, v) in place of u.
             along: dz/dt of the first n samples (n, …): also return du/dt of these, (n, …), without a graph
                 (`Network`).
 
         Raises:
-            ValueError: a condition that this network doesn't take, or samples that its patches don't divide.
+            ValueError: a condition that this network doesn't take, or of another shape, or samples that its patches
+                don't divide. (Labels are passed over by a network without classes.)
         """
         cond = Cond() if cond is None else cond
-        strange = [name for name in sorted(cond.tensors) if name not in self.conditions]
+        takes: tuple[str, ...] = self.conditions or ()
+        strange = [name for name in sorted(cond.tensors) if name not in ("labels", *takes)]
         if strange:
-            raise ValueError(f"this DiT takes {' and '.join(self.conditions)}, not {strange[0]!r}")
+            listed = " and ".join(takes) or "no condition"
+            raise ValueError(f"this DiT takes {listed}, not {strange[0]!r}")
         if along is None:
             return self._run(z, t, r, cond, velocity)[0]
         return self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)
@@ -153,15 +181,17 @@ class DiT(Network):
     def _run(self, z: Value, t: Value, r: Time, cond: Cond, velocity: bool) -> tuple[Any, Tensor | None]:
         """The output, u or (u, v), and the tangent of u where there is one."""
         grid, like = self._grid_of(primal(z)), primal(z)
-        clips = linearly(lambda x: x if x.ndim == 5 else x.unsqueeze(2), z)  # images are clips of one frame
-        tokens = add(self.patches(clips), self._positions_of(grid).to(like.dtype))
+        tokens = add(self.patches(linearly(as_clips, z)), self._positions_of(grid).to(like.dtype))
+        if self.image_patches is not None and (image := image_of(cond, self.config["image"], like)) is not None:
+            tokens = add(tokens, self.image_patches(as_clips(image)))
+        context = None if self.embed_tokens is None else self.embed_tokens(cond, like)
         c = silu(self._embed(r, t, cond))
         fork = len(self.blocks) - self.velocity_head
         for block in self.blocks[:fork]:
-            tokens = self._through(block, tokens, c, grid)
+            tokens = self._through(block, tokens, c, grid, context)
         shared = tokens
         for block in self.blocks[fork:]:
-            tokens = self._through(block, tokens, c, grid)
+            tokens = self._through(block, tokens, c, grid, context)
         u = linearly(lambda patches: self._unpatch(patches, grid).view(-1, *like.shape[1:]), self.final(tokens, c))
         value, tangent = u if isinstance(u, Dual) else (u, None)
         if not velocity:
@@ -169,20 +199,21 @@ class DiT(Network):
         assert self.velocity_final is not None, "this DiT has no velocity head"
         branch, condition = primal(shared), primal(c)
         for block in self.velocity_blocks:
-            branch = self._through(block, branch, condition, grid)
+            branch = self._through(block, branch, condition, grid, context)
         v = self._unpatch(self.velocity_final(branch, condition), grid)
         return (value, v.view_as(like)), tangent
 
-    def _through(self, block: nn.Module, tokens: Value, c: Value, grid: Grid) -> Value:
+    def _through(self, block: nn.Module, tokens: Value, c: Value, grid: Grid, context: Context | None) -> Value:
         if self.recompute and torch.is_grad_enabled():
-            return recomputed(block, tokens, c, grid[0])
-        out: Value = block(tokens, c, grid[0])
+            return recomputed(block, tokens, c, grid[0], context)
+        out: Value = block(tokens, c, grid[0], context)
         return out
 
     def _grid_of(self, z: Tensor) -> Grid:
         """Frames, rows and columns of the samples' patches."""
-        fits = z.ndim in (4, len(self.shape) + 1) and z.shape[1] == self.shape[0]
-        grid = _grid(z.shape[1:], self.patch) if fits else None
+        dims = (len(self.shape) + 1, 4) if len(self.shape) == 4 else (len(self.shape) + 1,)
+        fits = z.ndim in dims and z.shape[1] == self.shape[0]
+        grid = patch_grid(z.shape[1:], self.patch) if fits else None
         if grid is not None and grid[0] > 1 == self.grid[0]:
             raise ValueError(f"this DiT knows one patch in time only, of {self.patch[0]} frames, got {z.shape[2]}")
         if grid is None:
@@ -207,6 +238,8 @@ class DiT(Network):
         c: Value = add(self.embed_t(t), self.embed_jump(add(t, -r)))
         if self.embed_class is not None and self.classes is not None:
             c = add(c, self.embed_class(cond.class_index(self.classes, r.shape[0], r.device)))
+        if self.embed_vector is not None:
+            c = add(c, self.embed_vector(cond, r))
         if self.takes_guidance:
             omega, t_min, t_max = guidance_at(cond, r, primal(t))
             for embed, value in zip(self.embed_guidance, (1 - 1 / omega, t_min, t_max), strict=True):
@@ -224,23 +257,25 @@ class DiT(Network):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for embedding in self.modules():
             if isinstance(embedding, TimeEmbedding):
                 nn.init.normal_(embedding.hidden.weight, std=0.02)
                 nn.init.normal_(embedding.out.weight, std=0.02)
-        if self.embed_class is not None:
-            nn.init.normal_(self.embed_class.weight, std=0.02)
-        modulations = [layer for module in self.modules() if isinstance(module, Block) for layer in module.modulations]
+        for embedding in self.modules():
+            if isinstance(embedding, nn.Embedding):
+                nn.init.normal_(embedding.weight, std=0.02)
+        blocks = [layer for m in self.modules() if isinstance(m, Block) for layer in m.starting_at_zero]
         finals = [layer for m in self.modules() if isinstance(m, Final) for layer in (m.modulation, m.out)]
-        for layer in modulations + finals:
+        for layer in blocks + finals:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def __repr__(self) -> str:
         shape, *rest = self.config.items()
-        quiet = ("guidance", "velocity_head", "factorised")
-        given = [f"{name}={value}" for name, value in rest if value or name not in quiet]
+        loud = ("patch", "depth", "width", "heads", "classes", "mlp_ratio")
+        given = [f"{name}={value}" for name, value in rest if value or name in loud]
         return f"DiT({shape[1]}, {', '.join(given)})"
 
     @classmethod
@@ -276,12 +311,20 @@ def _check(
     width: int,
     heads: int,
     classes: int | None,
+    tokens: int | None,
+    vocabulary: int | None,
     velocity_head: int,
     factorised: bool,
-    **_: Any,
+    **sizes: Any,
 ) -> None:
-    if len(shape) not in (3, 4):
-        raise ValueError(f"a DiT's shape is (c, h, w) or (c, f, h, w), got {shape}")
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"a DiT's shape is (c, h, w), (c, f, h, w) or (c, length), got {shape}")
+    if tokens is not None and vocabulary is not None:
+        raise ValueError("tokens are features or indices: give tokens= or vocabulary=, not both")
+    conditions = {"vector": sizes["vector"], "tokens": tokens, "vocabulary": vocabulary, "image": sizes["image"]}
+    for name, size in conditions.items():
+        if size is not None and not 1 <= size <= LARGEST * 16:
+            raise ValueError(f"{name} is a size of at least 1, or None for a network that takes none, got {size}")
     if min(depth, width, heads, classes or 1, *shape) < 1:
         raise ValueError(
             f"depth, width, heads, classes and shape must be at least 1, got {depth}, {width}, {heads}, {classes} "
@@ -293,25 +336,6 @@ def _check(
         raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
     if not 0 <= velocity_head <= depth:
         raise ValueError(f"the velocity head has 0 to {depth} (depth) blocks, got {velocity_head}")
-    if len(shape) == 3 and (factorised or (isinstance(patch, tuple) and len(patch) == 3)):
+    if len(shape) < 4 and (factorised or (isinstance(patch, tuple) and len(patch) == 3)):
         what = "factorised attention" if factorised else f"the patch {patch}"
-        raise ValueError(f"{what} is for videos (c, f, h, w), but these samples are images, {shape}")
-
-
-def _grid(shape: Sequence[int], patch: Grid) -> Grid | None:
-    """Patches along frames, rows and columns of a sample, an image being one frame; None where they don't fit."""
-    size = shape[1:] if len(shape) == 4 else (1, *shape[1:])
-    if any(n % p or not n for n, p in zip(size, patch, strict=True)):
-        return None
-    frames, rows, columns = (n // p for n, p in zip(size, patch, strict=True))
-    return frames, rows, columns
-
-
-def _three(patch: int | tuple[int, ...]) -> tuple[int, int, int]:
-    patch = (patch, patch) if isinstance(patch, int) else patch
-    if len(patch) not in (2, 3):
-        raise ValueError(f"a patch is n, (rows, columns) or (frames, rows, columns), got {patch}")
-    pf, ph, pw = patch if len(patch) == 3 else (1, *patch)
-    if min(pf, ph, pw) < 1:
-        raise ValueError(f"a patch has at least 1 frame, row and column, got {patch}")
-    return pf, ph, pw
+        raise ValueError(f"{what} is for videos (c, f, h, w), but these samples are {shape}")

@@ -62,12 +62,13 @@ class PatchEmbedding(nn.Module):
         channels: number of channels of the sample.
         patch: frames, rows and columns of a patch.
         width: width of a token.
+        bias: add one to each token; without, zeros give zeros.
     """
 
-    def __init__(self, channels: int, patch: Grid, width: int) -> None:
+    def __init__(self, channels: int, patch: Grid, width: int, bias: bool = True) -> None:
         super().__init__()
         self.patch = patch
-        self.proj = nn.Linear(channels * math.prod(patch), width)
+        self.proj = nn.Linear(channels * math.prod(patch), width, bias=bias)
 
     def forward(self, z: Value) -> Value:
         """(b, c, f, h, w) → (b, tokens, width)."""

@@ -1,6 +1,7 @@
 """Rules that carry a derivative through a network, beside its values: `Dual`, and a function for each layer."""
 
 from .attention_rule import attention as attention
+from .attention_rule import cross_attention as cross_attention
 from .rules import Dual as Dual
 from .rules import Value as Value
 from .rules import add as add

@@ -18,6 +18,24 @@ from .rules import Dual, Value
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+def cross_attention(q: Value, k: Tensor, v: Tensor, mask: Tensor) -> Value:
+    """softmax(q·kᵀ/√d)·v over the keys that are there, which are constants along the path, and its tangent.
+
+    Args:
+        q: (b, heads, tokens, d).
+        k: (b, heads, n, d).
+        v: likewise.
+        mask: (b, n), True for keys that are there; one at least of each sample.
+    """
+    there = mask[:, None, None]
+    if isinstance(q, Tensor):
+        return F.scaled_dot_product_attention(q, k, v, there)
+    value, n = F.scaled_dot_product_attention(q.value, k, v, there), q.tangent.shape[0]
+    keys, values = k[:n].detach(), v[:n].detach()
+    with torch.no_grad():
+        return Dual(value, chunked_tangent(q.first, keys, values, value[:n].detach(), q.tangent, mask=there[:n, 0]))
+
+
 def attention(q: Value, k: Value, v: Value) -> Value:
     """softmax(q·kᵀ/√d)·v, and its tangent: q, k, v (b, heads, tokens, d) → the same shape."""
     if isinstance(q, Tensor):
