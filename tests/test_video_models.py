@@ -179,12 +179,17 @@ def test_a_still_patch_starts_as_its_image(frames: int, rounding: float) -> None
 
     Positions are kept in float32, where adding a moment's embedding rounds; with one patch in time there is none.
     """
-    of_images = network((2, 4, 6), velocity_head=1)
-    of_clips = network((2, frames, 4, 6), seed=5, patch=(2, 2, 2), velocity_head=1)
+    of_images = network((2, 4, 6), velocity_head=1, image=3)
+    of_clips = network((2, frames, 4, 6), seed=5, patch=(2, 2, 2), velocity_head=1, image=3)
     of_clips.load_state_dict(of_clips.adapt(of_images.state_dict(), of_images=True))
     z, r, t, cond = inputs(3, (2, 4, 6))
-    expected = of_images(z, r, t, cond, velocity=True)
-    found = of_clips(z[:, :, None].expand(-1, -1, 2, -1, -1), r, t, cond, velocity=True)
+    image = inputs(3, (3, 4, 6))[0]
+
+    def twice(x: Tensor) -> Tensor:
+        return x[:, :, None].expand(-1, -1, 2, -1, -1)
+
+    expected = of_images(z, r, t, cond.replace(image=image), velocity=True)
+    found = of_clips(twice(z), r, t, cond.replace(image=twice(image)), velocity=True)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.allclose(ours[:, :, 0], theirs, atol=rounding)
         assert torch.allclose(ours[:, :, 1], theirs, atol=rounding)

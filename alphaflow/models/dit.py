@@ -16,7 +16,7 @@ from ..types import Cond, Sample, Time
 from .blocks import Block, Context, Final
 from .conditions import TokenEmbedding, VectorEmbedding, image_of
 from .embeddings import Grid, PatchEmbedding, TimeEmbedding, position_embedding
-from .inflation import inflated
+from .inflation import IMAGE, INPUT, inflated
 from .patches import as_clips, patch_grid, patch_of
 from .recompute import recomputed
 
@@ -231,7 +231,8 @@ class DiT(Network):
 
     def adapt(self, weights: Mapping[str, Tensor], *, of_images: bool = False) -> dict[str, Tensor]:
         """Another DiT's weights as this one can start from them, be it of images or of other classes (`inflated`)."""
-        return inflated(weights, self.state_dict(), self.shape[0], self.patch[0], of_images and self.grid[0] > 1)
+        channels = {INPUT: self.shape[0], IMAGE: self.config["image"] or 0}
+        return inflated(weights, self.state_dict(), channels, self.patch[0], of_images and self.grid[0] > 1)
 
     def _embed(self, r: Time, t: Value, cond: Cond) -> Value:
         """The condition of every block (b, width): times, class, guidance."""

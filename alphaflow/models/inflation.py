@@ -9,13 +9,13 @@ from torch import Tensor
 
 from .embeddings import sincos
 
-INPUT = "patches.proj"
+INPUT, IMAGE = "patches.proj", "image_patches.proj"
 OUTPUTS = ("final.out", "velocity_final.out")
 CLASSES = "embed_class.weight"
 
 
 def inflated(
-    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int, frames: int, timed: bool
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: Mapping[str, int], frames: int, timed: bool
 ) -> dict[str, Tensor]:
     """Weights as a network can take them over, where they fit once they are repeated.
 
@@ -28,7 +28,7 @@ def inflated(
     Args:
         weights: weights of the other network, by name.
         own: weights of the network that starts.
-        channels: number of channels of its samples.
+        channels: number of channels of its samples, by the name of the layer that takes them in.
         frames: number of frames in each of its patches.
         timed: this network embeds moments, the other one, of images, doesn't.
     """
@@ -42,16 +42,17 @@ def inflated(
         expected[dim] *= frames
         return expected == list(here.shape)
 
-    def repeated(weight: Tensor) -> Tensor:  # (c · n, …) → (c · frames · n, …)
+    def repeated(weight: Tensor, channels: int) -> Tensor:  # (c · n, …) → (c · frames · n, …)
         rows = weight.reshape(channels, 1, -1).expand(-1, frames, -1)
         return rows.reshape(-1, *weight.shape[1:])
 
     if frames > 1:
-        if fits(f"{INPUT}.weight", 1):
-            found[f"{INPUT}.weight"] = repeated(weights[f"{INPUT}.weight"].mT).mT.contiguous() / frames
+        for layer, count in channels.items():
+            if fits(name := f"{layer}.weight", 1):
+                found[name] = repeated(weights[name].mT, count).mT.contiguous() / frames
         for name in (f"{layer}.{kind}" for layer in OUTPUTS for kind in ("weight", "bias")):
             if fits(name, 0):
-                found[name] = repeated(weights[name]).contiguous()
+                found[name] = repeated(weights[name], channels[INPUT]).contiguous()
     bias = weights.get(f"{INPUT}.bias")
     if timed and bias is not None:
         found[f"{INPUT}.bias"] = bias - sincos(torch.zeros(1), len(bias))[0].to(bias)
