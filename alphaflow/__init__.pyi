@@ -9,6 +9,7 @@ from .averages import PowerLaw as PowerLaw
 from .data.dataset import Dataset as Dataset
 from .data.dataset import IndexedDataset as IndexedDataset
 from .data.digits import Digits as Digits
+from .data.digits import PenDigits as PenDigits
 from .data.folders import ImageFolder as ImageFolder
 from .data.folders import VideoFolder as VideoFolder
 from .data.latent_shards import LatentShards as LatentShards

@@ -1,8 +1,9 @@
-"""The handwritten digits that come with the package."""
+"""Two sets of handwritten digits that come with the package: as images, and as motions of the pen."""
 
 from __future__ import annotations
 
 from importlib import resources
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,12 +25,15 @@ class Digits(IndexedDataset):
 
     shape = (1, 8, 8)
     class_names = tuple("0123456789")
+    _file: ClassVar[tuple[str, str, float]] = ("digits.npz", "ink", 8)
+    """The file, its array, and which value lies in the middle."""
 
     def __init__(self, batch_size: int = 128, seed: int | None = None) -> None:
         super().__init__(batch_size, seed)
-        with resources.files("alphaflow.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
-            ink, labels = arrays["ink"], arrays["labels"]
-        self._x = torch.from_numpy(ink.astype(np.float32) / 8 - 1)[:, None]
+        name, values, middle = self._file
+        with resources.files("alphaflow.data").joinpath(name).open("rb") as file, np.load(file) as arrays:
+            given, labels = arrays[values], arrays["labels"]
+        self._x = torch.from_numpy(given.astype(np.float32) / middle - 1).view(-1, *self.shape)
         self._labels = torch.from_numpy(labels.astype(np.int64))
 
     def __len__(self) -> int:
@@ -41,4 +45,20 @@ class Digits(IndexedDataset):
         return Batch(self._x[picked], Cond(labels=self._labels[picked]))
 
     def __repr__(self) -> str:
-        return f"Digits(batch_size={self.batch_size}, seed={self.seed})"
+        return f"{type(self).__name__}(batch_size={self.batch_size}, seed={self.seed})"
+
+
+class PenDigits(Digits):
+    """10,992 real digits as motions of the pen that wrote them: eight points (x, y), in [-1, 1]: shape (2, 8).
+
+    Pen-Based Recognition of Handwritten Digits, E. Alpaydin and F. Alimoglu, UCI Machine Learning Repository (1996),
+    https://doi.org/10.24432/C5MG6K, CC BY 4.0. By 44 writers on a tablet; points evenly spaced along the line, in a box
+    of 100 × 100.
+
+    Args:
+        batch_size: samples a batch.
+        seed: seed of the order; None takes torch's global seed.
+    """
+
+    shape = (2, 8)
+    _file = ("pen_digits.npz", "points", 50)
