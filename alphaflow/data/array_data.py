@@ -57,6 +57,12 @@ class Arrays(IndexedDataset):
         self.shape = self._columns["x"].shape[1:]
         self.class_names = tuple(class_names)
         self._labels = self._checked_labels()
+        try:
+            self.fetch(np.zeros(1, np.int64))
+        except UserError:
+            raise
+        except ValueError as error:  # what a Cond can't be made of
+            raise UserError(f"arrays that don't go together: {error}") from error
 
     def _check(self) -> None:
         """Whether the arrays go together."""

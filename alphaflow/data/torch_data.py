@@ -41,7 +41,7 @@ def FromTorch(
     - A DataLoader gives its batches as they come, one epoch after another. It is continued exactly where its dataset
       has a length and its order is that of torch's own samplers: its epoch begins again under the same seed, and what
       was seen is read once more. Each of several processes reads all batches, and takes its part of each.
-    - An `IterableDataset`, itself or in a DataLoader, can't be continued: a resumed run begins a new epoch, and says so.
+    - An `IterableDataset`, itself or in a DataLoader, can't be continued: a resumed run begins an epoch, and says so.
 
     Items and batches may be a tensor, a tuple, a dict or a `Batch`. A tensor is x; of a pair whose second part is whole
     numbers, one a sample, that is ``labels``; a dict's keys are names: ``x``, and those of conditions. ``fields`` names

@@ -29,20 +29,13 @@ def not_finite(batch: Batch) -> str:
 
 
 def check_mask(cond: Cond) -> None:
-    """Looks at which tokens a batch says there are.
+    """Whether every sample that has tokens has one that isn't masked; not asked of a GPU.
 
     Raises:
-        ValueError: the mask is not boolean, is of another shape than the tokens, or leaves a sample none.
+        ValueError: one hasn't.
     """
-    mask, tokens = (cond.tensors.get(name) for name in ("mask", "tokens"))
-    if mask is None or tokens is None:
-        return
-    if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
-        raise ValueError(
-            f"mask must be True or False for each token, bool {tuple(tokens.shape[:2])}, "
-            f"got {mask.dtype} {tuple(mask.shape)}"
-        )
-    if mask.device.type == "cpu" and not bool(mask.any(1).all()):
+    mask = cond.tensors.get("mask")
+    if mask is not None and mask.device.type == "cpu" and not bool(mask.any(1).all()):
         sample = int((~mask.any(1)).nonzero()[0])
         raise ValueError(
             f"all tokens of sample {sample} of the batch are masked; leave one, such as an empty sentence's"
@@ -52,7 +45,8 @@ def check_mask(cond: Cond) -> None:
 def check_conditions(recipe: Recipe, batch: Batch) -> None:
     """Whether the data have the conditions that the recipe's network and source take, and no others.
 
-    Asked of a network that says which (`Network.conditions`). Labels may go unused: folders of classes have them.
+    Asked of a network that says which (`Network.conditions`). Labels may go unused, for folders of classes have them,
+    and so may the mask that comes with all tokens.
 
     Args:
         recipe: recipe of the run.
@@ -72,19 +66,14 @@ def check_conditions(recipe: Recipe, batch: Batch) -> None:
     if network.conditions is None:
         return
     takes = set(network.conditions)
-    extra = sorted(has - takes - set(source.conditions) - {"labels"} - ({"mask"} if "tokens" in takes else set()))
+    extra = sorted(has - takes - set(source.conditions) - {"labels", "mask"})
     if extra:
         listed = ", ".join(network.conditions) or "none"
         raise UserError(
             f"{data} have the condition `{extra[0]}`, which {name} doesn't take: it takes {listed}; "
             f"leave it out, or give the network {extra[0]}=…"
         )
-    optional = {"guidance", "mask"} | (set() if network.classes else {"labels"})
-    missing = sorted(takes - optional - has)
-    if missing == ["labels"]:
-        raise UserError(
-            f"{name} has {network.classes} classes, and {data} no labels: give classes=None, or labelled data"
-        )
+    missing = sorted(takes - {"guidance", "mask"} - has)
     if missing:
         raise UserError(
             f"{name} takes the condition `{missing[0]}`, which {data} lack: add it, or make the network without"
