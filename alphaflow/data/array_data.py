@@ -139,8 +139,8 @@ def _samples(x: Values, others: Mapping[str, Values]) -> dict[str, Column]:
     found = columns_of_npz(Path(x))
     if "x" not in found:
         raise UserError(
-            f"{x} holds no array named x, but {', '.join(sorted(found)) or 'nothing'}; give arrays of other names by "
-            "themselves, `x=np.load(…)[name]`"
+            f"{x} holds no array named x, but {', '.join(sorted(found)) or 'nothing'}; give others one by one: "
+            "np.load(…)[name]"
         )
     twice = sorted(found.keys() & others.keys())
     if twice:
