@@ -504,6 +504,29 @@ def test_torch_datasets_that_are_refused(source: Any, options: dict[str, Any], w
     assert "\n" not in str(raised.value)
 
 
+def test_a_recipe_says_how_to_take_a_dataset_of_torchs() -> None:
+    for given in (DataLoader(Items()), TensorDataset(torch.zeros(3, 2))):
+        with pytest.raises(af.UserError, match=r"of torch's doesn't say what training asks: give af\.FromTorch"):
+            recipe(given, Plain((2,)))
+
+
+def test_another_order_after_going_back() -> None:
+    """Training that went back to a place goes on in another order: the same one, whoever goes back there."""
+
+    def gone_back(read_before: int) -> list[af.Batch]:
+        data = af.FromTorch(DataLoader(Items(), batch_size=6, shuffle=True), classes=3, seed=2)
+        read(data, read_before)
+        data.load_state_dict(place)
+        data.reorder(11)
+        return read(data, 6)
+
+    plain = af.FromTorch(DataLoader(Items(), batch_size=6, shuffle=True), classes=3, seed=2)
+    read(plain, 2)
+    place = plain.state_dict()
+    assert equal(gone_back(0), gone_back(3))
+    assert not equal(gone_back(0), read(plain, 6))
+
+
 def test_a_state_of_other_data_is_refused() -> None:
     for made in (lambda n: Items(n), lambda n: DataLoader(Items(n), batch_size=6)):
         with pytest.raises(ValueError, match="when the run was saved"):

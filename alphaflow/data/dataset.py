@@ -108,9 +108,7 @@ class Dataset(IterableDataset[Batch], ABC):
         """
         if isinstance(given, Dataset):
             return given
-        if isinstance(given, DataLoader) or (
-            isinstance(given, TorchDataset) and not isinstance(given, IterableDataset)
-        ):
+        if isinstance(given, DataLoader) or (isinstance(given, TorchDataset) and not isinstance(given, Iterable)):
             raise UserError(
                 f"a {type(given).__name__} of torch's doesn't say what training asks: give af.FromTorch(…) of it"
             )

@@ -160,6 +160,8 @@ class _Batches(Dataset):
 
     def _next(self) -> Batch:
         """The next batch, of this epoch or of the one after it."""
+        if self._skip and self._skip == self._length:  # a whole epoch
+            self._turn()
         while self._skip:
             self._skip -= 1
             self._raw()
