@@ -61,7 +61,7 @@ def check_conditions(recipe: Recipe, batch: Batch) -> None:
     missing = sorted(set(source.conditions) - has)
     if missing:
         raise UserError(
-            f"{source!r} starts from the condition `{missing[0]}`, which {data} lack: add it, or leave it out"
+            f"{source!r} starts from the condition `{missing[0]}`, which {data} lack: add it, or take another source"
         )
     if network.conditions is None:
         return
