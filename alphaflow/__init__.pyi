@@ -6,6 +6,7 @@ from .autoencoders.autoencoder import Normalised as Normalised
 from .autoencoders.diffusers_vae import DiffusersVAE as DiffusersVAE
 from .autoencoders.pixels import Pixels as Pixels
 from .averages import PowerLaw as PowerLaw
+from .data.array_data import Arrays as Arrays
 from .data.dataset import Dataset as Dataset
 from .data.dataset import IndexedDataset as IndexedDataset
 from .data.digits import Digits as Digits
@@ -15,6 +16,7 @@ from .data.folders import VideoFolder as VideoFolder
 from .data.latent_shards import LatentShards as LatentShards
 from .data.mixture import Mixture as Mixture
 from .data.remote_shards import RemoteShards as RemoteShards
+from .data.torch_data import FromTorch as FromTorch
 from .data_tools.moving_digits import moving_digits as moving_digits
 from .derivatives import derivative_of as derivative_of
 from .derivatives import total_derivative as total_derivative

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -19,3 +23,18 @@ def stream(seed: int, *parts: int) -> np.random.Generator:
 def global_seed() -> int:
     """The seed that ``torch.manual_seed`` set, or drew at the start, in 63 bits."""
     return torch.initial_seed() % 2**63
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch (on the CPU), NumPy and Python follow a seed; then they are as they were."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])

@@ -167,11 +167,21 @@ class Batch:
         x: the samples; or the means of an autoencoder's posterior, where ``std`` is given.
         cond: what they are conditioned on.
         std: the posterior's standard deviations (b, …), or None. `drawn` turns both into samples.
+
+    Raises:
+        ValueError: a condition is of another number of samples than x, or std of another shape.
     """
 
     x: Sample
     cond: Cond = field(default_factory=Cond)
     std: Sample | None = None
+
+    def __post_init__(self) -> None:
+        for name, tensor in self.cond.tensors.items():
+            if len(tensor) != len(self.x):
+                raise ValueError(f"a batch has {len(self.x)} samples x, but its condition {name!r} {len(tensor)}")
+        if self.std is not None and self.std.shape != self.x.shape:
+            raise ValueError(f"a batch's std must have x's shape {tuple(self.x.shape)}, got {tuple(self.std.shape)}")
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""

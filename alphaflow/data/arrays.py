@@ -114,6 +114,15 @@ def array(
     if not right or dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
         wanted = ", ".join("n" if n is None else str(n) for n in shape)
         raise UserError(f"{path}: {name} must be {KINDS[kinds]} ({wanted}), got {dtype} {found}; make it again")
+    return read_member(file, name, path)
+
+
+def read_member(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray[Any, Any]:
+    """An array of an .npz whose header was looked at (`array_header`).
+
+    Raises:
+        UserError: it can't be read.
+    """
     try:
         with file.open(f"{name}.npy") as stream:
             return read_array(stream, file.getinfo(f"{name}.npy").file_size)

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
 from ..seeds import global_seed, stream
@@ -100,8 +101,18 @@ class Dataset(IterableDataset[Batch], ABC):
 
     @staticmethod
     def of(given: Any) -> Dataset:
-        """A dataset as it is; or any object with shape, classes, iter, state_dict and load_state_dict as a dataset."""
-        return given if isinstance(given, Dataset) else _Foreign(given)
+        """A dataset as it is; or any object with shape, classes, iter, state_dict and load_state_dict as a dataset.
+
+        Raises:
+            UserError: it is torch's.
+        """
+        if isinstance(given, Dataset):
+            return given
+        if isinstance(given, DataLoader) or (isinstance(given, TorchDataset) and not isinstance(given, Iterable)):
+            raise UserError(
+                f"a {type(given).__name__} of torch's doesn't say what training asks: give af.FromTorch(…) of it"
+            )
+        return _Foreign(given)
 
 
 class _Foreign(Dataset):

@@ -39,14 +39,18 @@ class Files:
         """
         try:
             opened = self._open(number)  # held while it is read, whatever other threads open
-            count = os.preadv(opened.descriptor, [data], offset)
+            count = 0
+            while count < len(data):  # a system reads 2 GiB at once at most
+                more = os.preadv(opened.descriptor, [data[count:]], offset + count)
+                if not more:
+                    break
+                count += more
         except OSError as error:
             raise UserError(f"{self.paths[number]} can't be read any more: {reason(error)}; restore it") from error
         if count != len(data):
-            file = Path(self.paths[number])
             raise UserError(
-                f"{file} was cut while it was in use: it ends before byte {offset + len(data)}; restore it, and "
-                f"verify the other shards in {file.parent}"
+                f"{self.paths[number]} was cut while it was in use: it ends before byte {offset + len(data)}; "
+                "restore it, and check what lies beside it"
             )
 
     def _open(self, number: int) -> _Opened:

@@ -202,7 +202,7 @@ class Engine:
         dtype = next(self.model.parameters()).dtype
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for shape in self.recipe.dataset.shapes:
-            x, cond = example(shape, self.recipe.dataset.classes, 2, self.device)
+            x, cond = example(self.recipe, shape, 2, self.device)
             generator = torch.Generator(self.device).manual_seed(0)
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._precision():
                 loss = self.recipe.objective(self.model, x.to(dtype), cond, 0, generator, ema=self.ema.model)

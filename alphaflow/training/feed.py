@@ -14,6 +14,7 @@ import torch
 from ..data.dataset import Dataset
 from ..errors import UserError, reason
 from ..types import Batch, check_labels
+from .sanity import check_mask
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,18 @@ class Feed:
         return self._checked(read.batch).to(self.device)
 
     def _checked(self, batch: Batch) -> Batch:
-        """Refuses labels that the dataset doesn't have, before a GPU would have to be asked.
+        """Refuses labels that the dataset doesn't have, and masks that can't be, before a GPU would have to be asked.
 
         Raises:
             UserError: so it is.
         """
         labels, classes = batch.cond.labels, self.dataset.classes
-        if labels is not None and classes and labels.device.type == "cpu":
-            try:
+        try:
+            if labels is not None and classes and labels.device.type == "cpu":
                 check_labels(labels, classes)
-            except ValueError as error:
-                raise UserError(f"{self.dataset.kind_name}: {reason(error)}") from error
+            check_mask(batch.cond)
+        except ValueError as error:
+            raise UserError(f"{self.dataset.kind_name}: {reason(error)}") from error
         return batch
 
     def __enter__(self) -> Feed:

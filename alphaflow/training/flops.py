@@ -6,9 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..network import known
+from ..sources import seen
 from ..types import Cond
 
 if TYPE_CHECKING:
@@ -51,17 +54,26 @@ def _attention_flops(query: int, products: int, *shapes: Any, **options: Any) ->
 
 def forward_flops(recipe: Recipe, device: torch.device) -> float | None:
     """Operations of the network's forward pass of one sample; None where it can't be called alone."""
-    x, cond = example(recipe.dataset.shape, recipe.dataset.classes, 1, device)
     one = torch.ones(1, device=device)
     model = recipe.model
     try:
+        x, cond = example(recipe, recipe.dataset.shape, 1, device)
+        given = seen(cond, recipe.objective.source, model)
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            return count_flops(lambda: model(x, one, one, cond))
+            return count_flops(lambda: model(x, one, one, given))
     except Exception:  # a network of the user's own may want more than zeros
         return None
 
 
-def example(shape: tuple[int, ...], classes: int | None, batch: int, device: torch.device) -> tuple[Tensor, Cond]:
-    """Zeros (batch, *shape), and labels where there are classes."""
+def example(recipe: Recipe, shape: tuple[int, ...], batch: int, device: torch.device) -> tuple[Tensor, Cond]:
+    """Zeros (batch, *shape), and a condition such as they have in the recipe's data.
+
+    Samples are read for it only where network or source may take more than labels.
+    """
+    dataset, takes = recipe.dataset, known(recipe.model).conditions
     x = torch.zeros(batch, *shape, device=device)
+    wanted = {*recipe.objective.source.conditions, *(("any",) if takes is None else takes)} - {"labels", "guidance"}
+    if wanted and dataset.indexed is not None and dataset.indexed.shape == tuple(shape):
+        return x, dataset.indexed.fetch(np.arange(batch) % len(dataset.indexed)).cond.to(device)
+    classes = dataset.classes
     return x, Cond() if not classes else Cond(labels=torch.arange(batch, device=device) % classes)

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import UserError
+from ..network import known
+
 if TYPE_CHECKING:
     from ..recipe import Recipe
-    from ..types import Batch
+    from ..types import Batch, Cond
 
 SCALE = (0.05, 4.0)
 """Root mean squares of samples that pass unremarked: noise has 1."""
@@ -23,6 +26,58 @@ def not_finite(batch: Batch) -> str:
             if bool(wrong.any()):
                 return f"the data are not finite: sample {int(wrong.nonzero()[0])} of the batch, in its {name}"
     return ""
+
+
+def check_mask(cond: Cond) -> None:
+    """Whether every sample that has tokens has one that isn't masked; not asked of a GPU.
+
+    Raises:
+        ValueError: one hasn't.
+    """
+    mask = cond.tensors.get("mask")
+    if mask is not None and mask.device.type == "cpu" and not bool(mask.any(1).all()):
+        sample = int((~mask.any(1)).nonzero()[0])
+        raise ValueError(
+            f"all tokens of sample {sample} of the batch are masked; leave one, such as an empty sentence's"
+        )
+
+
+def check_conditions(recipe: Recipe, batch: Batch) -> None:
+    """Whether the data have the conditions that the recipe's network and source take, and no others.
+
+    Asked of a network that says which (`Network.conditions`). Labels may go unused, for folders of classes have them,
+    and so may the mask that comes with all tokens.
+
+    Args:
+        recipe: recipe of the run.
+        batch: its first one.
+
+    Raises:
+        UserError: a condition is missing, or nobody takes it.
+    """
+    network, source, name = known(recipe.model), recipe.objective.source, type(recipe.model).__name__
+    data = f"the data ({recipe.dataset.kind_name})"
+    has = set(batch.cond.tensors)
+    missing = sorted(set(source.conditions) - has)
+    if missing:
+        raise UserError(
+            f"{source!r} starts from the condition `{missing[0]}`, which {data} lack: add it, or take another source"
+        )
+    if network.conditions is None:
+        return
+    takes = set(network.conditions)
+    extra = sorted(has - takes - set(source.conditions) - {"labels", "mask"})
+    if extra:
+        listed = ", ".join(network.conditions) or "none"
+        raise UserError(
+            f"{data} have the condition `{extra[0]}`, which {name} doesn't take: it takes {listed}; "
+            f"leave it out, or give the network {extra[0]}=…"
+        )
+    missing = sorted(takes - {"guidance", "mask"} - has)
+    if missing:
+        raise UserError(
+            f"{name} takes the condition `{missing[0]}`, which {data} lack: add it, or make the network without"
+        )
 
 
 def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:

@@ -32,7 +32,7 @@ from .feed import Feed
 from .guard import BatchGuard, GuardMemory, Incident, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
-from .sanity import remarks
+from .sanity import check_conditions, remarks
 from .saving import CheckpointRetention, Saver
 from .stopping import Stop
 
@@ -152,13 +152,15 @@ class Trainer:
         """One optimiser step: a batch, its loss, the gradient, the update, the averages; or a bad batch's skipping.
 
         Raises:
-            UserError: bad batches came in a row, and going back doesn't help or isn't possible.
+            UserError: bad batches came in a row, and going back doesn't help or isn't possible; or the first one hasn't
+                the conditions that the network takes.
         """
         started = time.perf_counter()
         raw = next(self.feed)
         waited = time.perf_counter() - started
         before = self.generator.get_state()
         if self._batch is None:
+            check_conditions(self.recipe, raw)
             for line in remarks(self.recipe, raw, self.world.size):
                 self.display.say(f"note: {line}")
         self._batch = batch = raw.drawn(self.generator)
