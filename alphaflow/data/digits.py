@@ -23,7 +23,7 @@ class Digits(IndexedDataset):
         seed: seed of the order; None takes torch's global seed.
     """
 
-    shape = (1, 8, 8)
+    shape: tuple[int, ...] = (1, 8, 8)
     class_names = tuple("0123456789")
     _file: ClassVar[tuple[str, str, float]] = ("digits.npz", "ink", 8)
     """The file, its array, and which value lies in the middle."""
