@@ -29,6 +29,7 @@ def check_options(
     factorised: bool,
     **sizes: Any,
 ) -> None:
+    """Raises a ValueError where sizes are no sizes, or don't go together; arguments as `DiT` takes them."""
     if len(shape) not in (2, 3, 4):
         raise ValueError(f"a DiT's shape is (c, h, w), (c, f, h, w) or (c, length), got {shape}")
     if tokens is not None and vocabulary is not None:
