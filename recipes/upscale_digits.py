@@ -22,7 +22,7 @@ def recipe(
     flow, weighting = method == "flow-matching", af.AdaptiveWeighting(p=0.5)
     few_step = af.AlphaFlow(alpha=af.Sigmoid(end=steps), fm_share=0.25, source=source, weighting=weighting)
     return af.Recipe(
-        model=af.DiT((1, 8, 8), patch=2, depth=4, width=128, heads=2, image=1),
+        model=af.DiT((1, 8, 8), patch=4, depth=4, width=128, heads=2, image=1),
         objective=af.FlowMatching(source=source, weighting=weighting) if flow else few_step,
         dataset=af.Arrays(x=digits, image=image, batch_size=batch_size),
         samplers=[af.ODE(nfe, solver="euler" if flow else "jump") for nfe in (1, 2, 4)],
