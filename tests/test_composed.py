@@ -140,10 +140,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k in range(2):
         frames = torch.from_numpy(generator.integers(0, 256, (3, 4, 16, 16), dtype=np.uint8))
         write_mp4(frames, place / "clips" / f"{k}.mp4", 8)
+    np.save(place / "x.npy", generator.normal(size=(4, 5)).astype(np.float32))
+    np.save(place / "labels.npy", np.array([0, 1, 1, 0]))
     return place
 
 
 DATA: dict[str, Callable[[], af.Dataset]] = {
+    "Arrays": lambda: af.Arrays("x.npy", "labels.npy", class_names=("a", "b"), batch_size=3, vector="x.npy"),
     "Digits": lambda: af.Digits(7, seed=2),
     "PenDigits": lambda: af.PenDigits(7),
     "ImageFolder": lambda: af.ImageFolder("images", size=8, mode="L", batch_size=3, flip=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..autoencoders.opening import AUTOENCODERS
+from ..data.array_data import Arrays
 from ..data.dataset import Dataset
 from ..data.digits import Digits, PenDigits
 from ..data.folders import ImageFolder, VideoFolder
@@ -45,7 +46,9 @@ from ..times import (
 from ..weighting import AdaptiveWeighting, InverseAlphaWeighting, UniformWeighting
 from .folder import RunFolder
 
-DATASETS = {kind.__name__: kind for kind in (Digits, PenDigits, ImageFolder, VideoFolder, LatentShards, Mixture)}
+DATASETS = {
+    kind.__name__: kind for kind in (Arrays, Digits, PenDigits, ImageFolder, VideoFolder, LatentShards, Mixture)
+}
 """What it may name as a dataset: what reads files on a disk. Nothing that fetches, or runs a command."""
 
 _PARTS: tuple[Any, ...] = (
