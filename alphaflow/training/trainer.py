@@ -123,13 +123,13 @@ class Trainer:
         self.stopped = self._retry = False
         self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)
         self.report = Reporter(self.engine, self.folder, self.display, loggers, record)
-        for line in self.engine.remarks():
-            self.display.say(line)
         self._saver: Saver | None = None
         self._open(keep or CheckpointRetention(), origin or Origin("python"), record, resume)
 
     def _open(self, keep: CheckpointRetention, origin: Origin, record: dict[str, Any], resume: bool) -> None:
         """Begins the run's folder, or continues it, if all that is to be measured can be."""
+        for line in self.engine.remarks():
+            self.display.say(line)
         if self.probe is not None:
             self.engine.check_probe()
         self.report.check(self.evaluation, keep.best)
