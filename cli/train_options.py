@@ -40,6 +40,13 @@ SampleEvery = Annotated[
     int | None, _training(help="Number of steps between sample images.", show_default="a tenth of all steps", min=1)
 ]
 LogEvery = Annotated[int, _training(help="Number of steps between rows of metrics.jsonl.", min=1)]
+Loggers = Annotated[
+    str,
+    _training(
+        help="Where figures and samples go beside the run's folder, separated by commas: tensorboard, wandb, mlflow, "
+        "trackio. All but the first need their package, for example pip install 'alphaflow[wandb]'.",
+    ),
+]
 ProbeEvery = Annotated[
     int | None,
     _training(

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
+from ..describe import Configured
 from ..errors import UserError
 from ..seeds import global_seed, stream
 from ..types import Batch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class Dataset(IterableDataset[Batch], ABC):
+class Dataset(Configured, IterableDataset[Batch], ABC):
     """An endless stream of batches that can be continued where it stopped. Your own derives from it, or from one below.
 
     It must have a ``shape``. That, the other attributes, ``classes`` and ``autoencoder`` may be set on the class or on
@@ -35,6 +36,7 @@ class Dataset(IterableDataset[Batch], ABC):
         fps: frames a second of clips; None for images, or where nothing says.
         rewinds: whether `load_state_dict` goes back to a place exactly, and all randomness is the dataset's own: it may
             then be read ahead, in a thread.
+        config: what builds it again, without its order's seed; None where run.json doesn't describe it.
     """
 
     shape: tuple[int, ...]

@@ -30,6 +30,7 @@ class Digits(IndexedDataset):
 
     def __init__(self, batch_size: int = 128, seed: int | None = None) -> None:
         super().__init__(batch_size, seed)
+        self.config = {"batch_size": batch_size}
         name, values, middle = self._file
         with resources.files("alphaflow.data").joinpath(name).open("rb") as file, np.load(file) as arrays:
             given, labels = arrays[values], arrays["labels"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any, processes: int) -> dict[str, Any]:
     """What run.json keeps beside the recipe's origin."""
     objects = {"model": recipe.model, "autoencoder": recipe.decoder, "objective": recipe.objective}
+    objects["dataset"] = recipe.dataset
     described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers_by_nfe.items()}
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())

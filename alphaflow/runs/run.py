@@ -11,12 +11,14 @@ from torch import nn
 
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.opening import AUTOENCODERS
+from ..data.dataset import Dataset
 from ..describe import rebuild
 from ..errors import UserError
 from ..parallel.device import find_device
 from ..recipe import Recipe
 from ..samplers import SAMPLERS, Sampler
 from . import checkpoint
+from .composed import composed_dataset
 from .folder import RunFolder, step_of
 from .pipeline import Pipeline
 from .rebuilding import NETWORKS, recipe_of
@@ -76,6 +78,10 @@ class Run(Pipeline):
     def recipe(self) -> Recipe:
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
         return recipe_of(self.folder, trust=self.trust)
+
+    def dataset(self) -> Dataset:
+        """What it was trained on: the recipe's; of a run that was composed in Python, as run.json describes it."""
+        return self.recipe().dataset if self.folder.origin().text else composed_dataset(self.folder)
 
     def _built(self, weights: Path, device: torch.device) -> tuple[nn.Module, Mapping[int, Sampler], Autoencoder]:
         """The network, samplers and autoencoder, as run.json describes them, or its recipe makes them."""
