@@ -253,7 +253,7 @@ class _Networks:
             encoded = encode_pixels(self.autoencoder, torch.from_numpy(np.stack(partners)))
             found["image"] = np.split(encoded, 2, axis=1)[0] if self.autoencoder.posterior else encoded
         if self.text is not None:
-            tokens, mask = self.text.tokens_of([sample.caption or "" for sample in samples])
+            tokens, mask = self.text.encode([sample.caption or "" for sample in samples])
             found["tokens"] = tokens.to(torch.float16 if tokens.is_floating_point() else torch.int32).numpy()
             found["mask"] = mask.numpy()
         return found

@@ -21,6 +21,10 @@ RECORDED = {ImageTransform: "ImageRecipe", ClipTransform: "ClipRecipe"}
 """Names that folders were begun with, and must go on with."""
 
 
+BESIDE = {"text encoder": "captions", "pairs": "pairs"}
+"""What a plan has only where samples have it, and what that is."""
+
+
 @dataclass(frozen=True)
 class EncodeOptions:
     """How to encode.
@@ -103,3 +107,24 @@ def identity(encoder: Autoencoder | TextEncoder) -> dict[str, Any]:
         "device": device,
         **nested,
     }
+
+
+def differences(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[str]:
+    """What two plans differ in, setting by setting."""
+    found = []
+    for name in sorted(before.keys() | plan.keys()):
+        was, now = before.get(name), plan.get(name)
+        if was == now:
+            continue
+        if name == "source":
+            found.append("an earlier version, which didn't remember its files")
+        elif isinstance(was, dict) and isinstance(now, dict):
+            found += differences(was, now, name)
+        elif name in BESIDE:
+            found.append("no " * (was is None) + BESIDE[name])
+        elif name == "weights":
+            found.append(f"other weights of the {of if of in BESIDE else 'autoencoder'}")
+        else:
+            words = " ".join(word for word in (of.replace("recipe", ""), name.replace("_", " ")) if word)
+            found.append(f"{words} {was}, not {now}")
+    return found

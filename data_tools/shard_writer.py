@@ -23,6 +23,8 @@ from alphaflow.data.shard_description import DATASET, HEADER, INDEX, INDEX_DTYPE
 from alphaflow.errors import UserError
 from alphaflow.files import parsed, remove, replacing, write_json
 
+from .plan import differences
+
 RECORDS = "parts"
 """The folder of what each finished shard records of itself."""
 
@@ -265,7 +267,7 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
             before = dict(record["plan"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
-        others = _others(before, parsed(json.dumps(plan)))
+        others = differences(before, parsed(json.dumps(plan)))
         if others:
             raise UserError(
                 f"{out} was started with {'; '.join(others)}; use the same settings, or choose another folder"
@@ -281,25 +283,6 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
 
 def _begun(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
     write_json(out / DATASET, {"format": 1, "finished": False, "class_names": class_names, "plan": plan})
-
-
-def _others(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[str]:
-    """What two plans differ in, setting by setting."""
-    found = []
-    for name in sorted(before.keys() | plan.keys()):
-        was, now = before.get(name), plan.get(name)
-        if was == now:
-            continue
-        if name == "source":
-            found.append("an earlier version, which didn't remember its files")
-        elif isinstance(was, dict) and isinstance(now, dict):
-            found += _others(was, now, name)
-        elif name == "weights":
-            found.append("other weights of the autoencoder")
-        else:
-            words = " ".join(word for word in (of.replace("recipe", ""), name.replace("_", " ")) if word)
-            found.append(f"{words} {was}, not {now}")
-    return found
 
 
 def finish(

@@ -106,7 +106,7 @@ class ImageFolder(IndexedDataset):
         given = {"labels": self._labels[chosen]} if self.classes else {}
         if self.text_encoder is not None:
             texts = [self._captions[index] for index in indices.tolist()]
-            given |= self.text_encoder.tokens_of(texts)._asdict()
+            given |= self.text_encoder.encode(texts)._asdict()
         if self.pairs is not None:
             given["image"] = to_unit(pixels[:, 1])
         return Batch(to_unit(pixels[:, 0]), Cond(**given))

@@ -65,7 +65,7 @@ class TextEncoder(ABC):
         for text in texts:
             if wrong := self.problem(text):
                 raise UserError(f"the text {text!r:.60} can't be encoded: {wrong}")
-        return self.tokens_of(texts)
+        return Tokens(*self.tokens_of(texts))
 
     def problem(self, text: str) -> str:
         """Why a text can't be encoded, in words; empty if it can."""
