@@ -87,7 +87,7 @@ class ImageFolder(IndexedDataset):
         labels = [entry.label for entry in self.listing.entries] if self.listing.class_names else []
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = PerProcess(ThreadPoolExecutor)
-        self._captions = [] if captions is None else list(self._pool().map(self._caption, self.listing.entries))
+        self._captions = [] if captions is None else self._read_captions(captions)
         self._pixels: Tensor | None = None
         self.shape = tuple(self._image(self.listing.entries[0]).shape)
         if len(self) * math.prod(self._stacked) <= memory:
@@ -129,18 +129,24 @@ class ImageFolder(IndexedDataset):
             raise UserError(f"the image {file} is too large to decode safely; remove it") from error
         return torch.from_numpy(np.atleast_3d(array).transpose(2, 0, 1).copy())
 
+    def _read_captions(self, encoder: TextEncoder) -> list[str]:
+        """The captions of all images, which the encoder takes; read in threads, which not every tokenizer bears."""
+        files = [entry.caption for entry in self.listing.entries if entry.caption is not None]
+        texts = list(self._pool().map(self._caption, files))
+        for file, text in zip(files, texts, strict=True):
+            if wrong := encoder.problem(text):
+                raise UserError(
+                    f"the caption {self.listing.place(file.name)} can't be encoded: {wrong}; shorten it, or give a "
+                    "greater length"
+                )
+        return texts
+
     def _caption(self, entry: Entry) -> str:
-        """One caption, which the encoder takes."""
-        assert entry.caption is not None
-        assert self.text_encoder is not None
-        file = self.listing.place(entry.caption.name)
         try:
-            text = read_caption(entry.caption)
+            return read_caption(entry)
         except UNREADABLE as error:
+            file = self.listing.place(entry.name)
             raise UserError(f"can't read the caption {file}: {reason(error)}; mend or remove it") from error
-        if wrong := self.text_encoder.problem(text):
-            raise UserError(f"the caption {file} can't be encoded: {wrong}; shorten it, or give a greater length")
-        return text
 
     def _place(self, entry: Entry, pair: bool) -> Path:
         """Where an image lies, of this place or of the pairs'."""

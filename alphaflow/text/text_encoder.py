@@ -53,7 +53,7 @@ class TextEncoder(ABC):
         """How many tokens a text takes, however many that are."""
 
     @abstractmethod
-    def tokens_of(self, texts: Sequence[str]) -> Tokens:
+    def tokens_of(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts (b) as tokens (b, n) or (b, n, d), and their mask (b, n), on the CPU; none takes more than n."""
 
     def encode(self, texts: Sequence[str]) -> Tokens:
