@@ -77,13 +77,20 @@ def plan_of(
     return {
         "recipe": {"kind": RECORDED.get(type(transform), type(transform).__name__), **asdict(transform)},
         "autoencoder": identity(autoencoder),
-        **({} if text is None else {"text encoder": identity(text)}),
+        **({} if text is None else {"text encoder": _of_texts(text)}),
         **({"pairs": True} if paired else {}),
         "prefix": options.prefix,
         "samples_per_shard": options.samples_per_shard,
         "batch_size": options.batch_size,
         "measure": [options.measure, options.measure_on],
     }
+
+
+def _of_texts(encoder: TextEncoder) -> dict[str, Any]:
+    """A text encoder's identity and its length, which an own one may not have among its settings."""
+    found = identity(encoder)
+    settings = {name: value for name, value in found["settings"].items() if name != "length"}
+    return {**found, "settings": settings, "length": encoder.length}
 
 
 def identity(encoder: Autoencoder | TextEncoder) -> dict[str, Any]:

@@ -231,6 +231,18 @@ def test_text_encoders_that_can_not_be_had(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "bert" / "model.safetensors").write_bytes(whole[:100])
     with pytest.raises(af.UserError, match="can't load the text encoder"):
         af.TransformersText(str(tmp_path / "bert"), length=8, device="cpu").encode(["a"])
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "bert" / "pytorch_model.bin")  # a pickle
+    with pytest.raises(af.UserError, match="can't load the text encoder"):
+        af.TransformersText(str(tmp_path / "bert"), length=8, device="cpu").encode(["a"])
+    strange = saved(tmp_path / "strange", "bert")
+    config = json.loads((strange / "config.json").read_text())
+    names = {"AutoConfig": "own.Config", "AutoModel": "own.Model", "AutoModelForTextEncoding": "own.Model"}
+    (strange / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": names}))
+    (strange / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(af.UserError, match="can't load the text encoder"):
+        af.TransformersText(str(strange), length=8, device="cpu").encode(["a"])
+    assert not (tmp_path / "ran").exists()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(af.UserError, match=r"the text encoder no/such isn't cached, and 127.0.0.1 can't be reached"):
         af.TransformersText("no/such").encode(["a"])
@@ -426,6 +438,10 @@ def test_shards_hold_captions_and_partners(source: Path, other: Path, tmp_path: 
     assert sorted(order) == list(range(2 * NUMBER))
     for name, tensor in batch.cond.tensors.items():
         assert torch.equal(found.cond.tensors[name], tensor[order]), name
+    record["conditions"]["tokens"]["shape"] = record["conditions"]["mask"]["shape"] = [34]
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    with pytest.raises(af.UserError, match=r"bool \(33,\) where booleans \(34,\) are expected \(mask\)"):
+        next(iter(af.RemoteShards(urls, tmp_path / "other.json", batch_size=4)))
 
 
 def test_features_of_an_own_text_encoder(source: Path, tmp_path: Path) -> None:
@@ -474,7 +490,7 @@ def test_jobs_kills_and_other_settings(source: Path, other: Path, tmp_path: Path
     for given, message in (
         ((None, text), "was started with pairs; use the same settings"),
         ((other, None), "was started with captions; use the same settings"),
-        ((other, af.ByteText(41)), "was started with settings length 40, not 41"),
+        ((other, af.ByteText(41)), "was started with text encoder length 40, not 41"),
     ):
         with pytest.raises(af.UserError, match=message):
             small(source, tmp_path / "one", *given)
