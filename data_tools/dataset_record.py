@@ -49,7 +49,11 @@ def about(
     else:
         shift, scale = ((0.0,), (1.0,)) if own is None else (own.shift, own.scale)
         normalisation = Normalisation(*(per_channel(v if len(v) > 1 else v[0], channels) for v in (shift, scale)))
-    held = {name: {"shape": list(array.shape), "dtype": array.dtype.str} for name, array in conditions.items()}
+    held: dict[str, dict[str, Any]] = {
+        name: {"shape": list(array.shape), "dtype": array.dtype.str} for name, array in conditions.items()
+    }
+    if text is not None and text.vocabulary is not None:
+        held["tokens"]["vocabulary"] = text.vocabulary
     return {
         "autoencoder": _described(autoencoder),
         **({} if text is None else {"text_encoder": _described(text)}),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from alphaflow.data.arrays import read_array
 from alphaflow.data.shard_description import INDEX, INDEX_DTYPE, Description
@@ -143,9 +144,7 @@ class _Sample:
     def problem(self, description: Description) -> str:
         """What is wrong with it, in words; empty if nothing is."""
         fields: Mapping[str, tuple[Any, ...]] = description.row.fields or {}
-        for name, (_, offset, *_) in fields.items():
-            if self.wrong:
-                break
+        for name, (_, offset, *_) in () if self.wrong else fields.items():
             if self.places.get(name) != self.places["latent"] + offset:
                 return f"{name}.npy is missing, or not at its place"
         return self.wrong
@@ -167,7 +166,6 @@ def _verify_array(name: str, array: np.ndarray[Any, Any], description: Descripti
         return f"{name} has values that are not finite"
     if name == "latent" and description.posterior and (array[array.shape[0] // 2 :] < 0).any():
         return "negative standard deviations"
-    text = description.text_encoder
-    if name == "tokens" and array.dtype.kind == "i" and text is not None and text.vocabulary is not None:
-        return "" if ((array >= 0) & (array < text.vocabulary)).all() else "tokens outside of the vocabulary"
+    if name == "tokens" and bool(description.wrong(name, torch.from_numpy(array[None])).any()):
+        return "tokens outside of the vocabulary"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -399,7 +400,7 @@ def test_shards_hold_captions_and_partners(source: Path, other: Path, tmp_path: 
     assert record["conditions"] == {
         "image": {"shape": [3, 4, 6], "dtype": "<f2"},
         "mask": {"shape": [33], "dtype": "|b1"},
-        "tokens": {"shape": [33], "dtype": "<i4"},
+        "tokens": {"shape": [33], "dtype": "<i4", "vocabulary": 256},
     }
     assert record["plan"]["recipe"]["size"] == [8, 12]
     report = verify(out)
@@ -550,6 +551,11 @@ def test_verify_looks_at_conditions(source: Path, other: Path, tmp_path: Path) -
     assert "its caption isn't UTF-8" in spoilt("text", lambda name, data: b"\xff" if name.endswith("txt") else data)[0]
     with pytest.raises(af.UserError, match=r"is damaged: its sample at byte \d+ is not finite"):
         af.LatentShards(tmp_path / "imageimage has").all()
+    place = tmp_path / "tokenstokens ou"
+    with pytest.raises(af.UserError, match=r"is damaged: its sample at byte \d+ has tokens outside of the vocabulary"):
+        af.LatentShards(place).all()
+    with pytest.raises(af.UserError, match=r"sample 000000003 of .*tokens outside of the vocabulary"):
+        list(itertools.islice(af.RemoteShards([str(place / "train-000000.tar")], place / "dataset.json"), 1))
 
 
 def test_conditions_in_dataset_json_are_not_believed(source: Path, other: Path, tmp_path: Path) -> None:
@@ -561,6 +567,7 @@ def test_conditions_in_dataset_json_are_not_believed(source: Path, other: Path, 
         {"image": {"shape": [3, 8, 11], "dtype": "<f2"}}, {"image": {"shape": [3, 8, 12], "dtype": "|O"}},
         {**held, "other": held["mask"]}, {**held, "tokens": {"shape": [40, 10**8], "dtype": "<f2"}},
         {**held, "tokens": {"shape": [40, -1], "dtype": "<f2"}},
+        {**held, "tokens": {**held["tokens"], "vocabulary": "x"}},
         {**held, "tokens": {"shape": [40, 1.5], "dtype": "<f2"}},
     ):  # fmt: skip
         (tmp_path / "out" / "dataset.json").write_text(json.dumps({**record, "conditions": conditions}))

@@ -200,6 +200,8 @@ class RemoteShards(Dataset):
                 raise ValueError(f"{array.dtype} {array.shape} where {kind} {wanted.shape} are expected ({name})")
             if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float32).sum()):
                 raise ValueError("not finite")
+            if name == "tokens" and bool(self.description.wrong(name, torch.from_numpy(array[None])).any()):
+                raise ValueError("tokens outside of the vocabulary")
             row[name] = array
         label = int(sample.get("cls", b"-1"))
         if classes and not -1 <= label < classes:

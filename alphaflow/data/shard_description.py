@@ -96,6 +96,9 @@ class Description:
         if not possible or self.stored != expected:
             raise ValueError(f"arrays of {self.stored} hold no samples of {self.shape}")
         self._check_conditions()
+        self.vocabulary = record["conditions"]["tokens"].get("vocabulary") if "tokens" in self.conditions else None
+        if self.vocabulary is not None and not (is_whole(self.vocabulary) and self.vocabulary > 0):
+            raise ValueError(f"a vocabulary of {self.vocabulary!r} tokens can't be")
         if not all(map(is_number, (*record["shift"], *record["scale"]))) or 0 in record["scale"]:
             raise ValueError("shift and scale are finite numbers, and no scale is 0")
         self.normalisation = Normalisation(tuple(record["shift"]), tuple(record["scale"]))
@@ -173,6 +176,14 @@ class Description:
             shift, scale = self.normalisation.tensors(torch.empty(1, *self.shape))
             return (found.float() - shift) * scale
         return found.float() if found.is_floating_point() else found.long()
+
+    def wrong(self, name: str, values: Tensor) -> Tensor:
+        """Which of these arrays (b, …) hold what can't be: numbers that aren't finite, unknown tokens; (b,), bool."""
+        flat = values.flatten(1)
+        if name != "tokens" or values.is_floating_point():
+            return ~flat.isfinite().all(1)
+        outside = flat < 0 if self.vocabulary is None else (flat < 0) | (flat >= self.vocabulary)
+        return outside.any(1)
 
     def batch(
         self, stored: Tensor, labels: Tensor | None, conditions: Mapping[str, Tensor] = MappingProxyType({})
