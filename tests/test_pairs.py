@@ -31,6 +31,8 @@ from alphaflow.data.decoding.sizes import Size
 from alphaflow.data.listing.listing import list_files
 from alphaflow.describe import describe, rebuild
 from alphaflow.pixel_values import to_bytes
+from alphaflow.runs.composed import composed_dataset
+from alphaflow.runs.folder import RunFolder
 from alphaflow.text.text_encoders import TEXT_ENCODERS
 
 
@@ -384,6 +386,21 @@ def test_a_damaged_partner(source: Path, other: Path, tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(file)
     with pytest.raises(af.UserError, match=r"other/.* pixels, but a/shot.00.png is 8×8; give a size"):
         af.ImageFolder(source, pairs=other)
+
+
+def test_a_run_composed_in_python_finds_its_captions_and_pairs_again(source: Path, other: Path, tmp_path: Path) -> None:
+    text = af.ByteText(40)
+    data = af.ImageFolder(source, size=(8, 12), captions=text, pairs=other, batch_size=4)
+    network = af.DiT(
+        data.shape, patch=4, depth=1, width=16, heads=2, classes=2,
+        tokens=text.width, vocabulary=text.vocabulary, image=data.shape[0],
+    )  # fmt: skip
+    recipe = af.Recipe(model=network, objective=af.AlphaFlow(), dataset=data, steps=1, samplers=())
+    af.Trainer(recipe, out=tmp_path / "run", device="cpu", display=None).fit()
+    again = composed_dataset(RunFolder(tmp_path / "run"))
+    assert again.text_encoder == text
+    for name, tensor in data.all().cond.tensors.items():
+        assert torch.equal(again.all().cond.tensors[name], tensor), name  # type: ignore[attr-defined]
 
 
 # Shards

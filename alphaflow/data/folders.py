@@ -82,8 +82,9 @@ class ImageFolder(IndexedDataset):
         partners = [entry.partner for entry in self.listing.entries if entry.partner is not None]
         self.mode = mode or _common_mode([*self.listing.entries, *partners])
         self.flip = flip
-        about = {"path": str(Path(path).absolute()), "size": size, "mode": self.mode}
-        self.config = {**about, "batch_size": batch_size, "flip": flip}
+        other = None if self.pairs is None else str(self.pairs.absolute())
+        about = {"path": str(Path(path).absolute()), "size": size, "mode": self.mode, "captions": captions}
+        self.config = {**about, "pairs": other, "batch_size": batch_size, "flip": flip}
         labels = [entry.label for entry in self.listing.entries] if self.listing.class_names else []
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = PerProcess(ThreadPoolExecutor)
