@@ -76,6 +76,9 @@ from .sources import FromCondition as FromCondition
 from .sources import Gaussian as Gaussian
 from .sources import OptimalTransport as OptimalTransport
 from .sources import Source as Source
+from .text.text_encoder import ByteText as ByteText
+from .text.text_encoder import TextEncoder as TextEncoder
+from .text.transformers_text import TransformersText as TransformersText
 from .times import ArctanLogNormal as ArctanLogNormal
 from .times import BetaTimes as BetaTimes
 from .times import DyadicPairs as DyadicPairs

@@ -16,6 +16,7 @@ from .command import Command
 from .encode_options import (
     AutoencoderName,
     BatchSize,
+    Captions,
     Changed,
     ClassList,
     ClipsPlace,
@@ -28,26 +29,31 @@ from .encode_options import (
     Measured,
     MeasureOn,
     Out,
+    Pairs,
     PerShard,
     Prefix,
     ShardOf,
     Size,
     Split,
     Subfolder,
+    TextEncoderName,
+    TextLength,
     Tiling,
     Workers,
 )
 from .errors import INTERRUPTED, fail
-from .options import Device
+from .options import Device, integers
 
 if TYPE_CHECKING:
     from alphaflow.data_tools.decode import Transform
     from alphaflow.data_tools.encode import EncodingStats
     from alphaflow.data_tools.plan import EncodeOptions
 
+    from alphaflow.data.decoding.sizes import Size as PixelSize
     from alphaflow.data.listing.listing import Listing
     from alphaflow.data.listing.tables import Classes
     from alphaflow.progress import Tell
+    from alphaflow.text.text_encoder import TextEncoder
 
 app = typer.Typer(help="Encode images or videos into latent shards.", no_args_is_help=True)
 
@@ -62,7 +68,7 @@ def images(
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
     subfolder: Subfolder = None,
     tiling: Tiling = False,
-    size: Size = 256,
+    size: Size = "256",
     crop: CropName = "adm",
     mirror: Annotated[bool, typer.Option("--mirror", help="Also encode a mirrored copy of each image.")] = False,
     prefix: Prefix = "train",
@@ -74,6 +80,10 @@ def images(
     changed: Changed = False,
     measure: Measure = None,
     measure_on: MeasureOn = None,
+    captions: Captions = False,
+    text_encoder: TextEncoderName = None,
+    text_length: TextLength = None,
+    pairs: Pairs = None,
     device: Device = "auto",
 ) -> None:
     """Encode images into latent shards.
@@ -85,10 +95,15 @@ def images(
     from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.data.listing.listing import list_files
 
-    transform = ImageTransform(size, crop, 2 if mirror else 1)
+    text = _text_encoder(captions, text_encoder, text_length, device)
+    transform = ImageTransform(_sides(size), crop, 2 if mirror else 1)
     options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
-    listing = _with_classes(lambda known: list_files(src, "images", classes=known, labels=labels), classes, out)
-    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), transform, options)
+    listing = _with_classes(
+        lambda known: list_files(src, "images", classes=known, labels=labels, captions=captions, pairs=pairs),
+        classes,
+        out,
+    )
+    _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), transform, options, text)
 
 
 @app.command(no_args_is_help=True, cls=Command)
@@ -105,7 +120,7 @@ def videos(
     autoencoder: AutoencoderName = "stabilityai/sd-vae-ft-ema",
     subfolder: Subfolder = None,
     tiling: Tiling = False,
-    size: Size = 256,
+    size: Size = "256",
     crop: CropName = "adm",
     prefix: Prefix = "train",
     shard: ShardOf = None,
@@ -131,8 +146,38 @@ def videos(
         raise UserError(f"--fps must be positive, got {fps:g}")
     options = _options(prefix, shard, samples_per_shard, batch_size, workers, max_rejects, changed, measure, measure_on)
     listing = _with_classes(_listing_of_clips(src, clips_folder, split, fps is not None), classes, out)
-    transform = ClipTransform(size, frames, fps, crop, clips)
+    transform = ClipTransform(_sides(size), frames, fps, crop, clips)
     _encode(listing, out, open_autoencoder(autoencoder, subfolder, tiling, device), transform, options)
+
+
+def _sides(text: str) -> PixelSize:
+    """--size, a number or height,width.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from alphaflow.errors import UserError
+
+    found = integers(text, "--size")
+    if len(found) > 2 or min(found) < 1:
+        raise UserError(f"--size takes a number of pixels, or height,width, for example 256 or 192,256; got {text!r}")
+    return found[0] if len(set(found)) == 1 else (found[0], found[1])
+
+
+def _text_encoder(captions: bool, name: str | None, length: int | None, device: str) -> TextEncoder | None:
+    """What encodes captions; None where none are asked for.
+
+    Raises:
+        UserError: it is asked for, and captions are not; or there is none of this name.
+    """
+    from alphaflow.errors import UserError
+    from alphaflow.text.text_encoders import open_text_encoder
+
+    if captions:
+        return open_text_encoder(name or "bytes", length, device)
+    if name is not None or length is not None:
+        raise UserError(f"--text-{'length' if name is None else 'encoder'} goes with --captions")
+    return None
 
 
 def _listing_of_clips(
@@ -212,7 +257,14 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
-def _encode(listing: Listing, out: Path, autoencoder: Any, transform: Transform, options: EncodeOptions) -> None:
+def _encode(
+    listing: Listing,
+    out: Path,
+    autoencoder: Any,
+    transform: Transform,
+    options: EncodeOptions,
+    text: TextEncoder | None = None,
+) -> None:
     from alphaflow.data_tools.encode import encode
     from alphaflow.data_tools.shard_writer import REJECTS
 
@@ -224,7 +276,7 @@ def _encode(listing: Listing, out: Path, autoencoder: Any, transform: Transform,
     print(f"decoding in {beside}, on {_processors()} processors (--workers)", flush=True)
     try:
         with shown(sys.stdout, seconds=10.0) as tell:
-            stats = encode(listing, out, autoencoder, transform, options, partial(_tell, tell))
+            stats = encode(listing, out, autoencoder, transform, options, partial(_tell, tell), text)
     except KeyboardInterrupt:
         fail(f"interrupted; what is done stays in {out}, and the same command continues from there", INTERRUPTED)
     rate = stats.encoded / max(stats.seconds, 1e-9)

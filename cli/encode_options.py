@@ -31,12 +31,18 @@ Tiling = Annotated[
         "--tiling", help="Encode and decode in overlapping tiles, to save memory on large images and long clips."
     ),
 ]
-Size = Annotated[int, typer.Option(help="Height and width in pixels of every encoded image or frame.", min=1)]
+Size = Annotated[
+    str,
+    typer.Option(
+        metavar="N|H,W",
+        help="Size in pixels of every encoded image or frame: one number for a square, or height,width.",
+    ),
+]
 CropName = Annotated[
     Literal["adm", "centre", "resize"],
     typer.Option(
-        help="How to make images square. adm: halve by box averaging, resize bicubically, cut out the centre. centre: "
-        "cut out the centre square, resize with Lanczos. resize: stretch to a square."
+        help="How to bring images to the size. adm: halve by box averaging, resize bicubically, cut out the centre. "
+        "centre: cut out the largest part of the same aspect in the centre, resize with Lanczos. resize: stretch."
     ),
 ]
 Prefix = Annotated[str, typer.Option(help="Prefix of the shard files: train gives train-000000.tar.")]
@@ -120,5 +126,37 @@ Labels = Annotated[
     typer.Option(
         help="File of labels: a name and a label per line, or one label per line in the order of the file names, as "
         "in ILSVRC's ground truth."
+    ),
+]
+Captions = Annotated[
+    bool,
+    typer.Option(
+        "--captions",
+        help="Also encode the caption of each image: the text NAME.txt beside NAME.jpg, or KEY.txt in WebDataset tars.",
+    ),
+]
+TextEncoderName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FOLDER",
+        help="Encoder of the captions: bytes (their bytes in UTF-8), or a text encoder of transformers on the Hub or "
+        "in a folder.",
+        show_default="bytes",
+    ),
+]
+TextLength = Annotated[
+    int | None,
+    typer.Option(
+        help="Largest number of tokens in a caption. Longer ones are rejects.",
+        min=1,
+        show_default="64 for bytes, else 77",
+    ),
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Folder, zip or tars of images with the same names as in SRC, whatever their endings: the images that the "
+        "samples are conditioned on.",
     ),
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
+import tarfile
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import itemgetter
 from pathlib import Path
 from statistics import median
@@ -14,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from alphaflow.autoencoders.autoencoder import Autoencoder, Normalisation, per_channel
-from alphaflow.data.latent_shards import HEADER
+from alphaflow.data.arrays import read_array
 from alphaflow.data.listing.listing import Listing
 from alphaflow.describe import NotDescribableError, describe
 from alphaflow.errors import UserError
+from alphaflow.text.text_encoder import TextEncoder
 
 from . import shard_writer
 from .plan import EncodeOptions, Measure
@@ -29,12 +32,14 @@ def about(
     listing: Listing,
     autoencoder: Autoencoder,
     options: EncodeOptions,
+    text: TextEncoder | None,
 ) -> dict[str, Any]:
     """What dataset.json says of the samples, from the records of all shards."""
     first = next((shard for shard in shards if shard.offsets), None)
     if first is None:
         raise UserError(f"every file of {listing.path} was rejected; see {out / shard_writer.RECORDS}")
-    stored = _first_array(out, first)
+    conditions = _first_arrays(out, first)
+    stored = conditions.pop("latent")
     channels = stored.shape[0] // 2 if autoencoder.posterior else stored.shape[0]
     own, measured = autoencoder.normalisation, None
     if options.measure or (own is None and not autoencoder.plain):
@@ -44,14 +49,15 @@ def about(
     else:
         shift, scale = ((0.0,), (1.0,)) if own is None else (own.shift, own.scale)
         normalisation = Normalisation(*(per_channel(v if len(v) > 1 else v[0], channels) for v in (shift, scale)))
-    try:
-        described = describe(autoencoder)
-        if "device" in described:
-            described["device"] = "auto"  # of whoever decodes
-    except NotDescribableError:
-        described = None
+    held: dict[str, dict[str, Any]] = {
+        name: {"shape": list(array.shape), "dtype": array.dtype.str} for name, array in conditions.items()
+    }
+    if text is not None and text.vocabulary is not None:
+        held["tokens"]["vocabulary"] = text.vocabulary
     return {
-        "autoencoder": described,
+        "autoencoder": _described(autoencoder),
+        **({} if text is None else {"text_encoder": _described(text)}),
+        **({"conditions": held} if held else {}),
         "versions": _versions(),
         "shape": [channels, *stored.shape[1:]],
         "stored_shape": list(stored.shape),
@@ -65,11 +71,31 @@ def about(
     }
 
 
-def _first_array(out: Path, shard: shard_writer.ShardRecord) -> np.ndarray[Any, Any]:
-    with (out / shard.file).open("rb") as stream:
-        stream.seek(shard.offsets[0] - HEADER)
-        array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
-    return array
+def _described(encoder: Autoencoder | TextEncoder) -> Any:
+    """An encoder as JSON, on the device of whoever uses it; None where it is the user's own."""
+    try:
+        described = describe(encoder)
+    except NotDescribableError:
+        return None
+    return {**described, "device": "auto"} if "device" in described else described
+
+
+def _first_arrays(out: Path, shard: shard_writer.ShardRecord) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a shard's first sample."""
+    found = {}
+    with tarfile.open(out / shard.file) as archive:
+        members = iter(archive)
+        first = next(members)
+        for member in [first, *takewhile(lambda member: _key(member) == _key(first), members)]:
+            stream = archive.extractfile(member)
+            if member.name.endswith(".npy") and stream is not None:
+                name = member.name.split(".")[1]
+                found[name] = read_array(io.BytesIO(stream.read()), member.size)
+    return found
+
+
+def _key(member: tarfile.TarInfo) -> str:
+    return member.name.partition(".")[0]
 
 
 def measure(

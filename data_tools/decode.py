@@ -22,7 +22,9 @@ from PIL import Image, UnidentifiedImageError
 from alphaflow.data.clip_files import SameClipError, of_the_machine, take
 from alphaflow.data.decoding.containers import ClipError
 from alphaflow.data.decoding.images import UNREADABLE, Crop, crop, decode
+from alphaflow.data.decoding.sizes import Size
 from alphaflow.data.decoding.video import PixelArray
+from alphaflow.data.listing.beside import read_caption
 from alphaflow.data.listing.entry import Entry
 from alphaflow.errors import reason, said
 
@@ -32,13 +34,13 @@ class ImageTransform:
     """How a picture becomes a sample.
 
     Attributes:
-        size: pixels along each side.
-        crop: ``"adm"``: box-halve, bicubic, centre square (DiT, MeanFlow); ``"centre"``: centre square, Lanczos
-            (α-Flow's official runs); ``"resize"``: bicubic to a square, whatever its aspect.
+        size: pixels along each side, or (h, w).
+        crop: ``"adm"``: box-halve, bicubic, centre (DiT, MeanFlow); ``"centre"``: centre, Lanczos (α-Flow's official
+            runs); ``"resize"``: bicubic to this size, whatever its aspect.
         variants: 2 with mirrored copies, else 1.
     """
 
-    size: int
+    size: Size
     crop: Crop = "adm"
     variants: int = 1
 
@@ -61,7 +63,7 @@ class ClipTransform:
         variants: clips a video, evenly spaced, and no two of them the same.
     """
 
-    size: int
+    size: Size
     frames: int
     fps: float | None = None
     crop: Crop = "adm"
@@ -89,11 +91,15 @@ class DecodedSample:
         index: its place among all samples.
         pixels: (h, w, 3) or (f, h, w, 3), 8-bit; None if it was rejected.
         record: what is kept of it, or ``{"source": …, "reason": …, "lost": …}``.
+        partner: the pixels of the picture that it is paired with, like ``pixels``; None where it has none.
+        caption: its text; None where it has none.
     """
 
     index: int
     pixels: PixelArray | None
     record: dict[str, Any]
+    partner: PixelArray | None = None
+    caption: str | None = None
 
 
 PATIENCE = 300.0
@@ -101,25 +107,40 @@ PATIENCE = 300.0
 
 
 def decode_one(transform: Transform, index: int, entry: Entry, variant: int) -> DecodedSample:
-    """Decodes a sample; what is wrong with the file becomes a reason."""
+    """Decodes a sample, its partner in the same way, and its caption; what is wrong with a file becomes a reason."""
+    source, of = entry, ""
     try:
         with _patience():
             pixels, record = transform(entry, variant)
-    except SameClipError as error:
-        return _rejected(index, entry, str(error), lost=0)
-    except Image.DecompressionBombError:
-        return _rejected(index, entry, "too large to decode safely")
-    except UnidentifiedImageError:
-        return _rejected(index, entry, "not a picture")
-    except (ClipError, *UNREADABLE) as error:
+            partner = caption = None
+            if entry.partner is not None:
+                source, of = entry.partner, "its partner "
+                partner, pair = transform(source, variant)
+                record = {**record, "pair": pair["source"]}
+            if entry.caption is not None:
+                source, of = entry.caption, "its caption "
+                caption = read_caption(source)
+        return DecodedSample(index, pixels, record, partner, caption)
+    except Exception as error:
+        why, lost = _why(error)
+        return _rejected(index, entry, f"{of}{source.name}: {why}" if of else why, lost)
+
+
+def _why(error: Exception) -> tuple[str, int]:
+    """Why a file can't be decoded, in words, and how many samples are lost by that; a machine's fault is raised."""
+    if isinstance(error, SameClipError):
+        return str(error), 0
+    if isinstance(error, Image.DecompressionBombError):
+        return "too large to decode safely", 1
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture", 1
+    if isinstance(error, (ClipError, *UNREADABLE)):
         if (fault := of_the_machine(error)) is not None:
             raise fault from None
-        return _rejected(index, entry, reason(error))
-    except MemoryError:
-        return _rejected(index, entry, "too large for this machine's memory")
-    except Exception as error:  # a decoder's own fault, on a file that it can't take
-        return _rejected(index, entry, said(error))
-    return DecodedSample(index, pixels, record)
+        return reason(error), 1
+    if isinstance(error, MemoryError):
+        return "too large for this machine's memory", 1
+    return said(error), 1  # a decoder's own fault, on a file that it can't take
 
 
 @contextmanager

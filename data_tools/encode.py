@@ -19,6 +19,7 @@ from alphaflow.data.shard_description import DATASET
 from alphaflow.errors import UserError
 from alphaflow.files import hold, parsed
 from alphaflow.pixel_values import to_unit
+from alphaflow.text.text_encoder import TextEncoder
 
 from . import shard_writer
 from .dataset_record import about
@@ -62,6 +63,7 @@ def encode(
     transform: Transform,
     options: EncodeOptions,
     watch: Watch = lambda stats: None,
+    text: TextEncoder | None = None,
 ) -> EncodingStats:
     """Encodes what was listed into a folder of shards, or goes on where an earlier run stopped.
 
@@ -69,17 +71,16 @@ def encode(
     shard n has the samples from n·samples_per_shard on. A shard is made whole or not at all, and is the same whenever
     it is made, so any number of jobs and kills ends in the same files. The last job to finish writes the index.
 
+    Captions are stored as tokens of ``text``, and partners as the same autoencoder's latents (the posterior's means).
+
     Raises:
-        UserError: no `Autoencoder`, other settings than the folder was begun with, files that aren't those that shards
-            were made of, or too many rejects. What is done stays.
+        UserError: no `Autoencoder` or `TextEncoder`, captions without one, other settings than the folder was begun
+            with, files that aren't those that shards were made of, or too many rejects. What is done stays.
     """
-    autoencoder = Autoencoder.of(autoencoder)
-    if listing.path.is_dir() and out.resolve().is_relative_to(listing.path.resolve()):
-        raise UserError(
-            f"{out} lies in {listing.path}, and would be read as a part of it next time; choose another place"
-        )
+    networks = _Networks(Autoencoder.of(autoencoder), None if text is None else TextEncoder.of(text))
+    _check(listing, out, text)
     layout = _Layout(listing.entries, transform.variants, options.samples_per_shard)
-    plan = plan_of(autoencoder, transform, options)
+    plan = plan_of(autoencoder, transform, options, text, listing.paired)
     shard_writer.begin(out, plan, listing.class_names)
     lock = hold(out, f"encoded-{options.shard}-of-{options.shards}")  # one process a job
     try:
@@ -93,16 +94,34 @@ def encode(
             stream = decoder(layout.task(index) for n in todo for index in layout.samples(n))
             for n in todo:
                 with shard_writer.writing(out, options.prefix, n, layout.made_of(n)) as writer:
-                    encoder = _Encoder(autoencoder, layout.task, writer, options.batch_size, stats, watch, rejects)
+                    encoder = _Encoder(networks, layout.task, writer, options.batch_size, stats, watch, rejects)
                     for _ in layout.samples(n):
                         encoder.add(_timed(stream, stats))
                     encoder.flush()
-        shards = [shard for n, shard in shard_writer.finished_shards(out).items() if n < layout.count]  # in order
-        if len(shards) == layout.count and not _stale(shards, layout):
-            shard_writer.finish(out, plan, about(out, shards, listing, autoencoder, options), shards, listing.rejects)
+        _finish(out, plan, layout, listing, networks, options)
         return stats
     finally:
         lock.release()
+
+
+def _finish(
+    out: Path, plan: dict[str, Any], layout: _Layout, listing: Listing, networks: _Networks, options: EncodeOptions
+) -> None:
+    """Writes what is common to all shards, if they are all there."""
+    shards = [shard for n, shard in shard_writer.finished_shards(out).items() if n < layout.count]  # in order
+    if len(shards) == layout.count and not _stale(shards, layout):
+        described = about(out, shards, listing, networks.autoencoder, options, networks.text)
+        shard_writer.finish(out, plan, described, shards, listing.rejects)
+
+
+def _check(listing: Listing, out: Path, text: TextEncoder | None) -> None:
+    """Refuses a folder inside what is encoded, and captions without an encoder, or the other way round."""
+    if listing.path.is_dir() and out.resolve().is_relative_to(listing.path.resolve()):
+        raise UserError(
+            f"{out} lies in {listing.path}, and would be read as a part of it next time; choose another place"
+        )
+    if listing.captioned != (text is not None):
+        raise UserError("captions and a text encoder go together: list files with `captions=True`, and give `text=`")
 
 
 @dataclass(frozen=True)
@@ -219,12 +238,37 @@ class _Rejects:
         )
 
 
+@dataclass(frozen=True)
+class _Networks:
+    """What makes a sample's arrays."""
+
+    autoencoder: Autoencoder
+    text: TextEncoder | None
+
+    def arrays(self, samples: Sequence[DecodedSample]) -> dict[str, np.ndarray[Any, Any]]:
+        """Latents, and the conditions that there are, as they are stored (b, …)."""
+        pixels = np.stack([sample.pixels for sample in samples if sample.pixels is not None])
+        found = {"latent": encode_pixels(self.autoencoder, torch.from_numpy(pixels))}
+        if partners := [sample.partner for sample in samples if sample.partner is not None]:
+            encoded = encode_pixels(self.autoencoder, torch.from_numpy(np.stack(partners)))
+            found["image"] = np.split(encoded, 2, axis=1)[0] if self.autoencoder.posterior else encoded
+        if self.text is not None:
+            tokens, mask = self.text.encode([sample.caption or "" for sample in samples])
+            found["tokens"] = tokens.to(torch.float16 if tokens.is_floating_point() else torch.int32).numpy()
+            found["mask"] = mask.numpy()
+        return found
+
+    def problem(self, caption: str | None) -> str:
+        """Why a caption can't be encoded; empty if it can, or there is none."""
+        return "" if self.text is None or caption is None else self.text.problem(caption)
+
+
 class _Encoder:
-    """Batches decoded samples through the autoencoder into a shard."""
+    """Batches decoded samples through the networks into a shard."""
 
     def __init__(
         self,
-        autoencoder: Autoencoder,
+        networks: _Networks,
         task: Callable[[int], Task],
         writer: shard_writer.ShardWriter,
         batch_size: int,
@@ -233,7 +277,7 @@ class _Encoder:
         rejects: _Rejects,
     ) -> None:
         self.rejects = rejects
-        self.autoencoder = autoencoder
+        self.networks = networks
         self.task = task
         self.writer = writer
         self.batch_size = batch_size
@@ -245,6 +289,9 @@ class _Encoder:
         if sample.pixels is None:
             self._reject(sample, sample.record["reason"], sample.record["lost"])
             return
+        if wrong := self.networks.problem(sample.caption):
+            self._reject(sample, f"its caption: {wrong}")
+            return
         self.waiting.append(sample)
         if len(self.waiting) == self.batch_size:
             self.flush()
@@ -253,15 +300,17 @@ class _Encoder:
         if not self.waiting:
             return
         before = time.perf_counter()
-        pixels = np.stack([sample.pixels for sample in self.waiting if sample.pixels is not None])
-        latents = encode_pixels(self.autoencoder, torch.from_numpy(pixels))
+        arrays = self.networks.arrays(self.waiting)
         self.stats.encoding += time.perf_counter() - before
-        for sample, latent in zip(self.waiting, latents, strict=True):
-            if not np.isfinite(latent).all():
-                self._reject(sample, "the autoencoder's output is not finite in half precision")
+        for row, sample in enumerate(self.waiting):
+            own = {name: array[row] for name, array in arrays.items()}
+            strange = next((name for name, array in own.items() if not np.isfinite(array).all()), None)
+            if strange is not None:
+                what = "text encoder" if strange == "tokens" else "autoencoder"
+                self._reject(sample, f"the {what}'s output is not finite in half precision")
                 continue
             _, entry, _ = self.task(sample.index)
-            self.writer.add(sample.index, latent, entry.label, sample.record)
+            self.writer.add(sample.index, own.pop("latent"), entry.label, sample.record, own, sample.caption)
             self.stats.encoded += 1
             self.stats.done += 1
         self.waiting = []

@@ -10,6 +10,7 @@ import torch
 
 from alphaflow.autoencoders.autoencoder import Autoencoder
 from alphaflow.errors import UserError
+from alphaflow.text.text_encoder import TextEncoder
 
 from .decode import ClipTransform, ImageTransform, Transform
 
@@ -18,6 +19,10 @@ Measure = Literal["channel", "element"]
 
 RECORDED = {ImageTransform: "ImageRecipe", ClipTransform: "ClipRecipe"}
 """Names that folders were begun with, and must go on with."""
+
+
+BESIDE = {"text encoder": "captions", "pairs": "pairs"}
+"""What a plan has only where samples have it, and what that is."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,15 @@ class EncodeOptions:
             raise UserError(f"the shards' prefix is a plain name, got {self.prefix!r}")
 
 
-def plan_of(autoencoder: Autoencoder, transform: Transform, options: EncodeOptions) -> dict[str, Any]:
+def plan_of(
+    autoencoder: Autoencoder, transform: Transform, options: EncodeOptions, text: TextEncoder | None, paired: bool
+) -> dict[str, Any]:
     """What must be the same when encoding goes on."""
     return {
         "recipe": {"kind": RECORDED.get(type(transform), type(transform).__name__), **asdict(transform)},
-        "autoencoder": autoencoder_identity(autoencoder),
+        "autoencoder": identity(autoencoder),
+        **({} if text is None else {"text encoder": _of_texts(text)}),
+        **({"pairs": True} if paired else {}),
         "prefix": options.prefix,
         "samples_per_shard": options.samples_per_shard,
         "batch_size": options.batch_size,
@@ -77,21 +86,52 @@ def plan_of(autoencoder: Autoencoder, transform: Transform, options: EncodeOptio
     }
 
 
-def autoencoder_identity(autoencoder: Autoencoder) -> dict[str, Any]:
-    """An autoencoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on.
+def _of_texts(encoder: TextEncoder) -> dict[str, Any]:
+    """A text encoder's identity and its length, which an own one may not have among its settings."""
+    found = identity(encoder)
+    settings = {name: value for name, value in found["settings"].items() if name != "length"}
+    return {**found, "settings": settings, "length": encoder.length}
+
+
+def identity(encoder: Autoencoder | TextEncoder) -> dict[str, Any]:
+    """An encoder's class and settings, the SHA-256 of its weights, and the kind of device it runs on.
 
     Not where it lies: a folder may be moved.
     """
-    named: list[str] = [field.name for field in fields(autoencoder)] if is_dataclass(autoencoder) else []
-    settings = {name: repr(getattr(autoencoder, name)) for name in named if name not in ("device", "inner", "name")}
+    named: list[str] = [field.name for field in fields(encoder)] if is_dataclass(encoder) else []
+    settings = {name: repr(getattr(encoder, name)) for name in named if name not in ("device", "inner", "name")}
     found, device = hashlib.sha256(), "cpu"
-    for network in autoencoder.networks():
+    for network in encoder.networks():
         for name, weight in network.state_dict().items():
             device = weight.device.type
             found.update(name.encode())
             found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    nested = {
-        name: autoencoder_identity(held) for name, held in vars(autoencoder).items() if isinstance(held, Autoencoder)
+    nested = {name: identity(held) for name, held in vars(encoder).items() if isinstance(held, Autoencoder)}
+    return {
+        "class": type(encoder).__name__,
+        "settings": settings,
+        "weights": found.hexdigest(),
+        "device": device,
+        **nested,
     }
-    kind = type(autoencoder).__name__
-    return {"class": kind, "settings": settings, "weights": found.hexdigest(), "device": device, **nested}
+
+
+def differences(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[str]:
+    """What two plans differ in, setting by setting."""
+    found = []
+    for name in sorted(before.keys() | plan.keys()):
+        was, now = before.get(name), plan.get(name)
+        if was == now:
+            continue
+        if name == "source":
+            found.append("an earlier version, which didn't remember its files")
+        elif isinstance(was, dict) and isinstance(now, dict):
+            found += differences(was, now, name)
+        elif name in BESIDE:
+            found.append("no " * (was is None) + BESIDE[name])
+        elif name == "weights":
+            found.append(f"other weights of the {of if of in BESIDE else 'autoencoder'}")
+        else:
+            words = " ".join(word for word in (of.replace("recipe", ""), name.replace("_", " ")) if word)
+            found.append(f"{words} {was}, not {now}")
+    return found

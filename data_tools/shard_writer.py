@@ -8,19 +8,22 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from alphaflow.data.listing.entry import Entry, Reject
 from alphaflow.data.listing.tars import padded
-from alphaflow.data.shard_description import DATASET, INDEX, INDEX_DTYPE
+from alphaflow.data.shard_description import DATASET, HEADER, INDEX, INDEX_DTYPE
 from alphaflow.errors import UserError
 from alphaflow.files import parsed, remove, replacing, write_json
+
+from .plan import differences
 
 RECORDS = "parts"
 """The folder of what each finished shard records of itself."""
@@ -56,8 +59,12 @@ class ShardRecord:
 
 
 def sources_of(entries: Sequence[Entry]) -> list[list[Any]]:
-    """What a shard remembers of each of its files: name, label, segment and stamp."""
-    return [[entry.name, entry.label, entry.segment, entry.stamp] for entry in entries]
+    """What a shard remembers of each of its files: name, label, segment and stamp; and of what belongs to it."""
+    return [
+        [entry.name, entry.label, entry.segment, entry.stamp, *([e.name, e.stamp] for e in beside if e is not None)]
+        for entry in entries
+        for beside in [(entry.caption, entry.partner)]
+    ]
 
 
 def digest(entries: Sequence[Entry]) -> str:
@@ -79,17 +86,28 @@ class ShardWriter:
         self.rejects: list[Reject] = []
         self.fps: list[float] = []
 
-    def add(self, index: int, latent: np.ndarray[Any, Any], label: int | None, record: dict[str, Any]) -> None:
-        """Adds a sample: KEY.cls, KEY.json, KEY.latent.npy, the key being its index in nine digits."""
-        array = io.BytesIO()
-        np.lib.format.write_array(array, np.ascontiguousarray(latent), version=(1, 0), allow_pickle=False)
-        data = array.getvalue()
-        sample: dict[str, Any] = {"__key__": f"{index:09d}", "latent.npy": data, "json": json.dumps(record).encode()}
+    def add(
+        self,
+        index: int,
+        latent: np.ndarray[Any, Any],
+        label: int | None,
+        record: dict[str, Any],
+        conditions: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}),
+        caption: str | None = None,
+    ) -> None:
+        """Adds a sample, the key being its index in nine digits.
+
+        KEY.cls, KEY.json, KEY.latent.npy; then the conditions, KEY.image.npy, KEY.mask.npy, KEY.tokens.npy, and
+        KEY.txt: so that every array stands equally far from the latent in all samples.
+        """
+        sample: dict[str, bytes | str] = {"__key__": f"{index:09d}", "json": json.dumps(record).encode()}
         if label is not None:
             sample["cls"] = str(label).encode()
-        self._tar.write(sample)
-        held = padded(len(data))  # the array is the last of the sample's members
-        self.offsets.append(self._tar.tarstream.offset - held + len(data) - latent.nbytes)
+        self._tar.write({**sample, "latent.npy": _npy(latent)})
+        self.offsets.append(self._tar.tarstream.offset - padded(HEADER + latent.nbytes) + HEADER)
+        if behind := {f"{name}.npy": _npy(array) for name, array in conditions.items()}:
+            text = {} if caption is None else {"txt": caption.encode()}
+            self._tar.write({"__key__": sample["__key__"], **behind, **text})
         self.labels.append(-1 if label is None else label)
         if record.get("fps"):
             self.fps.append(float(record["fps"]))
@@ -106,6 +124,15 @@ class ShardWriter:
         """Ends the tar; returns its bytes and SHA-256."""
         self._tar.close()
         return self._stream.count, self._stream.hash.hexdigest()
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    """The bytes of a .npy."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    data = stream.getvalue()
+    assert len(data) == HEADER + array.nbytes
+    return data
 
 
 class _Hashing:
@@ -194,7 +221,7 @@ def changed_files(out: Path, shards: Sequence[ShardRecord], entries: Sequence[En
         before |= {_of(source): source for source in sources}
     both = before.keys() & now.keys()
     found = {
-        "replaced": [file for file in both if before[file][3] != now[file][3]],
+        "replaced": [file for file in both if before[file][3:] != now[file][3:]],
         "of another class": [file for file in both if before[file][1] != now[file][1]],
         "removed": before.keys() - now.keys(),
         "added": now.keys() - before.keys() if whole else (),
@@ -240,7 +267,7 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
             before = dict(record["plan"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{out / DATASET} is damaged; restore it, or choose another folder") from error
-        others = _others(before, parsed(json.dumps(plan)))
+        others = differences(before, parsed(json.dumps(plan)))
         if others:
             raise UserError(
                 f"{out} was started with {'; '.join(others)}; use the same settings, or choose another folder"
@@ -256,25 +283,6 @@ def begin(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
 
 def _begun(out: Path, plan: dict[str, Any], class_names: list[str]) -> None:
     write_json(out / DATASET, {"format": 1, "finished": False, "class_names": class_names, "plan": plan})
-
-
-def _others(before: dict[str, Any], plan: dict[str, Any], of: str = "") -> list[str]:
-    """What two plans differ in, setting by setting."""
-    found = []
-    for name in sorted(before.keys() | plan.keys()):
-        was, now = before.get(name), plan.get(name)
-        if was == now:
-            continue
-        if name == "source":
-            found.append("an earlier version, which didn't remember its files")
-        elif isinstance(was, dict) and isinstance(now, dict):
-            found += _others(was, now, name)
-        elif name == "weights":
-            found.append("other weights of the autoencoder")
-        else:
-            words = " ".join(word for word in (of.replace("recipe", ""), name.replace("_", " ")) if word)
-            found.append(f"{words} {was}, not {now}")
-    return found
 
 
 def finish(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from alphaflow.data.arrays import read_array
 from alphaflow.data.shard_description import INDEX, INDEX_DTYPE, Description
@@ -87,45 +88,84 @@ def _verify_shard(
     if len(data) != shard["bytes"] or hashlib.sha256(data).hexdigest() != shard["sha256"]:
         report.problems.append(f"{name}: its length or SHA-256 differs from what was written")
     rows = {int(offset): int(label) for offset, label in index[index["shard"] == number][["offset", "label"]].tolist()}
-    count, label, record = 0, -1, ""
+    samples = list[_Sample]()
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
                 key, _, kind = member.name.partition(".")
+                if not samples or samples[-1].key != key:
+                    samples.append(_Sample(key))
                 stream = archive.extractfile(member)
-                content = b"" if stream is None else stream.read()
-                if kind == "cls":
-                    label = int(content)
-                elif kind == "json":
-                    record = str(parsed(content)["source"])
-                elif kind == "latent.npy":
-                    problem = _verify_array(content, description)
-                    offset = member.offset_data + len(content) - int(np.prod(description.stored)) * 2
-                    if key in seen:
-                        problem = "an earlier sample has the same key"
-                    elif rows.get(offset) != label:
-                        problem = "the index doesn't list it here with its label"
-                    seen.add(key)
-                    count += 1
-                    if problem:
-                        report.problems.append(f"{name}: {key} ({record}): {problem}")
-                    else:
-                        report.samples += 1
-                        if report.class_counts and 0 <= label < len(report.class_counts):
-                            report.class_counts[label] += 1
-                    label, record = -1, ""
+                samples[-1].add(kind, member, b"" if stream is None else stream.read(), description)
     except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
-        report.problems.append(f"{name}: damaged after {count} samples ({reason(error)})")
-    if count != shard["samples"]:
-        report.problems.append(f"{name}: {count} samples instead of {shard['samples']}")
+        report.problems.append(f"{name}: damaged after {max(len(samples) - 1, 0)} samples ({reason(error)})")
+    found = [sample for sample in samples if "latent" in sample.places]
+    for sample in found:
+        problem = sample.problem(description)
+        if sample.key in seen:
+            problem = "an earlier sample has the same key"
+        elif rows.get(sample.places["latent"]) != sample.label:
+            problem = "the index doesn't list it here with its label"
+        seen.add(sample.key)
+        if problem:
+            report.problems.append(f"{name}: {sample.key} ({sample.source}): {problem}")
+            continue
+        report.samples += 1
+        if report.class_counts and 0 <= sample.label < len(report.class_counts):
+            report.class_counts[sample.label] += 1
+    if len(found) != shard["samples"]:
+        report.problems.append(f"{name}: {len(found)} samples instead of {shard['samples']}")
 
 
-def _verify_array(content: bytes, description: Description) -> str:
-    array = read_array(io.BytesIO(content), len(content))
-    if array.dtype != np.float16 or array.shape != description.stored:
-        return f"an array {array.dtype} {array.shape} instead of float16 {description.stored}"
+@dataclass
+class _Sample:
+    """What was read of a sample: its label and source, where the values of its arrays begin, and what is wrong."""
+
+    key: str
+    label: int = -1
+    source: str = ""
+    places: dict[str, int] = field(default_factory=dict)
+    wrong: str = ""
+
+    def add(self, kind: str, member: tarfile.TarInfo, content: bytes, description: Description) -> None:
+        """Takes one of its members."""
+        name = kind.removesuffix(".npy")
+        if kind == "cls":
+            self.label = int(content)
+        elif kind == "json":
+            self.source = str(parsed(content)["source"])
+        elif kind == "txt":
+            self.wrong = self.wrong or ("" if _is_utf8(content) else "its caption isn't UTF-8")
+        elif kind.endswith(".npy") and name in (description.row.names or ()):
+            array = read_array(io.BytesIO(content), len(content))
+            self.places[name] = member.offset_data + len(content) - array.nbytes
+            self.wrong = self.wrong or _verify_array(name, array, description)
+
+    def problem(self, description: Description) -> str:
+        """What is wrong with it, in words; empty if nothing is."""
+        fields: Mapping[str, tuple[Any, ...]] = description.row.fields or {}
+        for name, (_, offset, *_) in () if self.wrong else fields.items():
+            if self.places.get(name) != self.places["latent"] + offset:
+                return f"{name}.npy is missing, or not at its place"
+        return self.wrong
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _verify_array(name: str, array: np.ndarray[Any, Any], description: Description) -> str:
+    wanted, shape = description.row[name].base, description.row[name].shape
+    if array.dtype != wanted or array.shape != shape:
+        return f"{name} is an array {array.dtype} {array.shape} instead of {wanted} {shape}"
     if not np.isfinite(array.astype(np.float32)).all():
-        return "values that are not finite"
-    if description.posterior and (array[array.shape[0] // 2 :] < 0).any():
+        return f"{name} has values that are not finite"
+    if name == "latent" and description.posterior and (array[array.shape[0] // 2 :] < 0).any():
         return "negative standard deviations"
+    if name == "tokens" and bool(description.wrong(name, torch.from_numpy(array[None])).any()):
+        return "tokens outside of the vocabulary"
     return ""

@@ -14,12 +14,12 @@ TOPS = ("cli", "data_tools", "recipes")
 FLOORS = [
     {"errors", "seeds", "types", "version"},
     {
-        "data.decoding", "describe", "files", "flow", "guidance_input", "metrics", "pixel_values", "progress",
-        "tangents",
+        "data.decoding", "describe", "files", "flow", "guidance_input", "hub", "metrics", "pixel_values",
+        "progress", "tangents",
     },
     {"averages", "data.listing", "media", "network", "schedules", "times", "weighting"},
     {"guidance", "models", "parallel", "sources"},
-    {"autoencoders", "derivatives", "features", "samplers"},
+    {"autoencoders", "derivatives", "features", "samplers", "text"},
     {"data", "objectives"},
     {"published", "recipe"},
     {"measurement", "recipe_files"},

@@ -12,7 +12,7 @@ import pytest
 import torch
 from alphaflow.data_tools.decode import ImageTransform
 from alphaflow.data_tools.encode import encode
-from alphaflow.data_tools.plan import EncodeOptions, autoencoder_identity
+from alphaflow.data_tools.plan import EncodeOptions, identity
 from torch import nn
 
 import alphaflow as af
@@ -95,8 +95,8 @@ class Pair(af.Autoencoder):
 
 
 def test_an_autoencoders_identity_is_of_all_its_networks() -> None:
-    assert autoencoder_identity(Pair(1.0)) == autoencoder_identity(Pair(1.0))
-    assert autoencoder_identity(Pair(1.0)) != autoencoder_identity(Pair(2.0))
+    assert identity(Pair(1.0)) == identity(Pair(1.0))
+    assert identity(Pair(1.0)) != identity(Pair(2.0))
 
 
 def test_one_evaluation_for_two_recipes_measures_each_against_its_own_data() -> None:

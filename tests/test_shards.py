@@ -497,7 +497,7 @@ def test_an_index_is_not_believed(folder: Path, tmp_path: Path) -> None:
         ({"scale": ["1"] * 3}, "finite numbers"), ({"scale": [0.0] * 3}, "no scale is 0"), ({"fps": "x"}, "fps is 'x'"),
         ({"posterior": 1}, "posterior is 1"), ({"class_names": "ab"}, "not a list of names"),
         ({"class_names": [1]}, "not a list of names"), ({"shape": [float("inf")]}, "infinity"),
-        ({"shape": [3, 10**12, 4], "stored_shape": [6, 10**12, 4]}, "doesn't belong"),
+        ({"shape": [3, 10**7, 4], "stored_shape": [6, 10**7, 4]}, "doesn't belong"),
         ({"shape": [3, 10**30, 4], "stored_shape": [6, 10**30, 4]}, "hold no samples"),
         ({"shape": []}, "hold no samples"),
         ({"shards": [{**record["shards"][0], "bytes": 10**30}]}, "so many bytes"),

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..data.decoding.sizes import Size
 from ..describe import Compact
 from ..errors import UserError
 
@@ -50,8 +51,8 @@ class Autoencoder(ABC):
         """Normalised latents (b, c, …) → pixels in [-1, 1]."""
 
     @abstractmethod
-    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
-        """The latents' shape for square pixels of this size: (c, h, w), or (c, f, h, w) for videos."""
+    def latent_shape(self, size: Size, frames: int | None = None) -> tuple[int, ...]:
+        """The latents' shape for square pixels of this size, or (h, w): (c, h, w), or (c, f, h, w) for videos."""
 
     def on(self, device: torch.device) -> Autoencoder:
         """The autoencoder for tensors of this device; it is moved there if it is a ``torch.nn.Module``."""
@@ -175,7 +176,7 @@ class Normalised(Compact, Autoencoder):
         found, own = self.normalisation.inverse(latents), self.inner.normalisation
         return self.inner.decode(found if own is None else own.forward(found))
 
-    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
+    def latent_shape(self, size: Size, frames: int | None = None) -> tuple[int, ...]:
         """Shape of the latents, as the inner autoencoder gives it."""
         return self.inner.latent_shape(size, frames)
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import os
-import re
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
 
+from ..data.decoding.sizes import Size, sides
 from ..describe import Compact
 from ..errors import UserError, reason
+from ..hub import check_hub
 from ..parallel.device import find_device
 from .autoencoder import Autoencoder, Normalisation, per_channel
 from .chunks import decode_in_chunks
@@ -72,7 +69,7 @@ class DiffusersVAE(Compact, Autoencoder):
         except UserError:
             if Path(self.name).is_dir():
                 raise
-            self._check_hub()
+            check_hub("autoencoder", self.name, "give a folder that holds it, or `pixels` for none")
             vae = self._loaded(diffusers)
         if self.tiling:
             vae.enable_tiling()
@@ -92,23 +89,6 @@ class DiffusersVAE(Compact, Autoencoder):
             raise UserError(
                 f"can't load the autoencoder {self.name!r}: {reason(error)}; give a model on the Hub, or a folder with "
                 "config.json and diffusion_pytorch_model.safetensors"
-            ) from error
-
-    def _check_hub(self) -> None:
-        """Says at once what a download would take long to find out: no such name, or a Hub that can't be reached."""
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
-            raise UserError(
-                f"can't load the autoencoder {self.name}: there is no such folder, and the Hub's are named OWNER/NAME"
-            )
-        hub = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-        if getproxies():  # through which it may be reached
-            return
-        try:
-            socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
-        except OSError as error:
-            raise UserError(
-                f"the autoencoder {self.name} isn't cached, and {hub.hostname} can't be reached ({reason(error)}); "
-                "give a folder that holds it, or `pixels` for none"
             ) from error
 
     @cached_property
@@ -171,9 +151,9 @@ class DiffusersVAE(Compact, Autoencoder):
         streamed = any(name in type(self.vae).__name__ for name in STREAMED)
         return whole(part) if part.ndim == 4 or streamed else decode_in_chunks(whole, part)
 
-    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
-        """The latents' shape for square pixels of this size, found by encoding black ones."""
-        shape = (1, 3, size, size) if frames is None else (1, 3, frames, size, size)
+    def latent_shape(self, size: Size, frames: int | None = None) -> tuple[int, ...]:
+        """The latents' shape for pixels of this size, found by encoding black ones."""
+        shape = (1, 3, *sides(size)) if frames is None else (1, 3, frames, *sides(size))
         encoded = self.encode(torch.zeros(shape))
         return (self.channels, *encoded.shape[2:])
 

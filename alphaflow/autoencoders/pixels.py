@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..data.decoding.sizes import Size, sides
 from ..describe import Compact
 from .autoencoder import Autoencoder
 
@@ -17,7 +18,8 @@ class Pixels(Compact, Autoencoder):
     """No autoencoder: latents are pixels.
 
     Args:
-        channels: 3 for colour, 1 for greyscale, to which colours are turned.
+        channels: 3 for colour, 1 for greyscale, to which colours are turned; 4 with transparency, or more of other
+            data, which stay as they are.
     """
 
     channels: int = 3
@@ -34,6 +36,6 @@ class Pixels(Compact, Autoencoder):
         """The latents clipped to [-1, 1]."""
         return latents.clamp(-1, 1)
 
-    def latent_shape(self, size: int, frames: int | None = None) -> tuple[int, ...]:
-        """(channels, size, size), or (channels, frames, size, size)."""
-        return (self.channels, size, size) if frames is None else (self.channels, frames, size, size)
+    def latent_shape(self, size: Size, frames: int | None = None) -> tuple[int, ...]:
+        """(channels, h, w), or (channels, frames, h, w)."""
+        return (self.channels, *sides(size)) if frames is None else (self.channels, frames, *sides(size))

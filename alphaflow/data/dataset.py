@@ -19,6 +19,7 @@ from ..types import Batch
 
 if TYPE_CHECKING:
     from ..autoencoders.autoencoder import Autoencoder
+    from ..text.text_encoder import TextEncoder
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -26,8 +27,8 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 class Dataset(Configured, IterableDataset[Batch], ABC):
     """An endless stream of batches that can be continued where it stopped. Your own derives from it, or from one below.
 
-    It must have a ``shape``. That, the other attributes, ``classes`` and ``autoencoder`` may be set on the class or on
-    the object, where they aren't as here.
+    It must have a ``shape``. That, the other attributes, ``classes``, ``autoencoder`` and ``text_encoder`` may be set
+    on the class or on the object, where they aren't as here.
 
     Attributes:
         shape: shape of one sample, channels first: (c, h, w) or (c, f, h, w), or any other.
@@ -65,6 +66,11 @@ class Dataset(Configured, IterableDataset[Batch], ABC):
     @cached_property
     def autoencoder(self) -> Autoencoder | None:
         """What the samples were encoded with; None for pixels, and where it is the user's own."""
+        return None
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder | None:
+        """What made ``cond.tokens`` of captions; None where there are none, and where it is the user's own."""
         return None
 
     @property

@@ -17,6 +17,7 @@ import torch
 from ..autoencoders.autoencoder import Autoencoder
 from ..errors import UserError, reason, said
 from ..seeds import global_seed
+from ..text.text_encoder import TextEncoder
 from ..types import Batch
 from .arrays import read_array
 from .dataset import Dataset
@@ -83,6 +84,11 @@ class RemoteShards(Dataset):
     def autoencoder(self) -> Autoencoder | None:
         """The autoencoder that the shards were made with; None where it is the user's own."""
         return self.description.autoencoder()
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder | None:
+        """What made the tokens of captions; None where there are none, or it is the user's own."""
+        return self.description.text_encoder
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches without end; one may span two epochs."""
@@ -184,17 +190,23 @@ class RemoteShards(Dataset):
         return urls
 
     def _parsed(self, sample: dict[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
-        """A sample's array and label."""
-        data, classes = sample["latent.npy"], len(self.class_names)
-        array = read_array(io.BytesIO(data), len(data))
-        if array.dtype.kind != "f" or array.shape != self.description.stored:
-            raise ValueError(f"{array.dtype} {array.shape} where floats {self.description.stored} are expected")
-        if not np.isfinite(array.astype(np.float32).sum()):
-            raise ValueError("not finite")
+        """A sample's arrays and label."""
+        row, classes = np.zeros((), self.description.row), len(self.class_names)
+        for name in self.description.row.names or ():
+            data, wanted = sample[f"{name}.npy"], row[name]
+            array = read_array(io.BytesIO(data), len(data))
+            if array.dtype.kind != wanted.dtype.kind or array.shape != wanted.shape:
+                kind = {"f": "floats", "i": "whole numbers", "b": "booleans"}[wanted.dtype.kind]
+                raise ValueError(f"{array.dtype} {array.shape} where {kind} {wanted.shape} are expected ({name})")
+            if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float32).sum()):
+                raise ValueError("not finite")
+            if name == "tokens" and bool(self.description.wrong(name, torch.from_numpy(array[None])).any()):
+                raise ValueError("tokens outside of the vocabulary")
+            row[name] = array
         label = int(sample.get("cls", b"-1"))
         if classes and not -1 <= label < classes:
             raise ValueError(f"its label {label} is none of the {classes} classes'")
-        return array, label
+        return row, label
 
     def _broken(self, error: Exception) -> bool:
         """Answers webdataset, which has added the shard's URL to the error, whether to go on."""
@@ -212,6 +224,8 @@ class RemoteShards(Dataset):
             self.skipped.append(message)
 
     def _batch(self, samples: list[tuple[np.ndarray[Any, Any], int]]) -> Batch:
-        stored = torch.from_numpy(np.stack([array for array, _ in samples])).float()
+        about, rows = self.description, np.array([row for row, _ in samples], self.description.row)
         labels = torch.tensor([label for _, label in samples]) if self.class_names else None
-        return self.description.batch(self.description.normalise_(stored), labels)
+        conditions = {name: about.condition(name, np.ascontiguousarray(rows[name])) for name in about.conditions}
+        stored = torch.from_numpy(rows["latent"].astype(np.float32))
+        return about.batch(about.normalise_(stored), labels, conditions)

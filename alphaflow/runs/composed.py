@@ -34,6 +34,7 @@ from ..schedules import (
     WarmUp,
 )
 from ..sources import SOURCES, OptimalTransport
+from ..text.text_encoders import TEXT_ENCODERS
 from ..times import (
     ArctanLogNormal,
     BetaTimes,
@@ -68,7 +69,7 @@ def composed_dataset(folder: RunFolder) -> Dataset:
     Raises:
         UserError: run.json doesn't describe them, or they aren't there.
     """
-    found: Dataset = _rebuilt(folder, "dataset", folder.read().get("dataset"), DATASETS)
+    found: Dataset = _rebuilt(folder, "dataset", folder.read().get("dataset"), {**DATASETS, **TEXT_ENCODERS})
     return found
 
 

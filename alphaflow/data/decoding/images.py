@@ -16,7 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-Mode = Literal["RGB", "L"]
+from .sizes import Size, sides
+
+Mode = Literal["RGB", "L", "RGBA"]
 
 Crop = Literal["adm", "centre", "resize"]
 
@@ -58,8 +60,9 @@ UNREADABLE = (
 
 
 def image_mode(channels: int) -> Mode:
-    """The mode of images with so many channels: greyscale for one."""
-    return "L" if channels == 1 else "RGB"
+    """The mode of images with so many channels: greyscale for one, with transparency for four."""
+    modes: dict[int, Mode] = {1: "L", 4: "RGBA"}
+    return modes.get(channels, "RGB")
 
 
 def is_picture(stream: BinaryIO) -> bool:
@@ -88,8 +91,8 @@ def _takes(name: str, head: bytes) -> bool:
 def decode(data: bytes, mode: Mode = "RGB") -> Image.Image:
     """Decodes a picture of `FORMATS`, of any mode (greyscale, palette, CMYK, 16-bit, alpha), to 8-bit ``mode``.
 
-    The EXIF orientation is applied; transparency is laid over white; 16 bits become 8 by their upper half. Of several
-    pictures in a file the first is taken.
+    The EXIF orientation is applied; transparency is laid over white, unless ``mode`` keeps it; 16 bits become 8 by
+    their upper half. Of several pictures in a file the first is taken.
 
     Raises:
         DecompressionBombError: of Pillow's: it has more than `Image.MAX_IMAGE_PIXELS` pixels.
@@ -112,6 +115,8 @@ def decode(data: bytes, mode: Mode = "RGB") -> Image.Image:
         upright = upright.convert("LA")
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
+        if mode == "RGBA":
+            return upright
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
     if upright.mode not in ("1", "L", "RGB"):
         upright = upright.convert("RGB")
@@ -164,45 +169,50 @@ def _upper_half(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     return Image.fromarray(np.where(clear, 255, greys).astype(np.uint8))
 
 
-def crop(image: Image.Image, size: int, how: Crop) -> Image.Image:
-    """An image as a square, ``size`` pixels wide.
+def crop(image: Image.Image, size: Size, how: Crop) -> Image.Image:
+    """An image as a square, ``size`` pixels wide, or as a rectangle of (h, w).
 
     Args:
-        image: image of mode RGB or L.
-        size: pixels along each side.
-        how: ``"adm"``: `centre_crop` (ADM, DiT, MeanFlow); ``"centre"``: the centre square, Lanczos (α-Flow's official
-            runs); ``"resize"``: bicubic to a square, whatever its aspect.
+        image: image of mode RGB, RGBA or L.
+        size: pixels along each side, or (h, w).
+        how: ``"adm"``: `centre_crop` (ADM, DiT, MeanFlow); ``"centre"``: the largest part of the wanted aspect in the
+            centre, Lanczos (α-Flow's official runs); ``"resize"``: bicubic to this size, whatever its aspect.
 
     Raises:
         ValueError: by `centre_crop`.
     """
     if how == "adm":
         return centre_crop(image, size)
+    height, width = sides(size)
     if how == "resize":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    w, h = image.size
+    if w * height >= h * width:
+        w = max(round(h * width / height), 1)
+    else:
+        h = max(round(w * height / width), 1)
+    left, top = (image.width - w) // 2, (image.height - h) // 2
+    return image.crop((left, top, left + w, top + h)).resize((width, height), Image.Resampling.LANCZOS)
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre square, ``size`` pixels wide, as ADM, DiT and MeanFlow crop (arXiv 2105.05233).
+def centre_crop(image: Image.Image, size: Size) -> Image.Image:
+    """The centre square, ``size`` pixels wide, as ADM, DiT and MeanFlow crop (arXiv 2105.05233); or a rectangle (h, w).
 
-    Halves by box averaging while the shorter side is at least twice the size, then scales the shorter side to it with
-    a bicubic filter, then cuts out the middle.
+    Halves by box averaging while both sides are at least twice what is wanted, then scales with a bicubic filter so
+    that the rectangle just fits in, then cuts out the middle.
 
     Raises:
         ValueError: scaled so, it would have more than `Image.MAX_IMAGE_PIXELS` pixels.
     """
-    given = image.size
-    while min(image.size) >= 2 * size:
+    given, (h, w) = image.size, sides(size)
+    while image.width >= 2 * w and image.height >= 2 * h:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
+    scale = max(w / image.width, h / image.height)
     if scale != 1:
         width, height = round(image.width * scale), round(image.height * scale)
         if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
-            sides = f"{given[0]:,} × {given[1]:,} pixels"
-            raise ValueError(f"{sides}: its sides are too unequal to be scaled to {size}")
+            unequal = f"{given[0]:,} × {given[1]:,} pixels"
+            raise ValueError(f"{unequal}: its sides are too unequal to be scaled to {size}")
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    left, top = (image.width - w) // 2, (image.height - h) // 2
+    return image.crop((left, top, left + w, top + h))

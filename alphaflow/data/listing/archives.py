@@ -51,8 +51,8 @@ def in_zip(path: Path, found: Found) -> None:
                     found.rejects.append(Reject(info.orig_filename, reason))
                 continue
             special = "a link, which a zip's files can't be" if stat.S_ISLNK(info.external_attr >> 16) else ""
-            if found.wants(name, info.file_size, partial(_member, archive, info), special):
-                found.entries.append(Entry(name, str(path), member=place, stamp=stamp(info.CRC, info.file_size)))
+            entry = Entry(name, str(path), member=place, stamp=stamp(info.CRC, info.file_size))
+            found.take(entry, info.file_size, partial(_member, archive, info), special)
         found.entries = list(_really_called_so(archive, found))
         if (lost := stated - len(archive.infolist())) > 0:
             found.rejects.append(Reject(path.name, f"it is damaged: its list lacks {lost} of {stated} files", lost))
@@ -137,8 +137,7 @@ def in_tar(path: Path, found: Found, tar: str) -> None:
                 place = (member.offset, member.size)
                 mark = stamp(*place, facts.st_size, facts.st_mtime_ns)
                 entry = Entry(name, file, place=place, stamp=mark)
-                if found.wants(name, member.size, entry.open, member.special):
-                    found.entries.append(entry)
+                found.take(entry, member.size, entry.open, member.special)
     except OSError as error:
         raise UserError(f"{path} can't be read ({said(error)}); restore it, or move it away") from error
     count = len(found.entries) - before

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple, cast
 
+from .names import ending, key
+
 LARGEST_FILE = 300_000_000
 """Bytes of a picture's file: more than Pillow's bound of pixels takes without any compression."""
 
@@ -47,6 +49,8 @@ class Entry(NamedTuple):
         segment: (start, end) of the clip in seconds, or None for all of it.
         frames: it is a folder of pictures, the clip's frames.
         instead: another file of the same clip, if this one can't be read.
+        caption: the text beside it, where captions are wanted.
+        partner: the picture that it is paired with, where pairs are.
     """
 
     name: str
@@ -58,11 +62,18 @@ class Entry(NamedTuple):
     segment: tuple[float, float] | None = None
     frames: bool = False
     instead: Entry | None = None
+    caption: Entry | None = None
+    partner: Entry | None = None
 
     @property
     def in_archive(self) -> bool:
         """Whether it lies in a zip or a tar."""
         return self.member is not None or self.place is not None
+
+    @property
+    def key(self) -> str:
+        """What it shares with the text beside it: its name without the ending; in tars webdataset's key."""
+        return key(self.name) if self.place else self.name[: len(self.name) - len(ending(self.name))]
 
     @property
     def path(self) -> str:

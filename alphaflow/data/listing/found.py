@@ -37,6 +37,7 @@ class Found:
         archives: tars, as paths inside the place.
         labels: what lies beside a tar's pictures as their class, by key.
         unlabelled: why what lies beside them is no label, by key.
+        captions: the texts, by the key that they share with a picture; None where none are wanted.
     """
 
     kind: Modality
@@ -47,6 +48,14 @@ class Found:
     archives: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     unlabelled: dict[str, str] = field(default_factory=dict)
+    captions: dict[str, Entry] | None = None
+
+    def take(self, entry: Entry, size: int, opened: Callable[[], BinaryIO], special: str = "") -> None:
+        """Takes a file if it is of the kind, or a caption; else it is counted, or rejected. As `wants`."""
+        if self.captions is not None and not special and ending(entry.name) == ".txt":
+            self.captions[entry.key] = entry
+        elif self.wants(entry.name, size, opened, special):
+            self.entries.append(entry)
 
     def wants(self, name: str, size: int, opened: Callable[[], BinaryIO], special: str = "") -> bool:
         """Whether a file is one of the kind that can be read; else it is counted, or rejected.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ...errors import UserError, printable
 from . import archives
+from .beside import captioned, paired
 from .classes import labelled
 from .endings import ENDINGS, OTHER, WORDS, Modality
 from .entry import Entry, Reject, stamp
@@ -58,6 +59,16 @@ class Listing:
         """Files that the rejects stand for."""
         return sum(reject.lost for reject in self.rejects)
 
+    @property
+    def captioned(self) -> bool:
+        """Whether each picture has a caption."""
+        return any(entry.caption is not None for entry in self.entries[:1])
+
+    @property
+    def paired(self) -> bool:
+        """Whether each picture has a partner."""
+        return any(entry.partner is not None for entry in self.entries[:1])
+
     def summary(self) -> str:
         """What it holds, in a line; and a line for each of the first rejects."""
         count = len(self.entries)
@@ -67,6 +78,8 @@ class Listing:
         shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
         classes = f" in {len(names):,} classes ({shown})" if names else ""
         parts = [f"{count:,} {WORDS[self.kind][count != 1]}{classes}", *([self.note] if self.note else [])]
+        parts += ["each with a caption"] if self.captioned else []
+        parts += ["each with its pair"] if self.paired else []
         if empty:
             shown = ", ".join(empty[:SHOWN]) + ", …" * (len(empty) > SHOWN)
             parts.append(f"{len(empty):,} of the classes empty: {shown}")
@@ -97,14 +110,20 @@ class Listing:
             UserError: something is.
         """
         if self.rejects:
-            reject = self.rejects[0]
-            raise UserError(f"can't read {self.place(reject.name)}: {reject.reason}; repair or remove it")
+            reject, more = self.rejects[0], len(self.rejects) - 1
+            others = f" (and {more:,} more like it)" if more else ""
+            raise UserError(f"can't read {self.place(reject.name)}: {reject.reason}{others}; repair or remove it")
         return self
 
     def place(self, name: str) -> Path:
         """Where a file lies: its path, or that of its archive with the name inside."""
-        inside = self.path.is_dir() or (self.path.is_file() and ending(self.path.name) != ".tar")
-        return (self.path if inside else self.path.parent) / name
+        return place_of(self.path, name)
+
+
+def place_of(path: Path, name: str) -> Path:
+    """Where a file of a place lies: its path, or that of its archive with the name inside."""
+    inside = path.is_dir() or (path.is_file() and ending(path.name) != ".tar")
+    return (path if inside else path.parent) / name
 
 
 def list_files(
@@ -114,6 +133,8 @@ def list_files(
     classes: Classes | None = None,
     labels: Path | None = None,
     frames: bool = False,
+    captions: bool = False,
+    pairs: Path | None = None,
 ) -> Listing:
     """The pictures or clips under a folder, in a zip, or in tars: a .tar, a folder of them, or a pattern.
 
@@ -128,12 +149,14 @@ def list_files(
         classes: a fixed list of them.
         labels: a file of labels.
         frames: where there are no clips, folders of pictures that are numbered one after another are.
+        captions: each picture has a text beside it (`beside.captioned`).
+        pairs: another place; each picture has one of the same name there (`beside.paired`).
 
     Raises:
         UserError: nothing there, it is unclear what belongs to what, or a file of classes or labels doesn't fit.
     """
     path = Path(path)
-    found, tars = find(path, kind)
+    found, tars = find(path, kind, captions=captions)
     if frames and not found.entries and not tars and path.is_dir():
         _folders_of_frames(path, found)
     if found.entries:
@@ -146,21 +169,26 @@ def list_files(
             )
     if not found.entries:
         raise nothing(path, found)
+    if found.captions is not None:
+        found.entries, found.rejects = captioned(path, found)
+    if pairs is not None:
+        found.entries, found.rejects = paired(path, found, pairs, find(pairs, kind)[0])
     return told(Listing(path, kind, found.entries, done.class_names, found.rejects, found.passed, done.note))
 
 
-def find(path: Path, kind: Modality, *, together: bool = False) -> tuple[Found, dict[str, str]]:
+def find(path: Path, kind: Modality, *, together: bool = False, captions: bool = False) -> tuple[Found, dict[str, str]]:
     """What a place holds of a kind, not yet labelled, and the tars that it is in: their names by their paths.
 
     Args:
         path: path of the place.
         kind: what is wanted.
         together: read tars and files beside them as one.
+        captions: texts too.
 
     Raises:
         UserError: there is no such place, it can't be opened, or holds tars and files beside them.
     """
-    found, tars = Found(kind), tars_of(path)
+    found, tars = Found(kind, captions={} if captions else None), tars_of(path)
     if not tars and path.is_dir():
         in_folder(path, found)
         if found.archives and found.entries and not together:

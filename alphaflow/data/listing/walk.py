@@ -66,8 +66,8 @@ def in_folder(root: Path, found: Found) -> None:
         entry = Entry(name, place, stamp=0 if facts is None else stamp(size, facts.st_mtime_ns))
         if ending(name) == ".tar" and not special:
             found.archives.append(name)
-        elif found.wants(name, size, entry.open, special):
-            found.entries.append(entry)
+        else:
+            found.take(entry, size, entry.open, special)
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -1,0 +1,35 @@
+"""Whether a model of the Hub can be had at all, before a download is tried."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+from .errors import UserError, reason
+
+
+def check_hub(what: str, name: str, remedy: str) -> None:
+    """Says at once what a download would take long to find out: no such name, or a Hub that can't be reached.
+
+    Args:
+        what: what it is, ``"autoencoder"``.
+        name: its name, OWNER/NAME.
+        remedy: what to do where the Hub can't be reached.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"can't load the {what} {name}: there is no such folder, and the Hub's are named OWNER/NAME")
+    hub = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if getproxies():  # through which it may be reached
+        return
+    try:
+        socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
+    except OSError as error:
+        raise UserError(
+            f"the {what} {name} isn't cached, and {hub.hostname} can't be reached ({reason(error)}); {remedy}"
+        ) from error
