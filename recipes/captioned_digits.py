@@ -23,9 +23,9 @@ def recipe(
 ) -> af.Recipe:
     """Every digit with every sentence that means it, but for one sentence in seven, which training never sees."""
     digits, encoder = af.Digits().all(), af.ByteText(length=24)
+    labels = digits.cond.tensors["labels"]
     known = [sentence for i, sentence in enumerate(sentences()) if i % 7 != 4]
-    means = digits.cond.labels.new_tensor([digit for _, digit in known])
-    which, said = digits.cond.labels[:, None].eq(means).nonzero(as_tuple=True)
+    which, said = labels[:, None].eq(labels.new_tensor([digit for _, digit in known])).nonzero(as_tuple=True)
     tokens, mask = encoder.encode([text for text, _ in known])
     return af.Recipe(
         model=af.DiT((1, 8, 8), patch=4, depth=4, width=128, heads=4, vocabulary=256),

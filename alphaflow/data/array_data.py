@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..text.text_encoder import TextEncoder
 from ..types import Batch, Cond, check_labels
 from .columns import Column, Values, columns_of_npz
 from .dataset import IndexedDataset, Indices
@@ -33,6 +34,7 @@ class Arrays(IndexedDataset):
         class_names: a name for each class; empty for as many classes as the largest label says, without names.
         batch_size: samples a batch.
         seed: seed of the order; None takes torch's global seed.
+        text_encoder: what made ``tokens`` of sentences, so that others can be sampled; None where there are none.
         **conditions: further conditions by name, each (n, …): those of `Cond`'s table, or your network's own.
 
     Raises:
@@ -48,15 +50,18 @@ class Arrays(IndexedDataset):
         class_names: Sequence[str] = (),
         batch_size: int = 128,
         seed: int | None = None,
+        text_encoder: TextEncoder | None = None,
         **conditions: Values,
     ) -> None:
         super().__init__(batch_size, seed)
+        self.text_encoder = text_encoder
         given = {**({} if labels is None else {"labels": labels}), **conditions}
         self._columns = {**_samples(x, given), **{name: Column.of(name, values) for name, values in given.items()}}
         self._check()
         places = {name: str(Path(v).absolute()) for name, v in {"x": x, **given}.items() if isinstance(v, str | Path)}
         if len(places) == 1 + len(given):  # all are files
-            self.config = {**places, "class_names": list(class_names), "batch_size": batch_size}
+            more = {"class_names": list(class_names), "batch_size": batch_size, "text_encoder": text_encoder}
+            self.config = {**places, **more}
         self.shape = self._columns["x"].shape[1:]
         self.class_names = tuple(class_names)
         self._labels = self._checked_labels()
