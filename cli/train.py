@@ -63,7 +63,8 @@ def train(
     given = {option.name: parameters.pop(option.name) for option in MACHINE}
     probe = None if probe_every is None else GradientProbe(probe_every)
     rest: dict[str, Any] = {
-        "device": device, "checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
+        "device": device, "checkpoint_every": checkpoint_every, "log_every": log_every,
+        "sample_every": "auto" if sample_every is None else sample_every,
         "start": from_run, "probe": probe, **machine(**given),
     }  # fmt: skip
     folder = Path("runs") / found.name.replace("_", "-") if out is None else out
@@ -86,7 +87,7 @@ def _train(
     folder = RunFolder(out)
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
     source = None if found.folder is None else str(found.folder)
-    origin = Origin(found.name, found.text, found.function.__name__, arguments, source)
+    origin = Origin(found.name, found.text, found.function.__name__, arguments, source, str(Path.cwd()))
     world = join(find_device(rest["device"]))
     # torchrun starts processes again with the same command line, and counts that on each machine
     (restarts,) = world.mean([float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))])

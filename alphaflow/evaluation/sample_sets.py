@@ -24,7 +24,7 @@ from ..guidance import CFG
 from ..pixel_values import finite_bytes
 from ..runs.labels import balanced_labels
 from ..runs.pipeline import Pipeline
-from ..types import Labels
+from ..types import Cond, Labels
 from .npz_samples import NpzSamples
 from .sample_set import SampleBatch, SampleSet
 
@@ -138,7 +138,7 @@ class GeneratedSamples(SampleSet):
     def read(self, start: int, stop: int) -> SampleBatch:
         """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         labels = None if self._labels is None else self._labels[start:stop]
-        return SampleBatch(start, self._maker(start, stop, labels), labels)
+        return SampleBatch(start, self._maker(start, stop, Cond(labels=labels)), labels)
 
 
 def open_sample_set(
