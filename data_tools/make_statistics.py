@@ -61,9 +61,9 @@ def make_statistics(
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")
     options = {"device": device, "weights": weights, "batch_size": batch_size, "world": world, "progress": progress}
-    wanted = metrics or default_metrics(pictures.shape)
+    wanted = metrics or default_metrics(pictures.shape, pictures.pictures)
     evaluator = Evaluator(wanted, EvaluationReference(pictures.name, pictures), **options)  # type: ignore[arg-type]
-    evaluator.check(len(pictures), pictures.shape)
+    evaluator.check(pictures)
     found = evaluator.real()
     if found is not None:
         write_statistics(out, found, pictures.name, pictures.class_names)
