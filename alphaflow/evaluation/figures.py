@@ -22,7 +22,7 @@ from .sample_set import SampleSet
 from .statistics import Statistics
 
 POINTS, GRID, CLIPS, ROWS, NEAREST, WORST = 512, 64, 16, 8, 6, 10
-"""Samples in a chart, in a grid, clips as rows of frames, samples with neighbours, neighbours of each, worst classes."""
+"""Samples in a chart, in a grid, clips as rows of frames, samples with neighbours, neighbours of each, classes."""
 
 
 class Pictures:

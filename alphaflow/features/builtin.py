@@ -50,18 +50,18 @@ class PairExtractor:
     batch: ClassVar[int] = 64
     values: ClassVar[tuple[str, ...]] = ("mse", "psnr", "ssim")
 
-    def __call__(self, pairs: Tensor) -> dict[str, Tensor]:
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Samples and what they should be, (b, 2, …) → `values` (b, 3); NaN where samples are no pictures.
 
         The error is of values in [-1, 1]. A PSNR is at most 100 dB; clips have the mean SSIM of their frames.
         """
-        first, second = pairs.to(self.device).unbind(1)
+        first, second = pixels.to(self.device).unbind(1)
         error = mse(as_floats(first), as_floats(second))
         none = torch.full_like(error, torch.nan)
         if first.is_floating_point():
             return {FEATURES: torch.stack([error, none, none], dim=1)}
-        frames = [x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 else x for x in (first, second)]
-        likeness = ssim(*frames).view(len(first), -1).mean(1)
+        ours, truths = (x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 else x for x in (first, second))
+        likeness = ssim(ours, truths).view(len(first), -1).mean(1)
         ratio = psnr(first, second, peak=255.0).clamp(max=100)
         return {FEATURES: torch.stack([error, ratio, likeness], dim=1)}
 
