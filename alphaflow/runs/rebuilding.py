@@ -30,6 +30,25 @@ def source_of(record: dict[str, Any]) -> Source | None:
     return None if described is None else cast(Source, rebuild(described, SOURCES))
 
 
+TEXT_ENCODERS: dict[str, Any] = {}
+"""What run.json may name as one."""
+
+
+def text_encoder_of(record: dict[str, Any]) -> Any:
+    """What made tokens of the sentences that a run was trained on.
+
+    Raises:
+        UserError: the run doesn't say, or names none of alphaflow's.
+    """
+    described = record["data"].get("text")
+    if described is None:
+        raise UserError(
+            "this run doesn't record how its sentences were encoded: encode yours as its data were, and give "
+            "the tokens with `cond=`"
+        )
+    return rebuild(described, TEXT_ENCODERS)
+
+
 def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     """Runs a run's recipe.py with its arguments: its dataset, objective, and all else.
 
