@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -100,13 +101,10 @@ def sample(
     rate = opened.fps or DEFAULT_FPS if clips and fps is None else fps
     form = check_form(format, opened.pixel_shape, rate, opened.makes_pictures)
     rows = _rows(opened, conditions, text)
-    usual = 16 if clips else 100
-    number = count or (usual if rows is None or text is not None else min(usual, len(rows)))
+    number = count or min(16 if clips else 100, 100 if rows is None or text is not None else len(rows))
     labels = _labels(opened, number, classes, balanced, seed, rows is not None)
-    scale, times = None if guidance is None else f"{guidance:g}", guidance_interval.replace(",", "-")
-    settings = {"guidance": scale, "in": times, "frames": frames, "size": size}
-    named = "".join(f"-{name}-{value}" for name, value in settings.items() if value not in (None, "0-1"))
-    place = out or opened.folder.path / "samples" / f"nfe-{nfe}{named}-seed-{seed}"
+    varied = {"guidance": guidance, "in": guidance_interval, "frames": frames, "size": size}
+    place = out or opened.folder.path / "samples" / f"nfe-{nfe}{_named(varied)}-seed-{seed}"
     with shown(sys.stderr) as progress:
         made = Generation(
             opened, number, nfe, labels=labels, rows=rows, seed=seed, batch_size=batch_size or (16 if clips else 256),
@@ -119,6 +117,13 @@ def sample(
     if clips:
         guessed = "" if opened.fps or fps else " (assumed, because the data do not say; choose another with --fps)"
         print(f"{rate:g} frames a second{guessed}")
+
+
+def _named(settings: Mapping[str, object]) -> str:
+    """What a folder's name says of settings that aren't the usual ones."""
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
+    shown = {name: text.replace(",", "-") for name, text in texts.items() if text not in ("None", "0,1")}
+    return "".join(f"-{name}-{text}" for name, text in shown.items())
 
 
 def _rows(run: Run, conditions: Path | None, text: str | None) -> ConditionRows | None:

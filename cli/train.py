@@ -149,6 +149,8 @@ def _fit(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
 
 
 def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
+    from alphaflow.runs.conditioning import Conditioning
+
     picture = folder.samples(trainer.step)
     if trainer.stopped:
         name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
@@ -162,8 +164,11 @@ def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> Non
     if listed:
         place, trust = shlex.quote(str(folder.path)), "" if builtin else " --trust"
         nfes = ",".join(map(str, listed))
+        given = " --conditions DATA" if Conditioning.of(trainer.recipe).needed else ""
+        given += trust if folder.read()["model"] is None else ""
         trainer.display.say(
-            f"next: alphaflow sample {place} --nfe {listed[0]}   or   alphaflow evaluate {place} --nfe {nfes}{trust}"
+            f"next: alphaflow sample {place} --nfe {listed[0]}{given}   or   "
+            f"alphaflow evaluate {place} --nfe {nfes}{trust}"
         )
 
 

@@ -54,13 +54,9 @@ def evaluate(
     Processes that torchrun started share the work: all of them call this, and all get the result.
 
     Args:
-        target: a run or its folder; images or clips in a folder, a zip, an .npz, shards; floats in an .npz or .npy; or
-            `InMemorySamples`.
-        reference: real ones likewise, a data set that can be read in order, a file of statistics, or a data set's name;
-            None for a run's training data. Conditions that a run's samples are made from are the reference's.
-        metrics: names of METRICS; None for FID and IS, of clips FVD, of images under 32 pixels the pixel metrics, of
-            samples that are no pictures ``sliced-wasserstein`` and ``energy``; where a run restores the reference's
-            samples from their conditions, PSNR and SSIM too, or the squared error.
+        target: a run or its folder; images or clips in a folder, a zip, an .npz, shards; floats; or `InMemorySamples`.
+        reference: real ones likewise, a data set, its name, or a file of statistics; None for a run's training data.
+        metrics: names of METRICS; None for those of `default_metrics`.
         nfes: numbers of network evaluations, each from the same noise.
         count: samples at each, every class equally often; None for COUNTS.
         seeds: seeds of the noise; with several, means and deviations over them.

@@ -110,22 +110,35 @@ def write_samples(
     place = check_apart(place)
     beside_it = [place.with_name(f"{place.name}.{ending}") for ending in ("png", *([form] if form in _WRITE else []))]
     earlier = _check_free(place, beside_it, overwrite)
-    samples, first = make(), list[Tensor]()
     with replacing(place) as writing:
         writing.mkdir()
-        if form in ("npz", "npy"):
-            _write_arrays(writing / f"samples.{form}", samples, labels, first)
-        else:
-            folders = folder_names(class_names)
-            for index, sample in enumerate(samples):
-                _keep(first, sample)
-                into = writing if labels is None else writing / folders[int(labels[index])]
-                _write(into, sample, index, form, fps)
+        first = _write_all(writing, make(), labels, class_names, form, fps)
         write_json(writing / RECORD, {"files": sorted(_files(writing)), "beside": [file.name for file in beside_it]})
     for file in earlier:
         remove(file)
     _show(torch.stack(first), form, beside_it, fps, beside)
     return [file for file in beside_it if file.exists()]
+
+
+def _write_all(
+    folder: Path,
+    samples: Samples,
+    labels: Labels | Sequence[int] | None,
+    class_names: Sequence[str],
+    form: Form,
+    fps: float,
+) -> list[Tensor]:
+    """Writes all samples; gives the first of them."""
+    first: list[Tensor] = []
+    if form in ("npz", "npy"):
+        _write_arrays(folder / f"samples.{form}", samples, labels, first)
+        return first
+    folders = folder_names(class_names)
+    for index, sample in enumerate(samples):
+        _keep(first, sample)
+        into = folder if labels is None else folder / folders[int(labels[index])]
+        _write(into, sample, index, form, fps)
+    return first
 
 
 def _keep(first: list[Tensor], sample: Tensor) -> None:

@@ -11,6 +11,8 @@ import torch
 
 from ..data.dataset import Form
 from ..errors import UserError, is_whole, reason
+from ..network import known
+from ..recipe import Recipe
 from ..types import NO_CLASS, Cond, check_labels
 
 MOST = 2**28
@@ -66,6 +68,12 @@ class Conditioning:
     source: tuple[str, ...]
     classes: int | None
     name: str
+
+    @staticmethod
+    def of(recipe: Recipe, name: str = "the run") -> Conditioning:
+        """What a recipe's samples are made from."""
+        data, takes = recipe.dataset, known(recipe.model).conditions
+        return Conditioning(data.condition_forms, takes, recipe.objective.source.conditions, data.classes, name)
 
     @property
     def known(self) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ from ..data.dataset import Form
 from ..media.previews import Chart, Picture
 from ..recipe import Recipe
 from ..runs.condition_rows import shown_beside
+from ..runs.conditioning import Conditioning
 from ..runs.labels import balanced_labels
 from ..runs.pipeline import InTraining
 from ..types import Batch, Cond
@@ -32,8 +33,7 @@ def example_count(recipe: Recipe) -> int:
 def fixed_examples(recipe: Recipe) -> Batch | None:
     """The same few samples, spread evenly over the data; None where these have no order, or none are needed."""
     known = recipe.dataset.indexed
-    forms = recipe.dataset.condition_forms
-    if known is None or forms is None or (len(recipe.dataset.shape) > 2 and not forms.keys() - {"labels"}):
+    if known is None or (len(recipe.dataset.shape) > 2 and not Conditioning.of(recipe).needed):
         return None
     return known.fetch(np.linspace(0, len(known) - 1, min(example_count(recipe), len(known))).round().astype(np.int64))
 
