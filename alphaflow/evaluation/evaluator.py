@@ -233,8 +233,9 @@ class Evaluator:
         if fixed is not None:
             needs = {name: need for name, need in needs.items() if _lacks(fixed.spaces.get(name), need)}
         if samples is None or not needs:
-            assert fixed is not None
-            return fixed
+            assert fixed is not None or samples is not None
+            nothing = None if samples is None or self.world.rank else Statistics(len(samples), samples.shape, {})
+            return nothing if fixed is None else fixed
         found = self.gather(samples, needs)
         if found is None or fixed is None:
             return found

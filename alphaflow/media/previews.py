@@ -56,7 +56,7 @@ class Picture:
         return torch.from_numpy(np.array(contact_sheet(self.pixels).convert("RGB"))).permute(2, 0, 1)[None]
 
 
-SERIES, CURVES, LONGEST = 6, 4, 2000
+SERIES, CURVES, LONGEST = 4, 4, 2000
 """Series in a chart, their channels, and the points of a curve, at most."""
 
 

@@ -86,7 +86,7 @@ class Maker:
         if self.guidance is not None and run.takes_guidance:
             setting = guidance_setting(count, self.guidance.scale, self.guidance.interval)
             cond = cond.replace(guidance=setting.to(run.device))
-        fresh = torch.Generator(run.device).manual_seed(derived(self.seed, start) if start else self.seed)
+        fresh = torch.Generator(run.device).manual_seed(derived(self.seed, start))
         with torch.no_grad():
             x = run.decoded(self.sampler(self._model, run.source(noise, cond), cond, fresh))
         return finite_bytes(x, start) if self.dtype == torch.uint8 else finite(x, start).to(self.dtype).cpu()
