@@ -34,7 +34,7 @@ class Picture:
     fps: float | None = None
 
     @staticmethod
-    def beside(samples: Tensor, inputs: Tensor | None, truths: Tensor | None, fps: float | None = None) -> Picture:
+    def beside(samples: Tensor, inputs: Tensor | None, truths: Tensor | None, *, fps: float | None = None) -> Picture:
         """A row for each sample: what it was made from, the sample, and what it should be; each (n, c, …), 8-bit."""
         stacks = [stack for stack in (inputs, samples, truths) if stack is not None]
         return Picture(compared(stacks), len(stacks), fps)

@@ -271,8 +271,8 @@ def _show(samples: Tensor, form: Form, files: Sequence[Path], fps: float, beside
     known = [stack for stack in (inputs, truths) if stack is not None]
     if known:
         rows, group = min(map(len, [samples, *known])), len(known) + 1
-        parts = (stack if stack is None else stack[:rows] for stack in (samples, inputs, truths))
-        samples, columns, playing = Picture.beside(*parts).pixels, 3 * group, 3 * group
+        cut = [stack if stack is None else stack[:rows] for stack in (inputs, truths)]
+        samples, columns, playing = Picture.beside(samples[:rows], *cut).pixels, 3 * group, 3 * group
     shown = {most: samples[: most // group * group] for most in (IMAGES, SHEET, PLAYING)}
     save_picture(grid(shown[IMAGES], columns) if samples.ndim == 4 else contact_sheet(shown[SHEET]), files[0])
     for movie in files[1:]:

@@ -79,7 +79,7 @@ def _beside(run: InTraining, examples: Batch) -> Picture | Chart | None:
     samples = run.maker(min(run.samplers), seed=GRID_SEED)(0, count, cond)
     inputs, truths = shown_beside(run, cond, examples.x)
     if run.makes_pictures:
-        return Picture.beside(samples, inputs, truths, run.fps)
+        return Picture.beside(samples, inputs, truths, fps=run.fps)
     stacks = {"input": inputs, "data": truths, "samples": samples}
     if not run.conditioning.needed and len(run.pixel_shape) == 2:
         stacks.pop("data")  # other series than these samples
