@@ -60,8 +60,10 @@ def make_statistics(
     pictures = EvaluationReference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).samples
     if pictures is None:
         raise UserError(f"{source} holds statistics already; give the pictures themselves")
+    if not pictures.pictures:
+        raise UserError(f"{source} holds no pictures, which statistics are of; give it as a reference as it is")
     options = {"device": device, "weights": weights, "batch_size": batch_size, "world": world, "progress": progress}
-    wanted = metrics or default_metrics(pictures.shape, pictures.pictures)
+    wanted = metrics or default_metrics(pictures.shape)
     evaluator = Evaluator(wanted, EvaluationReference(pictures.name, pictures), **options)  # type: ignore[arg-type]
     evaluator.check(pictures)
     found = evaluator.real()

@@ -130,7 +130,7 @@ def _wrong(about: dict[str, Any]) -> str:
     count, shape, names, extractors = (about.get(key) for key in ("count", "shape", "class_names", "extractors"))
     if not _positive(count):
         return f"its count is {count!r:.100}"
-    if not isinstance(shape, list) or not shape or not all(map(_positive, shape)):
+    if not isinstance(shape, list) or len(shape) not in (3, 4) or not all(map(_positive, shape)):
         return f"its shape is {shape!r:.100}"
     if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= LONGEST for name in names):
         return "its class_names is not a list of names"

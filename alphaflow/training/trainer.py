@@ -32,10 +32,7 @@ from .feed import Feed
 from .guard import BatchGuard, GuardMemory, Incident, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
-<<<<<<< HEAD
-from .sanity import check_conditions, remarks
-=======
->>>>>>> 2c9c69a (Runs know their source and conditions: samples from given ones, as pixels or floats, pictures while training from the data's; a network of one's own is given to a run, and a recipe's modules are kept in it)
+from .sanity import check_conditions
 from .saving import CheckpointRetention, Saver
 from .stopping import Stop
 
@@ -162,13 +159,8 @@ class Trainer:
         waited = time.perf_counter() - started
         before = self.generator.get_state()
         if self._batch is None:
-<<<<<<< HEAD
             check_conditions(self.recipe, raw)
-            for line in remarks(self.recipe, raw, self.world.size):
-                self.display.say(f"note: {line}")
-=======
             self.report.see(raw)
->>>>>>> 2c9c69a (Runs know their source and conditions: samples from given ones, as pixels or floats, pictures while training from the data's; a network of one's own is given to a run, and a recipe's modules are kept in it)
         self._batch = batch = raw.drawn(self.generator)
         loss = self.engine.gradient(batch, self.step, self.generator)
         norm = self.engine.norm()
