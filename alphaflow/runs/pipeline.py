@@ -142,8 +142,8 @@ class Pipeline(ABC):
         return finite_bytes(x, start) if self.makes_pictures else finite(x, start).float().cpu()
 
     def _check_guidable(self) -> None:
-        if not self.classes:
-            raise UserError(f"{self.name} can't be guided: its data have no classes")
+        if not self.classes and not self.conditioning.needed:
+            raise UserError(f"{self.name} can't be guided: its data have no classes, nor other conditions")
         if self.label_drop == 0:
             raise UserError(
                 f"{self.name} can't be guided: its network never saw a dropped label; "

@@ -19,7 +19,7 @@ from .flops import peak_flops
 from .meter import Meter
 from .metrics_log import MetricsLog
 from .sample_pictures import example_count, fixed_examples, sample_picture
-from .sanity import remarks
+from .sanity import check_conditions, remarks
 
 T = TypeVar("T")
 
@@ -57,7 +57,12 @@ class Reporter:
                 self._examples = fixed_examples(self.engine.recipe)
 
     def see(self, batch: Batch) -> None:
-        """Says what is strange in the first batch; keeps what pictures show where the data can't be read in order."""
+        """Says what is strange in the first batch; keeps what pictures show where the data can't be read in order.
+
+        Raises:
+            UserError: it hasn't the conditions that the network takes.
+        """
+        check_conditions(self.engine.recipe, batch)
         for line in remarks(self.engine.recipe, batch, self.engine.world.size):
             self.display.say(f"note: {line}")
         if self.folder is not None and self._examples is None and self.engine.recipe.dataset.indexed is None:

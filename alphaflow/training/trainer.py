@@ -32,7 +32,6 @@ from .feed import Feed
 from .guard import BatchGuard, GuardMemory, Incident, examine, squared_error
 from .meter import Meter
 from .reporting import Reporter
-from .sanity import check_conditions
 from .saving import CheckpointRetention, Saver
 from .stopping import Stop
 
@@ -159,7 +158,6 @@ class Trainer:
         waited = time.perf_counter() - started
         before = self.generator.get_state()
         if self._batch is None:
-            check_conditions(self.recipe, raw)
             self.report.see(raw)
         self._batch = batch = raw.drawn(self.generator)
         loss = self.engine.gradient(batch, self.step, self.generator)
