@@ -47,8 +47,8 @@ ReferenceOption = Annotated[
     str | None,
     typer.Option(
         "--reference",
-        help="Real data to compare with, and to take conditions from, in the same forms as TARGET; or a file written by "
-        "`alphaflow stats`, ADM's .npz with mu and sigma, or the name digits.",
+        help="Real data to compare with, and to take conditions from, in the same forms as TARGET; or a file that "
+        "`alphaflow stats` wrote, ADM's .npz with mu and sigma, or the name digits.",
         show_default="the run's training data",
     ),
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor
 import alphaflow as af
 from alphaflow.media.clips import contact_sheet
 from alphaflow.media.grids import compared, grid
+from alphaflow.media.sample_files import write_samples
 from alphaflow.pixel_values import to_bytes
+from alphaflow.runs.generation import text_rows
 from alphaflow.runs.starting import find_weights, start_from
 from alphaflow.training.display import Display
 
@@ -411,3 +414,42 @@ def test_what_has_no_truth_is_not_compared_with_one(tmp_path: Path) -> None:
         af.evaluate(af.InMemorySamples(pixels.float()), af.InMemorySamples(pixels), metrics=("pixel-fd",))
     found = af.evaluate(run, Rows((2,)), count=30).rows[0]
     assert set(found.values) == {"sliced-wasserstein", "energy"}
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_memory_does_not_grow_with_the_count(form: Any, tmp_path: Path) -> None:
+    """However many there are, no more are held than a picture of the first hundred shows."""
+    made: list[Any] = []
+    most = 0
+
+    class Samples:
+        def __len__(self) -> int:
+            return 300
+
+        def __iter__(self) -> Iterator[Tensor]:
+            nonlocal most
+            for i in range(300):
+                sample = torch.full((1, 2, 2), i % 256, dtype=torch.uint8)
+                made.append(weakref.ref(sample))
+                most = max(most, sum(reference() is not None for reference in made))
+                yield sample
+
+    labels = [i % 2 for i in range(300)]
+    (sheet,) = write_samples(tmp_path / "out", Samples, labels, ["a", "b"], form)
+    assert most <= 102
+    with Image.open(sheet) as picture:
+        assert picture.size == ((10 * 3 - 1) * 32, (10 * 3 - 1) * 32)
+    if form == "npz":
+        arrays = np.load(tmp_path / "out" / "samples.npz")
+        assert np.array_equal(arrays["arr_0"][:, 0, 0, 0], np.arange(300) % 256)
+        assert arrays["arr_1"].tolist() == labels
+    else:
+        assert len(list((tmp_path / "out" / "b").glob("*.png"))) == 150
+
+
+def test_a_sentence_needs_its_encoder(tmp_path: Path) -> None:
+    """A run that doesn't say how its sentences were encoded, and one that takes none."""
+    run = trained(tmp_path / "run", recipe(Rows((3,), tokens=(4, 2)), "tokens"))
+    assert run.sample(cond=af.Cond(tokens=torch.zeros(5, 7, 2))).shape == (5, 3)  # of another length
+    with pytest.raises(af.UserError, match="doesn't record how its sentences were encoded"):
+        text_rows(run, "a seven")

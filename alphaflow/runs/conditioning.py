@@ -79,7 +79,10 @@ class Conditioning:
     def known(self) -> tuple[str, ...] | None:
         """What may be given beside labels; None where nothing says."""
         names = self.network if self.network is not None else self.forms
-        return None if names is None else tuple(n for n in dict.fromkeys([*names, *self.source]) if n != "labels")
+        if names is None:
+            return None
+        mask = ["mask"] if "tokens" in names else []  # it comes with all tokens
+        return tuple(name for name in dict.fromkeys([*names, *mask, *self.source]) if name != "labels")
 
     @property
     def needed(self) -> tuple[str, ...]:
