@@ -1,30 +1,67 @@
 """The total derivative of a network along its trajectory. The one place that knows how it is taken.
 
 A network that offers its own tangent (`Network.offers_tangent`) is asked for it; any other is differentiated by
-``torch.func.jvp``. The result is the same, the price is not.
+``torch.func.jvp``. The result is the same, the price is not. Where a layer can't be differentiated forward, a central
+difference of the network's values stands in for the derivative.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from contextlib import nullcontext
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .network import Upcast, known
+from .errors import UserError, said
+from .flow import expand_like
+from .network import Upcast, known, unwrapped
+from .parallel.device import exact_float32, fp32_products
 from .types import Cond, Model, Sample, Time
 
+Derivative = Literal["exact", "difference"]
+"""How du/dt is to be taken: exactly, or by a central difference."""
 
-def derivative_of(model: Model) -> Literal["its own tangent", "torch.func.jvp"]:
+STEP = 0.005
+"""h of the central difference."""
+
+NO_RULE = ("forward AD", "forward mode AD", "functorch transforms")
+"""What PyTorch says where a layer, or a custom function, can't be differentiated forward."""
+
+
+def derivative_of(
+    model: Model, derivative: Derivative = "exact"
+) -> Literal["its own tangent", "torch.func.jvp", "central differences"]:
     """How du/dt of a network is taken."""
+    if derivative == "difference":
+        return "central differences"
     return "its own tangent" if known(model).offers_tangent else "torch.func.jvp"
 
 
+def check_derivative(derivative: object) -> None:
+    """Refuses what isn't a way to take du/dt.
+
+    Raises:
+        UserError: it is none.
+    """
+    if derivative not in get_args(Derivative):
+        raise UserError(f"derivative is {' or '.join(get_args(Derivative))}, got {derivative!r}")
+
+
 def with_derivative(
-    model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Sample, **options: Any
+    model: Model,
+    z: Sample,
+    r: Time,
+    t: Time,
+    cond: Cond,
+    along: Sample,
+    *,
+    derivative: Derivative = "exact",
+    **options: Any,
 ) -> tuple[Any, Sample]:
     """The network's output for a whole batch, with gradient, and du/dt of its first samples, without.
 
@@ -35,25 +72,36 @@ def with_derivative(
         t: (b,).
         cond: what u is conditioned on.
         along: dz/dt of the first n samples, (n, …).
+        derivative: how du/dt is taken.
         **options: what else the network takes.
 
     Returns:
         What the network gives for these arguments, and du/dt (n, …).
+
+    Raises:
+        UserError: a layer can't be differentiated forward.
     """
-    network = Upcast(model)
-    if derivative_of(model) == "its own tangent":
+    network, n = Upcast(model), len(along)
+    way = derivative_of(model, derivative)
+    if way == "its own tangent":
         out, dudt = network(z, r, t, cond, along=along.to(z.dtype), **options)
         return out, dudt.detach()
-    n = len(along)
-    _, dudt = _forward_ad(network, z[:n], r[:n], t[:n], cond[:n], along)
+    few = z[:n], r[:n], t[:n], cond[:n]
+    dudt = _difference(network, *few, along) if way == "central differences" else _forward_ad(network, *few, along)[1]
     return network(z, r, t, cond, **options), dudt
 
 
-def total_derivative(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample) -> tuple[Sample, Sample]:
+def total_derivative(
+    model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample, *, derivative: Derivative = "exact"
+) -> tuple[Sample, Sample]:
     """The network's output and its derivative along the path.
 
     du/dt = v·∂_z u + ∂_t u: the Jacobian-vector product of u at (z_t, r, t) along (v, 0, 1)
     (MeanFlow, arXiv 2505.13447, eq. 8). No graph is kept: both results are constants to the optimiser.
+
+    ``"difference"`` takes it from the network's values at (z ± h·v, r, t ± h), h = 0.005, without leaving r ≤ t ≤ 1: at
+    the ends the difference is one-sided. Its error falls with h², at the ends with h. Both values are of the same
+    dropout, and in float32 at least, whatever the precision of training: bfloat16 has no digits left to subtract.
 
     Args:
         model: u(z, r, t, cond), any callable.
@@ -62,14 +110,46 @@ def total_derivative(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: S
         t: (b,).
         cond: what u is conditioned on.
         v: dz/dt, (b, …).
+        derivative: how du/dt is taken: ``"exact"``, or ``"difference"``.
 
     Returns:
         u⁻ and du⁻/dt, both (b, …).
+
+    Raises:
+        UserError: a layer can't be differentiated forward.
     """
-    if derivative_of(model) == "its own tangent":
-        with torch.no_grad():
-            return with_derivative(model, z, r, t, cond, v)
-    return _forward_ad(Upcast(model), z, r, t, cond, v)
+    if derivative_of(model, derivative) == "torch.func.jvp":
+        return _forward_ad(Upcast(model), z, r, t, cond, v)
+    with torch.no_grad():
+        return with_derivative(model, z, r, t, cond, v, derivative=derivative)
+
+
+@torch.no_grad()
+def _difference(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample, h: float = STEP) -> Sample:
+    """(u(z + h·v, r, t + h) − u(z − h·v, r, t − h)) / 2h; where r ≤ t ≤ 1 is too narrow for that, one-sided.
+
+    The times are never nearer to each other than h: where t − r < h is narrower still, the lower one lies below r.
+    """
+    times = (t + h).clamp(max=1), torch.maximum(t - h, r.clamp(max=1 - h))
+    values = []
+    for time in times:
+        with _reproducible(z.device):
+            values.append(model(z + expand_like(time - t, z) * v, r, time, cond))
+    ahead, behind = values
+    return (ahead - behind) / expand_like(times[0] - times[1], z)
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """While it lasts, values are exact to float32's digits; the random state, for dropout, is left as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.autocast(device.type, enabled=False),
+        fp32_products(device, tf32=False),
+        exact_float32(device),
+    ):
+        yield
 
 
 def _forward_ad(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample) -> tuple[Sample, Sample]:
@@ -83,11 +163,46 @@ def _forward_ad(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample
         out: Sample = model(z, r, t, cond)
         return out
 
+    def taken() -> tuple[Sample, Sample]:
+        as_written = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), as_written:
+            value, derivative, *_ = torch.func.jvp(u, (z, t), (v, torch.ones_like(t)))
+        return value.detach(), derivative.detach()
+
     _load_rules()
-    as_written = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), as_written:
-        value, derivative, *_ = torch.func.jvp(u, (z, t), (v, torch.ones_like(t)))
-    return value.detach(), derivative.detach()
+    try:
+        return taken()
+    except RuntimeError as error:
+        if not any(words in str(error) for words in NO_RULE):
+            raise
+        raise UserError(
+            f"{_where_it_fails(model, taken)} can't be differentiated forward ({said(error).partition('.')[0]}); "
+            'give the objective `derivative="difference"`, which takes du/dt from two more evaluations'
+        ) from error
+
+
+def _where_it_fails(model: Model, call: Callable[[], object]) -> str:
+    """The innermost module that runs when a call fails a second time: ``blocks.2.lstm (LSTM)``."""
+    network, running = unwrapped(model), list[str]()
+    if not isinstance(network, nn.Module):
+        return "the network"
+
+    def leave(*_: object) -> None:
+        running.pop()
+
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            shown = f"{name} ({type(module).__name__})" if name else f"the network ({type(module).__name__})"
+            enter = functools.partial(_enter, running, shown)
+            for hook in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
+                hooks.callback(hook.remove)
+        with suppress(RuntimeError):
+            call()
+    return running[-1] if running else "the network"
+
+
+def _enter(running: list[str], shown: str, *_: object) -> None:
+    running.append(shown)
 
 
 @functools.cache

@@ -69,13 +69,19 @@ class Wrapped:
 
 def known(model: Any) -> Network | type[Network]:
     """What a network says of itself, through all that stands for it; the defaults if it isn't a `Network`."""
+    model = unwrapped(model)
+    return model if isinstance(model, Network) else Network
+
+
+def unwrapped(model: Any) -> Any:
+    """The network itself, without what stands for it."""
     while True:
         if isinstance(model, Wrapped):
             model = model.inner
         elif isinstance(model, nn.Module) and "_orig_mod" in model._modules:  # torch.compile(network)
             model = model._modules["_orig_mod"]
         else:
-            return model if isinstance(model, Network) else Network
+            return model
 
 
 def check_declared(model: object) -> None:

@@ -3,10 +3,10 @@
     python benchmarks/checkerboard.py [--seeds 0,1,2] [--steps 6000] [--jobs 2] [--only "MeanFlow;MeanFlow, OT"]
 
 The network knows nothing of images: it takes points (b, 2). Each objective has its defaults but for what `objectives`
-lists; "OT" couples noise and points by minibatch optimal transport. Squared errors are weighted by `InverseAlphaWeighting`: `AdaptiveWeighting` weights a sample by its own error,
-which in two dimensions pulls the regression away from the mean. Prints distances after 1, 2 and 8 network evaluations,
-mean ± standard deviation over seeds, beside the distance of two sets of real points, and writes
-benchmarks/results/checkerboard.json.
+lists; "OT" couples noise and points by minibatch optimal transport. Squared errors are weighted by
+`InverseAlphaWeighting`: `AdaptiveWeighting` weights a sample by its own error, which in two dimensions pulls the
+regression away from the mean. Prints distances after 1, 2 and 8 network evaluations, mean ± standard deviation over
+seeds, beside the distance of two sets of real points, and writes benchmarks/results/checkerboard.json.
 """
 
 from __future__ import annotations

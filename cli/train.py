@@ -19,6 +19,7 @@ from .train_options import (
     DryRun,
     From,
     LogEvery,
+    Loggers,
     Out,
     ProbeEvery,
     Resume,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from alphaflow.runs.folder import RunFolder
     from alphaflow.runs.record import Origin
     from alphaflow.training.display import Display
+    from alphaflow.training.summary import TrainingSummary
     from alphaflow.training.trainer import Trainer
 
 
@@ -49,6 +51,7 @@ def train(
     checkpoint_every: CheckpointEvery = None,
     sample_every: SampleEvery = None,
     log_every: LogEvery = 50,
+    loggers: Loggers = "tensorboard",
     probe_every: ProbeEvery = None,
     dry_run: DryRun = False,
     **parameters: Any,
@@ -59,6 +62,7 @@ def train(
     On SIGINT, SIGTERM, SIGUSR1 or SIGHUP training finishes its step, saves, and exits with status 130, 143, 138 or 129.
     """
     from alphaflow.diagnosis.probe import GradientProbe
+    from alphaflow.training.loggers import loggers_of
 
     given = {option.name: parameters.pop(option.name) for option in MACHINE}
     probe = None if probe_every is None else GradientProbe(probe_every)
@@ -66,6 +70,7 @@ def train(
         "device": device, "checkpoint_every": checkpoint_every, "log_every": log_every,
         "sample_every": "auto" if sample_every is None else sample_every,
         "start": from_run, "probe": probe, **machine(**given),
+        "loggers": loggers_of(loggers),
     }  # fmt: skip
     folder = Path("runs") / found.name.replace("_", "-") if out is None else out
     if dry_run:
@@ -103,7 +108,7 @@ def _train(
         _seeded(found, seed, parameters),
         out=folder.path, seed=seed, display=_display(), origin=origin, resume=continuing, **rest,
     )  # fmt: skip
-    _fit(trainer, folder, builtin=found.folder is None)
+    _fit(trainer, builtin=found.folder is None)
     leave()
 
 
@@ -135,37 +140,37 @@ def _dry_run(recipe: Recipe, seed: int, rest: dict[str, Any]) -> None:
     print(f"dry run: two steps on {trainer.device}, losses {losses[0]:.4f} and {losses[1]:.4f}; nothing was written")
 
 
-def _fit(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
+def _fit(trainer: Trainer, builtin: bool) -> None:
     from .errors import INTERRUPTED, fail
 
     try:
-        trainer.fit()
+        summary = trainer.fit()
     except KeyboardInterrupt:
         fail(f"interrupted at step {trainer.step}; the same command with --resume continues it", INTERRUPTED)
     if trainer.world.main:
-        _say_how_it_ended(trainer, folder, builtin)
+        _say_how_it_ended(trainer, summary, builtin)
     if trainer.stopped:
         raise SystemExit(128 + (trainer.stop.signal or signal.SIGTERM))
 
 
-def _say_how_it_ended(trainer: Trainer, folder: RunFolder, builtin: bool) -> None:
+def _say_how_it_ended(trainer: Trainer, summary: TrainingSummary, builtin: bool) -> None:
     from alphaflow.runs.conditioning import Conditioning
+    from alphaflow.runs.folder import RunFolder
 
-    picture = folder.samples(trainer.step)
-    if trainer.stopped:
+    if summary.stopped:
         name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
         trainer.display.say(
-            f"stopped by {name} at step {trainer.step}, which is saved; the same command with --resume continues it"
+            f"stopped by {name} at step {summary.step}, which is saved; the same command with --resume continues it"
         )
         return
-    samples = f"; samples: {picture}" if picture.is_file() else ""
-    trainer.display.say(f"done: {folder.path} holds {trainer.step} steps{samples}")
+    samples = "" if summary.samples is None else f"; samples: {summary.samples}"
+    trainer.display.say(f"done: {summary.folder} holds {summary.step} steps{samples}")
     listed = list(trainer.recipe.samplers_by_nfe)
     if listed:
-        place, trust = shlex.quote(str(folder.path)), "" if builtin else " --trust"
+        place, trust = shlex.quote(str(summary.folder)), "" if builtin else " --trust"
         nfes = ",".join(map(str, listed))
         given = " --conditions DATA" if Conditioning.of(trainer.recipe).needed else ""
-        given += trust if folder.read()["model"] is None else ""
+        given += trust if summary.folder and RunFolder(summary.folder).read()["model"] is None else ""
         trainer.display.say(
             f"next: alphaflow sample {place} --nfe {listed[0]}{given}   or   "
             f"alphaflow evaluate {place} --nfe {nfes}{trust}"
@@ -186,6 +191,8 @@ def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None
     function = record["recipe"]["function"]
     if function != origin.function:
         raise UserError(f"{folder.path} was started with the function {function}, not {origin.function}")
+    if not folder.origin().text:
+        raise UserError(f"{folder.path} was composed in Python: continue it there, by af.Trainer(…, resume=True)")
     if folder.origin().text != origin.text:
         raise UserError(
             f"the recipe {origin.name} is not the one that {folder.path} was started with; "

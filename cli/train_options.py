@@ -43,6 +43,13 @@ SampleEvery = Annotated[
     ),
 ]
 LogEvery = Annotated[int, _training(help="Number of steps between rows of metrics.jsonl.", min=1)]
+Loggers = Annotated[
+    str,
+    _training(
+        help="Where figures and samples go beside the run's folder, separated by commas: tensorboard, wandb, mlflow, "
+        "trackio. All but the first need their package, for example pip install 'alphaflow[wandb]'.",
+    ),
+]
 ProbeEvery = Annotated[
     int | None,
     _training(

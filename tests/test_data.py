@@ -45,6 +45,18 @@ def test_digits_facts() -> None:
     assert torch.bincount(batch.cond.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
+def test_pen_digits_facts() -> None:
+    """Counts by class as the UCI repository states them; each stroke is scaled to fill 0 … 100 one way at least."""
+    pen = af.PenDigits()
+    batch = pen.all()
+    assert (len(pen), pen.shape, pen.classes, pen.class_names[7]) == (10_992, (2, 8), 10, "7")
+    assert batch.cond.labels is not None
+    assert torch.bincount(batch.cond.labels).tolist() == [1143, 1143, 1144, 1055, 1144, 1055, 1056, 1142, 1055, 1055]
+    low, high = batch.x.amin(2), batch.x.amax(2)
+    assert ((low == -1).any(1) & (high == 1).any(1)).all()
+    assert pen.fetch(np.array([0])).x[0].T.add(1).mul(50).int().tolist()[:3] == [[47, 100], [27, 81], [57, 37]]
+
+
 def test_an_epoch_has_every_sample_once() -> None:
     digits = af.Digits(batch_size=100, seed=3)
     taken = np.concatenate([digits._take(digits.batch_size) for _ in range(36)])[: 2 * 1797]

@@ -11,10 +11,15 @@ import alphaflow as af
 from alphaflow.recipe_files import builtin_recipes, builtin_source
 from alphaflow.runs.labels import balanced_labels
 
+RECIPES = (
+    "captioned_digits", "cifar10", "digits", "imagenet256", "kinetics700", "moving_digits", "pen_digits",
+    "upscale_digits",
+)  # fmt: skip
+
 
 def test_every_recipe_is_short_and_explains_itself() -> None:
     found = builtin_recipes()
-    assert set(found) == {"digits", "cifar10", "imagenet256", "kinetics700", "moving_digits"}
+    assert set(found) == set(RECIPES)
     for name, summary in found.items():
         assert 20 < len(summary) <= 120
         source = builtin_source(name)
@@ -48,6 +53,52 @@ def test_moving_digits(method: str, tmp_path_factory: pytest.TempPathFactory) ->
     run = af.Run(out, device="cpu")
     assert run.sample(2).shape == (2, 1, 8, 12, 12)
     assert (run.fps, len(run.class_names)) == (8, 10)
+
+
+@pytest.mark.parametrize("start", ["image", "noise"])
+@pytest.mark.parametrize("method", ["alpha-flow", "flow-matching"])
+def test_upscale_digits(method: str, start: str, tmp_path: Path) -> None:
+    """The source is what the samples start from, of a run that was trained and opened again, too."""
+    recipe = af.find_recipe("upscale-digits")(method=method, start=start, steps=2, batch_size=4)
+    batch = recipe.dataset.indexed.all()
+    assert len(batch.x) == 1500
+    blocks = batch.x.view(-1, 4, 2, 4, 2).mean((2, 4))
+    assert torch.nn.functional.avg_pool2d(batch.cond.image, 2)[:, 0].sub(blocks).abs().mean() < 0.15
+    af.Trainer(recipe, out=tmp_path / "run", device="cpu").fit()
+    run, image, noise = af.Run(tmp_path / "run", device="cpu"), batch.cond.image[:3], torch.randn(3, 1, 8, 8)
+    found = run.sample(cond=af.Cond(image=image), noise=noise, dtype=torch.float32)
+    x1 = image + 0.5 * noise if start == "image" else noise
+    assert torch.allclose(found, run.sampler(1)(run.model, x1, af.Cond(image=image)), atol=1e-6)
+
+
+def test_captioned_digits(tmp_path: Path) -> None:
+    """Each digit goes with every sentence that means it and is not left out; a run is sampled by a sentence."""
+    recipe = af.find_recipe("captioned-digits")(steps=2, batch_size=4)
+    digits, batch = af.Digits().all(), recipe.dataset.indexed.all()
+    assert digits.cond.labels is not None
+    means = {digit.numpy().tobytes(): int(label) for digit, label in zip(digits.x, digits.cond.labels, strict=True)}
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    said = set()
+    for x, tokens, mask in list(zip(batch.x, batch.cond.tokens, batch.cond.mask, strict=True))[::37]:
+        text = bytes(tokens[mask].tolist()).decode()
+        said.add(text)
+        number = words.index(text.split()[-1])
+        more = 1 if "after" in text or "follows" in text or "more" in text else -1 if "before" in text else 0
+        more = -1 if "less" in text else more
+        assert means[x.numpy().tobytes()] == number + more, text
+    assert {"a seven", "what follows six"} <= said
+    assert "the number after six" not in said
+    af.Trainer(recipe, out=tmp_path / "run", device="cpu").fit()
+    run = af.Run(tmp_path / "run", device="cpu")
+    tokens, mask = af.ByteText(length=24).encode(["the number after six"] * 2)
+    assert run.sample(cond=af.Cond(tokens=tokens, mask=mask)).shape == (2, 1, 8, 8)
+
+
+def test_pen_digits(tmp_path: Path) -> None:
+    recipe = af.find_recipe("pen-digits")(steps=2, batch_size=4, width=16, depth=1)
+    af.Trainer(recipe, out=tmp_path / "run", device="cpu").fit()
+    strokes = af.Run(tmp_path / "run", device="cpu").sample(3)
+    assert (strokes.shape, strokes.dtype) == ((3, 2, 8), torch.float32)
 
 
 def test_names_with_dashes_and_modules() -> None:

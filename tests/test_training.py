@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -669,3 +672,67 @@ def test_a_picture_that_a_kill_prevented_is_drawn(tmp_path: Path) -> None:
         picture.unlink(missing_ok=True)
     af.Trainer(recipe(8), out=tmp_path / "run", checkpoint_every=2, sample_every=4, resume=True).fit()
     assert [picture.read_bytes() for picture in pictures] == pixels
+
+
+def test_fit_says_what_it_came_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last row, what was measured, and where things are; plain lines are shown unless nothing is wanted."""
+
+    def measured(recipe: af.Recipe, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+        return {"norm": 2.5}
+
+    measured.every = 4  # type: ignore[attr-defined]
+    run = tmp_path / "run"
+    trainer = af.Trainer(recipe(), out=run, log_every=5, checkpoint_every=6, sample_every=6, evaluation=measured)
+    summary = trainer.fit()
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "eval/norm" not in line][
+        -1
+    ]
+    assert (summary.step, summary.steps, summary.stopped) == (12, 12, False)
+    assert summary.figures == last
+    assert summary.measured == {"norm": 2.5}
+    assert (summary.folder, summary.checkpoint) == (run, run / "checkpoints" / "step-00000012")
+    assert summary.samples == run / "samples" / "step-00000012.png"
+    assert 0 < summary.seconds < 60
+    lines = repr(summary).splitlines()
+    assert lines[0].startswith("done: 12 of 12 steps in 0:0")
+    assert f"loss {last['loss']:.4f}" in lines[1]
+    assert lines[2:] == [
+        "measured: norm 2.5", f"folder: {run}", f"checkpoint: {summary.checkpoint}", f"samples: {summary.samples}"
+    ]  # fmt: skip
+    assert "step 12/12  " in capsys.readouterr().out
+
+    quiet = af.Trainer(recipe(), display=None)
+    nothing = quiet.fit()
+    assert capsys.readouterr().out == ""
+    assert (nothing.folder, nothing.checkpoint, nothing.samples) == (None, None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made by pty")
+def test_python_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    """As the command line does: of a script, in a terminal of its own."""
+    import pty
+
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import alphaflow as af\n"
+        "digits = af.Digits(16)\n"
+        "model = af.DiT(digits.shape, patch=4, depth=1, width=16, heads=2, classes=10)\n"
+        "recipe = af.Recipe(model=model, objective=af.FlowMatching(), dataset=digits, samplers=(), steps=40)\n"
+        "af.Trainer(recipe, log_every=20, device='cpu').fit()\n"
+    )
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    root = str(Path(af.__file__).parent.parent)
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=slave, stderr=slave, env={**environment, "PYTHONPATH": root}
+    ) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end was closed
+            while part := os.read(master, 4096):
+                shown += part
+    os.close(master)
+    assert process.returncode == 0, shown
+    assert "━" in shown.decode()
+    assert "40/40" in shown.decode()
+    assert "steps/s" in shown.decode()

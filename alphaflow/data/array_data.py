@@ -54,6 +54,9 @@ class Arrays(IndexedDataset):
         given = {**({} if labels is None else {"labels": labels}), **conditions}
         self._columns = {**_samples(x, given), **{name: Column.of(name, values) for name, values in given.items()}}
         self._check()
+        places = {name: str(Path(v).absolute()) for name, v in {"x": x, **given}.items() if isinstance(v, str | Path)}
+        if len(places) == 1 + len(given):  # all are files
+            self.config = {**places, "class_names": list(class_names), "batch_size": batch_size}
         self.shape = self._columns["x"].shape[1:]
         self.class_names = tuple(class_names)
         self._labels = self._checked_labels()

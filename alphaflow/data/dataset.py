@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from ..describe import NotDescribableError, describe
+from ..describe import Configured, NotDescribableError, describe
 from ..errors import UserError
 from ..seeds import global_seed, stream
 from ..types import Batch
@@ -48,7 +48,7 @@ class Form:
         return {"shape": list(self.shape), "dtype": self.dtype}
 
 
-class Dataset(IterableDataset[Batch], ABC):
+class Dataset(Configured, IterableDataset[Batch], ABC):
     """An endless stream of batches that can be continued where it stopped. Your own derives from it, or from one below.
 
     It must have a ``shape``. That, the other attributes, ``classes`` and ``autoencoder`` may be set on the class or on
@@ -62,6 +62,7 @@ class Dataset(IterableDataset[Batch], ABC):
         text_encoder: what made tokens of sentences; None where there are none.
         rewinds: whether `load_state_dict` goes back to a place exactly, and all randomness is the dataset's own: it may
             then be read ahead, in a thread.
+        config: what builds it again, without its order's seed; None where run.json doesn't describe it.
     """
 
     shape: tuple[int, ...]

@@ -23,13 +23,14 @@ class Digits(IndexedDataset):
         seed: seed of the order; None takes torch's global seed.
     """
 
-    shape = (1, 8, 8)
+    shape: tuple[int, ...] = (1, 8, 8)
     class_names = tuple("0123456789")
     _file: ClassVar[tuple[str, str, float]] = ("digits.npz", "ink", 8)
     """The file, its array, and which value lies in the middle."""
 
     def __init__(self, batch_size: int = 128, seed: int | None = None) -> None:
         super().__init__(batch_size, seed)
+        self.config = {"batch_size": batch_size}
         name, values, middle = self._file
         with resources.files("alphaflow.data").joinpath(name).open("rb") as file, np.load(file) as arrays:
             given, labels = arrays[values], arrays["labels"]

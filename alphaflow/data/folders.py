@@ -66,6 +66,8 @@ class ImageFolder(IndexedDataset):
         self.size = size
         self.mode = mode or _common_mode(self.listing.entries)
         self.flip = flip
+        about = {"path": str(Path(path).absolute()), "size": size, "mode": self.mode}
+        self.config = {**about, "batch_size": batch_size, "flip": flip}
         labels = [entry.label for entry in self.listing.entries] if self.listing.class_names else []
         self._labels = torch.tensor(labels, dtype=torch.long)
         self._pool = PerProcess(ThreadPoolExecutor)
@@ -163,6 +165,8 @@ class VideoFolder(IndexedDataset):
         self.frames = frames
         self.size = size
         self.given_fps = fps
+        about = {"path": str(Path(path).absolute()), "frames": frames, "size": size, "fps": fps}
+        self.config = {**about, "mode": mode, "batch_size": batch_size}
         self.listing = list_files(path, "clips", frames=fps is not None).checked()
         self.class_names = self.listing.class_names
         self._pool = PerProcess(ThreadPoolExecutor)

@@ -68,6 +68,8 @@ class LatentShards(IndexedDataset):
         if damaged not in ("raise", "skip"):
             raise ValueError(f"damaged is raise or skip, got {damaged!r}")
         self.path = Path(path)
+        read = {"path": str(self.path.absolute()), "batch_size": batch_size, "kind": kind}
+        self.config = {**read, "draw": draw, "damaged": damaged, "hashes": hashes}
         self.draw = draw
         self.damaged = damaged
         self.hashes = hashes

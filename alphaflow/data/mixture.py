@@ -48,6 +48,7 @@ class Mixture(Dataset):
         self.clips = clips
         self.images = images
         self.image_share = image_share
+        self.config = {"clips": clips, "images": images, "image_share": image_share}
         self.shape = clips.shape
         self.batch_size = clips.batch_size
         self.fps = clips.fps

@@ -43,7 +43,7 @@ def decompose(
     """MeanFlow's loss in its parts, with the objective's own times, guidance and teacher.
 
     Every norm is a mean over elements, and nothing is weighted. u⁻ is the network itself, with ``ema_target`` too. Any
-    network that forward-mode differentiation goes through can be measured so, whatever it was trained for.
+    network can be measured so, whatever it was trained for, with du/dt taken as the objective says.
 
     Args:
         model: u(z, r, t, cond).
@@ -59,7 +59,7 @@ def decompose(
         raise UserError(f"only an af.Objective can be taken apart, not {type(objective).__name__}")
     b, model = len(batch.x), Upcast(model)
     few = objective.draw(model, batch.x, batch.cond, step, generator, few=b)
-    u, dudt = with_derivative(model, few.z, few.r, few.t, few.cond, few.v)
+    u, dudt = with_derivative(model, few.z, few.r, few.t, few.cond, few.v, derivative=objective.derivative)
     change = expand_like(few.t - few.r, u) * dudt
     flow = objective.draw(model, batch.x, batch.cond, step, generator, few=0)
     return LossTerms(

@@ -92,7 +92,7 @@ def _rows(run: Pipeline, reference: EvaluationReference) -> tuple[ConditionRows 
     data, known = reference.samples, set(run.conditioning.needed)
     if isinstance(data, DecodedDataset) and known <= (data.dataset.condition_forms or {}).keys():
         return DatasetRows(data.dataset, run.conditioning), True
-    own = run.recipe().dataset.indexed
+    own = run.dataset().indexed
     if own is None:
         raise UserError(
             f"{run.name} makes its samples from {run.conditioning.listed(run.conditioning.needed)}, which can't be "

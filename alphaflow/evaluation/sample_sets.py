@@ -224,7 +224,7 @@ def training_data(run: Pipeline) -> SampleSet:
     Raises:
         UserError: it is not of known length.
     """
-    dataset = run.recipe().dataset.indexed
+    dataset = run.dataset().indexed
     if dataset is None:
         raise UserError("the run's data can't be read in order; give real images as `reference=`")
     decoder = None if run.autoencoder.plain else run.autoencoder

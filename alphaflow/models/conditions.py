@@ -56,7 +56,7 @@ class TokenEmbedding(nn.Module):
             self.embed = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, width))
         else:
             assert vocabulary is not None
-            self.embed = nn.Embedding(vocabulary, width)
+            self.embed = nn.Embedding(vocabulary, width)  # N(0, 1): as large as the places' sines and cosines
         self.none = nn.Parameter(torch.zeros(width))
 
     def forward(self, cond: Cond, like: Tensor) -> Context:

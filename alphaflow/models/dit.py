@@ -15,6 +15,7 @@ from ..tangents import Dual, Value, add, linearly, primal, silu
 from ..types import Cond, Sample, Time
 from .blocks import Block, Context, Final
 from .conditions import TokenEmbedding, VectorEmbedding, image_of
+from .dit_options import check_options, conditions_of
 from .embeddings import Grid, PatchEmbedding, TimeEmbedding, position_embedding
 from .inflation import IMAGE, INPUT, inflated
 from .patches import as_clips, patch_grid, patch_of
@@ -100,18 +101,16 @@ class DiT(Network):
             "image": image, "mlp_ratio": mlp_ratio,
             "guidance": guidance, "velocity_head": velocity_head, "factorised": factorised,
         }  # fmt: skip
-        _check(**self.config)
+        check_options(**self.config)
         self.shape, self.classes = tuple(shape), classes
         self.takes_guidance, self.velocity_head = guidance, velocity_head
         crossed = tokens is not None or vocabulary is not None
-        takes = {"labels": classes, "vector": vector, "tokens": crossed, "mask": crossed, "image": image}
-        self.conditions = tuple(name for name, size in {**takes, "guidance": guidance}.items() if size)
+        self.conditions = conditions_of(**self.config)
         self.patch = patch_of(patch, len(shape))
         grid = patch_grid(shape, self.patch)
         if grid is None:
             raise ValueError(f"the patch {patch} doesn't divide the sample's shape {tuple(shape)}")
         self.grid = grid
-
         self.patches = PatchEmbedding(shape[0], self.patch, width)
         self.image_patches = None if image is None else PatchEmbedding(image, self.patch, width, bias=False)
         self.positions: Tensor
@@ -122,13 +121,19 @@ class DiT(Network):
         self.embed_vector = None if vector is None else VectorEmbedding(vector, width)
         self.embed_tokens = TokenEmbedding(width, tokens, vocabulary) if crossed else None
         self.embed_guidance = nn.ModuleList(TimeEmbedding(width) for _ in range(3 if guidance else 0))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, factorised, crossed) for _ in range(depth))
-        self.final = Final(width, self.patches.proj.in_features)
-        self.velocity_blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, factorised, crossed) for _ in range(velocity_head)
-        )
-        self.velocity_final = Final(width, self.patches.proj.in_features) if velocity_head else None
+        self._make_blocks(crossed)
         self._initialise()
+
+    def _make_blocks(self, crossed: bool) -> None:
+        width, heads, ratio, factorised = (self.config[k] for k in ("width", "heads", "mlp_ratio", "factorised"))
+
+        def blocks(count: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(width, heads, ratio, factorised, crossed) for _ in range(count))
+
+        self.blocks = blocks(self.config["depth"])
+        self.final = Final(width, self.patches.proj.in_features)
+        self.velocity_blocks = blocks(self.velocity_head)
+        self.velocity_final = Final(width, self.patches.proj.in_features) if self.velocity_head else None
 
     @overload
     def forward(self, z: Sample, r: Time, t: Time, cond: Cond | None = None) -> Sample: ...
@@ -264,9 +269,8 @@ class DiT(Network):
             if isinstance(embedding, TimeEmbedding):
                 nn.init.normal_(embedding.hidden.weight, std=0.02)
                 nn.init.normal_(embedding.out.weight, std=0.02)
-        for embedding in self.modules():
-            if isinstance(embedding, nn.Embedding):
-                nn.init.normal_(embedding.weight, std=0.02)
+        if self.embed_class is not None:
+            nn.init.normal_(self.embed_class.weight, std=0.02)
         blocks = [layer for m in self.modules() if isinstance(m, Block) for layer in m.starting_at_zero]
         finals = [layer for m in self.modules() if isinstance(m, Final) for layer in (m.modulation, m.out)]
         for layer in blocks + finals:
@@ -298,45 +302,3 @@ class DiT(Network):
     def XL(cls, shape: tuple[int, ...], **options: Any) -> DiT:
         """DiT-XL: depth 28, width 1152, 16 heads; 676M parameters at patch 2 on (4, 32, 32) with 1000 classes."""
         return cls(shape, depth=28, width=1152, heads=16, **options)
-
-
-LARGEST = 65_536
-"""Largest depth, width and number of heads; larger values are surely a mistake."""
-
-
-def _check(
-    *,
-    shape: tuple[int, ...],
-    patch: int | tuple[int, ...],
-    depth: int,
-    width: int,
-    heads: int,
-    classes: int | None,
-    tokens: int | None,
-    vocabulary: int | None,
-    velocity_head: int,
-    factorised: bool,
-    **sizes: Any,
-) -> None:
-    if len(shape) not in (2, 3, 4):
-        raise ValueError(f"a DiT's shape is (c, h, w), (c, f, h, w) or (c, length), got {shape}")
-    if tokens is not None and vocabulary is not None:
-        raise ValueError("tokens are features or indices: give tokens= or vocabulary=, not both")
-    conditions = {"vector": sizes["vector"], "tokens": tokens, "vocabulary": vocabulary, "image": sizes["image"]}
-    for name, size in conditions.items():
-        if size is not None and not 1 <= size <= LARGEST * 16:
-            raise ValueError(f"{name} is a size of at least 1, or None for a network that takes none, got {size}")
-    if min(depth, width, heads, classes or 1, *shape) < 1:
-        raise ValueError(
-            f"depth, width, heads, classes and shape must be at least 1, got {depth}, {width}, {heads}, {classes} "
-            f"and {shape}"
-        )
-    if max(depth, width, heads) > LARGEST:
-        raise ValueError(f"depth, width and heads must be at most {LARGEST:,}, got {depth}, {width} and {heads}")
-    if width % 4:
-        raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
-    if not 0 <= velocity_head <= depth:
-        raise ValueError(f"the velocity head has 0 to {depth} (depth) blocks, got {velocity_head}")
-    if len(shape) < 4 and (factorised or (isinstance(patch, tuple) and len(patch) == 3)):
-        what = "factorised attention" if factorised else f"the patch {patch}"
-        raise ValueError(f"{what} is for videos (c, f, h, w), but these samples are {shape}")

@@ -34,6 +34,10 @@ class AlphaFlow(TwoPoint):
         """α and fm_share at a step."""
         return {"alpha": value_at(self.alpha, step), **super().scalars(step)}
 
+    def takes_derivative(self, step: int) -> bool:
+        """At α = 0."""
+        return value_at(self.alpha, step) == 0 and super().takes_derivative(step)
+
     def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
         """ṽ at α = 0."""
         return draw.v if value_at(self.alpha, step) == 0 else None

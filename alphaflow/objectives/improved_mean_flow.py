@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -26,7 +26,7 @@ class ImprovedMeanFlow(Objective):
     differentiated along its unconditional velocity.
 
     Args:
-        fm_share, times, guidance, weighting, teacher, ema_target: see `Objective`.
+        fm_share, times, guidance, weighting, teacher, ema_target, derivative: see `Objective`.
     """
 
     wants_own: ClassVar[bool] = True
@@ -58,7 +58,8 @@ class ImprovedMeanFlow(Objective):
         if along is None:
             u, v = model(draw.z, draw.r, draw.t, draw.cond, velocity=True)  # type: ignore[call-arg]
             return Prediction(u, v)
-        (u, v), dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along, velocity=True)
+        more: dict[str, Any] = {"derivative": self.derivative, "velocity": True}
+        (u, v), dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along, **more)
         return Prediction(u, v, dudt)
 
     def auxiliary_loss(self, prediction: Prediction, draw: TrainingDraw) -> PerSample | None:

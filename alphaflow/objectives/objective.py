@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..derivatives import with_derivative
+from ..derivatives import Derivative, check_derivative, with_derivative
 from ..describe import Compact
 from ..flow import expand_like, interpolate, mean_square, velocity
 from ..guidance import Guided, TrainedGuidance
@@ -36,10 +36,12 @@ class LossFunction(ABC):
     Attributes:
         guidance: classifier-free guidance trained into the target velocity, or None.
         source: what stands at t = 1, and where sampling starts.
+        derivative: how du/dt is taken, where the loss needs it.
     """
 
     guidance: TrainedGuidance | None = None
     source: Source = Gaussian()
+    derivative: Derivative = "exact"
 
     @property
     def network(self) -> nn.Module | None:
@@ -49,6 +51,10 @@ class LossFunction(ABC):
     def scalars(self, step: int) -> dict[str, float]:
         """The scheduled values at a step, for logs."""
         return {}
+
+    def takes_derivative(self, step: int) -> bool:
+        """Whether the loss at a step needs du/dt."""
+        return False
 
     def prepare(self, device: torch.device) -> None:
         """Moves what belongs to the objective to a device."""
@@ -99,6 +105,8 @@ class Objective(Compact, LossFunction):
         source: what stands at t = 1: noise, a condition plus noise, or any function of (noise, cond).
         coupling: which x₁ of a batch goes with which sample; None for as they are drawn.
         ema_target: every u⁻ in a target comes from the weights' moving average (θ⁻) instead of the network itself.
+        derivative: how du/dt is taken, where the target needs it: ``"exact"``, or ``"difference"`` for networks with
+            layers that can't be differentiated forward (`total_derivative`).
     """
 
     fm_share: Scheduled = 0.5
@@ -109,6 +117,7 @@ class Objective(Compact, LossFunction):
     source: Source = Gaussian()
     coupling: Coupling | None = None
     ema_target: bool = False
+    derivative: Derivative = "exact"
 
     pairing: ClassVar[Pairing] = "sorted"
     """How a plain distribution of times is paired."""
@@ -124,6 +133,7 @@ class Objective(Compact, LossFunction):
             raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
         if self.guidance is not None and not isinstance(self.guidance, TrainedGuidance):
             raise ValueError(f"guidance is Guidance(…) or GuidanceInputs(…), got {self.guidance!r}")
+        check_derivative(self.derivative)
         object.__setattr__(self, "source", Source.of(self.source))
         check_coupled(self.source, self.coupling)
         if self.ema_target and not self.takes_ema_target:
@@ -152,6 +162,10 @@ class Objective(Compact, LossFunction):
         """The scheduled values at a step, for logs."""
         return {"fm_share": self.share(step)}
 
+    def takes_derivative(self, step: int) -> bool:
+        """Whether the loss at a step needs du/dt: a family that has a `direction` does, for its few-step samples."""
+        return type(self).direction is not Objective.direction and self.share(step) < 1
+
     @abstractmethod
     def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """The target of the few-step samples, which ``draw`` consists of. ``model`` is u⁻."""
@@ -177,7 +191,7 @@ class Objective(Compact, LossFunction):
         """The network's prediction for a draw, with gradient; with du/dt of the few-step samples if dz/dt is given."""
         if along is None:
             return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
-        u, dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along)
+        u, dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along, derivative=self.derivative)
         return Prediction(u, dudt=dudt)
 
     def auxiliary_loss(self, prediction: Prediction, draw: TrainingDraw) -> PerSample | None:
@@ -234,7 +248,7 @@ class Objective(Compact, LossFunction):
         frozen = Upcast(ema) if self.ema_target and ema is not None else model  # u⁻
         n, given = self.few(len(x), step, start), Cond() if cond is None else cond
         draw = self.draw(frozen, x, given, step, generator, few=n, predicted=frozen is model)
-        along = self.direction(draw.few_step(), step) if n and frozen is model else None
+        along = self._along(draw, step) if frozen is model else None
         prediction = self.predict(model, draw, along)
         u, draw = upcast(prediction.u, x), draw.completed(prediction)
         target = self._target(frozen, draw, step, own=frozen is model)
@@ -246,6 +260,17 @@ class Objective(Compact, LossFunction):
             per_sample = per_sample + auxiliary
         goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
         return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
+
+    def _along(self, draw: TrainingDraw, step: int) -> Sample | None:
+        """dz/dt of the samples whose du/dt comes with the prediction; None where none does.
+
+        Where others have few-step samples, a network that may be split takes it of one sample here, too.
+        """
+        if draw.few:
+            return self.direction(draw.few_step(), step)
+        if may_be_split() and self.share(step) < 1:
+            return None if self.direction(draw.part(slice(1), few=1), step) is None else draw.v[:1]
+        return None
 
     def _target(self, model: Model, draw: TrainingDraw, step: int, own: bool) -> RegressionTarget:
         """The few-step samples' target, of n = 0 too; ``own``: u⁻ is the network in training.
@@ -297,7 +322,8 @@ class Objective(Compact, LossFunction):
         guided = guided_velocity(
             self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
         )
-        return TrainingDraw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own)
+        found = guided.v, cond, few, generator, guided.rest, guided.own
+        return TrainingDraw(z, r, t, *found, how=self.derivative)
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:

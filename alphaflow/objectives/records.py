@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..derivatives import total_derivative
+from ..derivatives import Derivative, total_derivative
 from ..flow import expand_like
 from ..types import Cond, Model, PerSample, Sample, Time
 
@@ -25,6 +25,7 @@ class TrainingDraw:
         rest: ṽ is v + rest·u⁻(z_t, t, t, y), (b,), where guidance needs what the network is about to predict; or None.
         own: u⁻(z_t, t, t, y) (b, …) of the few-step samples, where the family asks for it; or None.
         derived: u⁻(z_t, r, t) and its derivative along the path, where the prediction came with them; or None.
+        how: how else the derivative is taken.
     """
 
     z: Sample
@@ -37,6 +38,7 @@ class TrainingDraw:
     rest: PerSample | None = None
     own: Sample | None = None
     derived: tuple[Sample, Sample] | None = None
+    how: Derivative = "exact"
 
     def completed(self, prediction: Prediction) -> TrainingDraw:
         """The draw with what the network's prediction for it tells: all of ṽ where r = t, and du⁻/dt."""
@@ -52,7 +54,7 @@ class TrainingDraw:
         """u⁻(z_t, r, t) and du⁻/dt with dz/dt = ``along``: as the prediction brought them, else taken now."""
         if self.derived is not None:
             return self.derived
-        return total_derivative(model, self.z, self.r, self.t, self.cond, along)
+        return total_derivative(model, self.z, self.r, self.t, self.cond, along, derivative=self.how)
 
     def few_step(self) -> TrainingDraw:
         """Only the few-step samples."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders.autoencoder import Autoencoder
-from ..data.dataset import describe_data
+from ..data.dataset import Dataset, describe_data
 from ..errors import UserError, said
 from ..guidance import CFG
 from ..network import known
@@ -80,6 +80,10 @@ class Pipeline(ABC):
     @abstractmethod
     def recipe(self) -> Recipe:
         """The recipe that the network was trained by: its dataset, objective, and all else."""
+
+    def dataset(self) -> Dataset:
+        """What it was trained on."""
+        return self.recipe().dataset
 
     def sampler(self, nfe: int, guidance: CFG | None = None) -> Sampler:
         """The recipe's sampler for this many network evaluations, or its ODE sampler on an even grid.

@@ -14,6 +14,7 @@ from ..recipe import Recipe
 from ..recipe_files import builtin_recipes, builtin_source, load_recipe
 from ..recipe_modules import importing
 from ..sources import SOURCES, Gaussian, Source
+from .composed import composed_recipe
 from .folder import RunFolder
 
 NETWORKS = {"DiT": DiT}
@@ -52,19 +53,18 @@ def text_encoder_of(record: dict[str, Any]) -> Any:
 def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
     """Runs a run's recipe.py with its arguments: its dataset, objective, and all else.
 
+    That of a run which was composed in Python is rebuilt from run.json.
+
     Args:
         folder: folder of the run.
         trust: run it whatever it holds; if not, only if it is one of the built-in recipes, to the letter.
 
     Raises:
-        UserError: the run was composed in Python, its recipe isn't trusted, or can't be run.
+        UserError: the recipe isn't trusted, or can't be run, or rebuilt.
     """
     origin = folder.origin()
     if not origin.text:
-        raise UserError(
-            f"{folder.path} was composed in Python and has no recipe.py; give its network, af.Run(…, model=…), and the "
-            "data that are needed"
-        )
+        return composed_recipe(folder, NETWORKS)
     known = origin.function == "recipe" and origin.text in map(builtin_source, builtin_recipes())
     if not (known or trust):
         raise UserError(

@@ -18,6 +18,7 @@ def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any
     """What run.json keeps beside the recipe's origin."""
     objects: dict[str, Any] = {"model": recipe.model, "autoencoder": recipe.decoder, "objective": recipe.objective}
     objects["source"] = recipe.objective.source
+    objects["dataset"] = recipe.dataset
     described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers_by_nfe.items()}
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())

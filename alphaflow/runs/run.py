@@ -11,6 +11,7 @@ from torch import nn
 
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.opening import AUTOENCODERS
+from ..data.dataset import Dataset
 from ..describe import rebuild
 from ..errors import UserError
 from ..parallel.device import find_device
@@ -18,6 +19,7 @@ from ..recipe import Recipe
 from ..samplers import SAMPLERS, Sampler
 from ..sources import Source
 from . import checkpoint
+from .composed import composed_dataset
 from .folder import RunFolder, step_of
 from .pipeline import Pipeline
 from .rebuilding import NETWORKS, recipe_of, source_of
@@ -84,6 +86,10 @@ class Run(Pipeline):
         """Runs the run's recipe.py with its arguments: its dataset, objective, and all else."""
         return recipe_of(self.folder, trust=self.trust)
 
+    def dataset(self) -> Dataset:
+        """What it was trained on: the recipe's; of a run that was composed in Python, as run.json describes it."""
+        return self.recipe().dataset if self.folder.origin().text else composed_dataset(self.folder)
+
     def _built(
         self, weights: Path, device: torch.device, model: nn.Module | None
     ) -> tuple[nn.Module, Mapping[int, Sampler], Autoencoder, Source]:
@@ -109,9 +115,7 @@ class Run(Pipeline):
             return self.recipe()
         except UserError as error:
             way = "to open the run without its recipe and data, give its network: af.Run(…, model=…)"
-            raise UserError(
-                f"{error}; {way}" if what == "network" and "model=" not in str(error) else str(error)
-            ) from error
+            raise UserError(f"{error}; {way}" if what == "network" else str(error)) from error
 
     def _rebuilt(self, weights: Path) -> nn.Module:
         """The network, as run.json describes it; not one that the weights can't be of."""

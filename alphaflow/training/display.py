@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import Self
+from importlib.util import find_spec
+from typing import Literal, Self
 
 from rich.console import Console
 
@@ -85,7 +86,7 @@ class PlainDisplay(Display):
         """Prints the figures."""
         if self._due(row["step"] == self._steps):
             left = (self._steps - row["step"]) / row["steps_per_second"]
-            self.say(f"step {row['step']:.0f}/{self._steps}  {figures(row)}  {_clock(left)} left")
+            self.say(f"step {row['step']:.0f}/{self._steps}  {figures(row)}  {clock(left)} left")
 
     def say(self, message: str) -> None:
         """Prints a line."""
@@ -123,8 +124,16 @@ class BarDisplay(Display):
 
 
 def default_display() -> Display:
-    """A bar on a terminal, plain lines elsewhere."""
+    """A bar on a terminal, and in a notebook that has ipywidgets; plain lines elsewhere."""
+    if Console().is_jupyter:
+        return PlainDisplay() if find_spec("ipywidgets") is None else BarDisplay(Console())
     return BarDisplay(Console()) if sys.stdout.isatty() else PlainDisplay()
+
+
+def chosen_display(given: Display | Literal["auto"] | None) -> Display:
+    """A Trainer's display, whose failures don't matter: the one that was given, the default one, or none."""
+    shown = default_display() if given == "auto" else given
+    return Display() if shown is None else Unfailing(shown)
 
 
 def figures(row: Row) -> str:
@@ -138,7 +147,8 @@ def figures(row: Row) -> str:
     return "  ".join([f"{row['steps_per_second']:.1f} steps/s", *parts])
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, and hours if there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import average_name
+from ..derivatives import derivative_of
 from ..describe import Compact
 from ..errors import UserError
+from ..measurement import GradientMeasurement
 from ..network import known
 from ..objectives.objective import Objective
 from ..parallel.device import fp32_products
@@ -175,12 +177,31 @@ class Engine:
         for average in self.averages.values():
             average.update()
 
+    def remarks(self) -> list[str]:
+        """What isn't compiled although that was asked for."""
+        objective, last = self.recipe.objective, self.recipe.steps - 1
+        taken = objective.takes_derivative(0) or objective.takes_derivative(last)
+        way = derivative_of(self.model, objective.derivative)
+        if not (self.setup.compile and taken and way == "torch.func.jvp"):
+            return []
+        return [
+            f"the derivative of {type(self.model).__name__} is taken by {way} as written, uncompiled; what it predicts "
+            'is compiled; with derivative="difference" in the objective both are'
+        ]
+
     def check_probe(self) -> None:
         """Raises a UserError if gradients can't be measured in training: `GradientProbe`."""
         if not isinstance(self.recipe.objective, Objective):
             raise UserError(f"only an af.Objective can be probed, not {type(self.recipe.objective).__name__}")
         if self.split:
             raise UserError("a network that is split among processes can't be probed; leave out the probe")
+
+    def probed(self, probe: GradientMeasurement | None, batch: Batch | None, step: int) -> dict[str, float]:
+        """What a probe measures on a batch, after `check_probe`."""
+        assert probe is not None
+        assert batch is not None
+        assert isinstance(self.recipe.objective, Objective)
+        return probe(self.model, self.recipe.objective, batch, step)
 
     def broken(self) -> str:
         """The first weight, of a network or an average, that is not finite; empty if all are."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..averages import PowerLaw
 from ..errors import UserError, said
 from ..parallel.pieces import placed_as, whole_copies
-from ..runs.checkpoint import TENSORS
+from ..runs import checkpoint
 from ..version import versions
 from .engine import Engine
 
@@ -72,19 +72,24 @@ def changes(saved: dict[str, Any], engine: Engine) -> str:
     return ", ".join(f"{name} {now[name]} (was {before[name]})" for name in names)
 
 
-def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.Generator) -> bool:
-    """Brings optimiser, objective and randomness to a checkpoint's state.
+def restore(folder: Path, engine: Engine, generator: torch.Generator) -> tuple[dict[str, Any], bool]:
+    """Brings weights, averages, optimiser, objective and randomness to a checkpoint's state.
 
     Returns:
-        Whether randomness goes on where it stood: it does with as many processes as before, on the same kind of device.
+        What it keeps that is no tensor; and whether randomness goes on where it stood: it does with as many
+        processes as before, on the same kind of device.
 
     Raises:
-        UserError: the file of tensors is missing or damaged.
+        UserError: a file is missing or damaged.
     """
+    saved = checkpoint.read_plain(folder)
+    checkpoint.load_weights(folder / checkpoint.MODEL, engine.model)
+    for name, average in engine.averages.items():
+        checkpoint.load_weights(folder / f"{name}.safetensors", average.model)
     before, now = saved["made_with"], _circumstances(engine)
     same = all(before.get(name) == now[name] for name in ("processes", "device"))
     try:
-        with safe_open(folder / TENSORS, framework="pt") as file:
+        with safe_open(folder / checkpoint.TENSORS, framework="pt") as file:
             _take(file, saved, engine)
             if same:
                 for kind in _randomness(engine, generator):
@@ -95,7 +100,7 @@ def read(folder: Path, saved: dict[str, Any], engine: Engine, generator: torch.G
         raise UserError(
             f"training can't go on from {folder} ({said(error)}): it is damaged, or of another optimiser or objective"
         ) from error
-    return same
+    return saved, same
 
 
 def _take(file: Any, saved: dict[str, Any], engine: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from torch import nn
 from ..errors import UserError, said
 from ..files import hold
 from ..measurement import GradientMeasurement, Measurement
-from ..objectives.objective import Objective
 from ..parallel.device import find_device
 from ..parallel.world import join
 from ..recipe import Recipe
@@ -25,15 +25,17 @@ from ..runs.starting import find_weights, start_from
 from ..seeds import derived
 from ..types import Batch, Loss
 from . import recovery, state
-from .display import Display, Unfailing
+from .display import Display, chosen_display
 from .ema import EMA
 from .engine import Engine, MachineSetup
 from .feed import Feed
 from .guard import BatchGuard, GuardMemory, Incident, examine, squared_error
+from .loggers import Logger
 from .meter import Meter
 from .reporting import Reporter
 from .saving import CheckpointRetention, Saver
 from .stopping import Stop
+from .summary import TrainingSummary
 
 
 class Trainer:
@@ -55,7 +57,9 @@ class Trainer:
         sample_every: the same of sample pictures; ``"auto"`` for a tenth of all steps, None or 0 for no pictures.
         log_every: steps between rows of metrics.jsonl; a row holds means over them.
         evaluation: measures samples, `TrainingEvaluation`; its values go to metrics.jsonl and checkpoints' manifests.
-        display: what shows the progress.
+        display: what shows the progress; ``"auto"`` takes a bar on a terminal or in a notebook, plain lines elsewhere;
+            None shows nothing.
+        loggers: what takes figures and pictures, beside the run's own metrics.jsonl; None for `TensorBoard`.
         origin: where the recipe came from, for run.json.
         resume: continue the run in ``out`` from its last whole checkpoint.
         start: weights to begin with: a run's folder (its last averaged weights), a checkpoint's folder, or a
@@ -85,15 +89,14 @@ class Trainer:
         sample_every: int | Literal["auto"] | None = "auto",
         log_every: int = 50,
         evaluation: Measurement | None = None,
-        display: Display | None = None,
+        display: Display | Literal["auto"] | None = "auto",
+        loggers: Sequence[Logger] | None = None,
         origin: Origin | None = None,
         resume: bool = False,
         start: Path | str | None = None,
         probe: GradientMeasurement | None = None,
     ) -> None:
-        self.recipe = recipe
-        self.seed = seed
-        self.probe = probe
+        self.recipe, self.seed, self.probe = recipe, seed, probe
         self.evaluation = None if evaluation is None else Measurement.of(evaluation)
         self.device = find_device(device)
         self.world = join(self.device)
@@ -101,7 +104,7 @@ class Trainer:
         self.checkpoint_every = _positive("checkpoint_every", checkpoint_every, tenth)
         self.sample_every = _positive("sample_every", sample_every, tenth) if sample_every else None
         self.log_every = _positive("log_every", log_every, 1)
-        self.display = Display() if display is None or not self.world.main else Unfailing(display)
+        self.display = chosen_display(display if self.world.main else None)
 
         self.step, self._loaded = 0, -1
         recipe.model.to(self.device)
@@ -117,12 +120,14 @@ class Trainer:
         self._batch: Batch | None = None
         self.stopped = self._retry = False
         self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)
-        self.report = Reporter(self.engine, self.folder, self.display)
+        self.report = Reporter(self.engine, self.folder, self.display, loggers, record)
         self._saver: Saver | None = None
         self._open(keep or CheckpointRetention(), origin or Origin("python"), record, resume)
 
     def _open(self, keep: CheckpointRetention, origin: Origin, record: dict[str, Any], resume: bool) -> None:
         """Begins the run's folder, or continues it, if all that is to be measured can be."""
+        for line in self.engine.remarks():
+            self.display.say(line)
         if self.probe is not None:
             self.engine.check_probe()
         self.report.check(self.evaluation, keep.best)
@@ -174,17 +179,22 @@ class Trainer:
             self.report.meter.add(loss, size, waited, len(batch.x) * self.world.size)
         return loss
 
-    def fit(self) -> None:
+    def fit(self) -> TrainingSummary:
         """Trains until the recipe's last step, or a signal; logs, samples, measures, and saves on the way.
 
         SIGTERM, SIGINT and SIGUSR1 let it finish the step and save; a second SIGINT ends it at once.
+
+        Returns:
+            What it came to.
 
         Raises:
             UserError: training can't go on (see `BatchGuard`), or the last checkpoint can't be written. What was saved
                 before stays. (Of any other exception the run's error.txt keeps the traceback.)
         """
+        started = time.perf_counter()
         with nullcontext() if self.folder is None else self.folder.keeping_faults(self.world.rank):
             self._fit()
+        return self.report.summary(self.step, self.stopped, time.perf_counter() - started)
 
     def _fit(self) -> None:
         steps = self.recipe.steps
@@ -194,6 +204,7 @@ class Trainer:
         self.report.meter = Meter()
         if self.sample_every is not None:
             self.report.prepare(self.feed)
+        self.report.open(self.step)
         if self.step and self._is_due(self.sample_every):
             self.report.missing_picture(self.step)  # where a kill came between the checkpoint and its picture
         with self.feed, self.display as display, self.stop:
@@ -210,15 +221,13 @@ class Trainer:
                 self.save()
             self.wait()
         self.report.close()
-        if self.folder is not None and self.world.main and not self.folder.exists():
-            raise UserError(f"{self.folder.path} lost its run.json while it was trained: it can't be opened any more")
 
     def _after_step(self, saved: int) -> int:
         """What is due after a step; returns the step that was saved last."""
         due = self._is_due
         probing = self.probe is not None and due(self.probe.every)
         if probing or due(self.log_every):
-            self.report.row(self.step, self._probed() if probing else {})
+            self.report.row(self.step, self.engine.probed(self.probe, self._batch, self.step) if probing else {})
         if self.evaluation is not None and due(self.evaluation.every):
             self.feed.rewind()  # nobody else reads the data meanwhile
             self.report.evaluate(self.evaluation, self.step)
@@ -290,11 +299,7 @@ class Trainer:
 
     def load(self, place: Path) -> None:
         """Continues from a checkpoint folder: weights, averages, optimiser, step, randomness, place in the data."""
-        saved = checkpoint.read_plain(place)
-        checkpoint.load_weights(place / checkpoint.MODEL, self.model)
-        for name, average in self.engine.averages.items():
-            checkpoint.load_weights(place / f"{name}.safetensors", average.model)
-        same = state.read(place, saved, self.engine, self.generator)
+        saved, same = state.restore(place, self.engine, self.generator)
         self.step = self._loaded = saved["step"]
         if not same:
             self.generator.manual_seed(self.world.seed(derived(self.seed, self.step)))
@@ -332,13 +337,6 @@ class Trainer:
             if changed:
                 self.display.say(f"the weights may differ, by rounding, from those of a run in one go: {changed}")
         self.display.say(f"continuing {folder.path} at step {self.step}")
-
-    def _probed(self) -> dict[str, float]:
-        objective = self.recipe.objective
-        assert self.probe is not None
-        assert self._batch is not None
-        assert isinstance(objective, Objective)  # by `Engine.check_probe`
-        return self.probe(self.model, objective, self._batch, self.step)
 
 
 def _positive(name: str, value: int | Literal["auto"] | None, otherwise: int) -> int:

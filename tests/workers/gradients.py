@@ -19,6 +19,8 @@ from alphaflow.training.engine import Engine, MachineSetup
 
 BATCH = 16
 OBJECTIVES = {
+    "meanflow, differences": af.MeanFlow(derivative="difference"),
+    "iMF, differences": af.ImprovedMeanFlow(fm_share=0.75, derivative="difference"),
     "flow matching": af.FlowMatching(),
     "two-point": af.AlphaFlow(alpha=af.Constant(0.5)),
     "meanflow": af.MeanFlow(fm_share=0.25),

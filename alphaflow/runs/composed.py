@@ -1,0 +1,105 @@
+"""The recipe of a run that was composed in Python, from run.json: alphaflow's own objects are all described there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..autoencoders.opening import AUTOENCODERS
+from ..data.array_data import Arrays
+from ..data.dataset import Dataset
+from ..data.digits import Digits, PenDigits
+from ..data.folders import ImageFolder, VideoFolder
+from ..data.latent_shards import LatentShards
+from ..data.mixture import Mixture
+from ..describe import rebuild
+from ..errors import UserError
+from ..guidance import Guidance, GuidanceInputs
+from ..objectives.alpha_flow import AlphaFlow, MeanFlow, TrajectoryFlowMatching
+from ..objectives.consistency import ConsistencyTraining, ContinuousConsistency
+from ..objectives.facm import FACM
+from ..objectives.flow_matching import FlowMatching
+from ..objectives.improved_mean_flow import ImprovedMeanFlow
+from ..objectives.shortcut import Shortcut, SplitMeanFlow
+from ..recipe import Recipe
+from ..samplers import SAMPLERS
+from ..schedules import (
+    Constant,
+    Cosine,
+    DoublingIntervals,
+    Exponential,
+    Linear,
+    Logarithmic,
+    Sigmoid,
+    StepSchedule,
+    WarmUp,
+)
+from ..sources import SOURCES, OptimalTransport
+from ..times import (
+    ArctanLogNormal,
+    BetaTimes,
+    DyadicPairs,
+    LogitNormal,
+    TimePairs,
+    TruncatedLogitNormal,
+    UniformTimes,
+)
+from ..weighting import AdaptiveWeighting, InverseAlphaWeighting, UniformWeighting
+from .folder import RunFolder
+
+DATASETS = {
+    kind.__name__: kind for kind in (Arrays, Digits, PenDigits, ImageFolder, VideoFolder, LatentShards, Mixture)
+}
+"""What it may name as a dataset: what reads files on a disk. Nothing that fetches, or runs a command."""
+
+_PARTS: tuple[Any, ...] = (
+    AlphaFlow, MeanFlow, TrajectoryFlowMatching, ConsistencyTraining, ContinuousConsistency, FACM, FlowMatching,
+    ImprovedMeanFlow, Shortcut, SplitMeanFlow,
+    Constant, Cosine, DoublingIntervals, Exponential, Linear, Logarithmic, Sigmoid, StepSchedule, WarmUp,
+    ArctanLogNormal, BetaTimes, DyadicPairs, LogitNormal, TimePairs, TruncatedLogitNormal, UniformTimes,
+    Guidance, GuidanceInputs, AdaptiveWeighting, InverseAlphaWeighting, UniformWeighting, OptimalTransport,
+)  # fmt: skip
+OBJECTIVES = {**{kind.__name__: kind for kind in _PARTS}, **SOURCES}
+"""What it may name as an objective, or as a part of one. No network: a teacher's weights aren't the run's."""
+
+
+def composed_dataset(folder: RunFolder) -> Dataset:
+    """The data of a run that was composed in Python, in an order of their own.
+
+    Raises:
+        UserError: run.json doesn't describe them, or they aren't there.
+    """
+    found: Dataset = _rebuilt(folder, "dataset", folder.read().get("dataset"), DATASETS)
+    return found
+
+
+def composed_recipe(folder: RunFolder, networks: dict[str, Any]) -> Recipe:
+    """The recipe of a run that was composed in Python; what only training needs (rates, averages) is as by default.
+
+    Args:
+        folder: folder of the run.
+        networks: what run.json may name as a network.
+
+    Raises:
+        UserError: run.json doesn't describe one of its parts, or it can't be built.
+    """
+    record = folder.read()
+    if (record.get("objective") or {}).get("teacher") is not None:
+        raise UserError(f"{folder.path} was composed in Python with a teacher, whose weights are not the run's")
+    return Recipe(
+        model=_rebuilt(folder, "model", record["model"], networks),
+        objective=_rebuilt(folder, "objective", record.get("objective"), OBJECTIVES),
+        dataset=composed_dataset(folder),
+        steps=record["steps"],
+        samplers=[_rebuilt(folder, "sampler", part, SAMPLERS) for part in record["samplers"].values()],
+        autoencoder=_rebuilt(folder, "autoencoder", record["autoencoder"], AUTOENCODERS),
+    )
+
+
+def _rebuilt(folder: RunFolder, part: str, described: Any, kinds: dict[str, Any]) -> Any:
+    if described is None:
+        instead = "to evaluate it, give `reference=`; or c" if part == "dataset" else "c"
+        raise UserError(
+            f"{folder.path} was composed in Python and has no recipe.py, and its {part} is none of alphaflow's that "
+            f"run.json describes; {instead}ompose it in a recipe file"
+        )
+    return rebuild(described, kinds)
