@@ -95,7 +95,6 @@ def sample(
 
     guided = guide(guidance, guidance_interval)
     opened = Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
-    sampler = opened.sampler(nfe, guided)
     opened.resize(frames, size)
     clips = opened.makes_pictures and len(opened.shape) == 4
     rate = opened.fps or DEFAULT_FPS if clips and fps is None else fps
@@ -103,20 +102,23 @@ def sample(
     rows = _rows(opened, conditions, text)
     number = count or min(16 if clips else 100, 100 if rows is None or text is not None else len(rows))
     labels = _labels(opened, number, classes, balanced, seed, rows is not None)
-    varied = {"guidance": guidance, "in": guidance_interval, "frames": frames, "size": size}
-    place = out or opened.folder.path / "samples" / f"nfe-{nfe}{_named(varied)}-seed-{seed}"
+    varied = _named({"guidance": guidance, "in": guidance_interval, "frames": frames, "size": size})
+    place = out or opened.folder.path / "samples" / f"nfe-{nfe}{varied}-seed-{seed}"
     with shown(sys.stderr) as progress:
-        made = Generation(
-            opened, number, nfe, labels=labels, rows=rows, seed=seed, batch_size=batch_size or (16 if clips else 256),
-            guidance=guided, progress=progress,
-        )  # fmt: skip
-        names, fine = opened.class_names, rate or DEFAULT_FPS
-        written = write_samples(place, lambda: made, made.labels, names, form, overwrite, fine, made.beside)
-    overview = f"; overview: {', '.join(map(str, written))}" if written else ""
-    print(f"{number} samples at {nfe} NFE ({sampler}) in {place}{overview}")
-    if clips:
-        guessed = "" if opened.fps or fps else " (assumed, because the data do not say; choose another with --fps)"
-        print(f"{rate:g} frames a second{guessed}")
+        at_once = batch_size or (16 if clips else 256)
+        made = Generation(opened, number, nfe, labels, rows, seed, at_once, guided, progress)
+        names, speed = opened.class_names, rate or DEFAULT_FPS
+        written = write_samples(place, lambda: made, made.labels, names, form, overwrite, speed, made.beside)
+    seen = f"; overview: {', '.join(map(str, written))}" if written else ""
+    print(f"{number} samples at {nfe} NFE ({opened.sampler(nfe, guided)}) in {place}{seen}")
+    _say_rate(speed if clips else None, opened.fps or fps)
+
+
+def _say_rate(rate: float | None, known: float | None) -> None:
+    if rate is None:
+        return
+    guessed = "" if known else " (assumed, because the data do not say; choose another with --fps)"
+    print(f"{rate:g} frames a second{guessed}")
 
 
 def _named(settings: Mapping[str, object]) -> str:

@@ -47,7 +47,6 @@ class Generation:
         run: Pipeline,
         count: int,
         nfe: int,
-        *,
         labels: Labels | None = None,
         rows: ConditionRows | None = None,
         seed: int = 0,
