@@ -17,6 +17,7 @@ from torch import Tensor
 import alphaflow as af
 from alphaflow.recipe_files import find_recipe
 from alphaflow.recipe_modules import own_modules
+from alphaflow.runs.folder import RunFolder
 from alphaflow.runs.record import Origin
 
 RECIPE = '''"""Points, by a network in a module beside the recipe."""
@@ -199,3 +200,21 @@ def test_which_modules_are_ones_own(tmp_path: Path) -> None:
     assert {file.as_posix() for file in found} == names
     (tmp_path / "two.py").write_text("#" * 2**22)
     assert own_modules("import one", tmp_path) == {}
+
+
+def test_a_folder_of_modules_that_is_not_the_runs_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One's own folder of that name is no run that was begun; the run's is, where a process was killed at once."""
+    run = project(tmp_path / "a", 1, monkeypatch)
+    for name in ("checkpoints", "metrics.jsonl", "run.json", ".trained.lock", ".trained.json"):
+        place = run / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    for events in run.glob("events.*"):
+        events.unlink()
+    folder, found = RunFolder(run), find_recipe(str(tmp_path / "a" / "mine.py"))
+    origin = Origin(found.name, found.text, "recipe", {}, str(found.folder))
+    (run / "modules" / "mine.txt").write_text("")
+    with pytest.raises(af.UserError, match="is not a run's folder"):
+        folder.create(origin, {})
+    (run / "modules" / "mine.txt").unlink()
+    folder.create(origin, {})
+    assert (run / "run.json").is_file()
