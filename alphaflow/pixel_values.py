@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,16 +15,35 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def is_picture_shape(shape: Sequence[int]) -> bool:
+    """Whether samples of this shape, of pixels, are pictures or clips: (1 or 3, h, w) or (1 or 3, f, h, w)."""
+    return len(shape) in (3, 4) and shape[0] in (1, 3)
+
+
 def finite_bytes(pixels: Tensor, start: int = 0) -> Tensor:
     """`to_bytes` on the CPU, of samples that are numbered from ``start`` on.
 
     Raises:
         UserError: one is not finite.
     """
-    if not bool(pixels.isfinite().all()):
-        row = int(torch.nonzero(~pixels.flatten(1).isfinite().all(1))[0])
-        raise UserError(f"sample {start + row} is not finite: NaN and infinite pixels can't be shown or measured")
-    return to_bytes(pixels).cpu()
+    return to_bytes(finite(pixels, start)).cpu()
+
+
+def finite(samples: Tensor, start: int = 0) -> Tensor:
+    """The samples (b, …), which are numbered from ``start`` on, if all are finite.
+
+    Raises:
+        UserError: one is not.
+    """
+    if not bool(samples.isfinite().all()):
+        row = int(torch.nonzero(~samples.flatten(1).isfinite().all(1))[0])
+        raise UserError(f"sample {start + row} is not finite: NaN and infinite values can't be shown or measured")
+    return samples
+
+
+def as_floats(samples: Tensor) -> Tensor:
+    """8-bit pixels as floats in [-1, 1]; samples that are floats, and no pictures, as they are."""
+    return samples.float() if samples.is_floating_point() else to_unit(samples)
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

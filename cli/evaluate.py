@@ -39,15 +39,16 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="What to measure: a run's folder, or images or clips in a folder, zip, tars, .npz or shards.",
+        help="What to measure: a run's folder; images or clips in a folder, zip, tars, .npz or shards; or floats in an "
+        ".npz or .npy.",
     ),
 ]
 ReferenceOption = Annotated[
     str | None,
     typer.Option(
         "--reference",
-        help="Real data to compare with, in the same forms as TARGET; or a file written by `alphaflow stats`, ADM's "
-        ".npz with mu and sigma, or the name digits.",
+        help="Real data to compare with, and to take conditions from, in the same forms as TARGET; or a file that "
+        "`alphaflow stats` wrote, ADM's .npz with mu and sigma, or the name digits.",
         show_default="the run's training data",
     ),
 ]
@@ -56,8 +57,10 @@ Metrics = Annotated[
     typer.Option(
         help="Metrics to compute, separated by commas. Images: fid, is, kid, pr, fdd (DINOv2), clip-fd, vgg-pr. Clips: "
         "fvd, cd-fvd. Without a weights file: pixel-fd, pixel-pr, agreement, random-fd (neither FID nor FVD); for "
-        "clips also shrunk-fd (not FVD) and motion.",
-        show_default="fid,is for images; fvd for clips; pixel metrics below 32 pixels",
+        "clips also shrunk-fd (not FVD) and motion. Of anything: sliced-wasserstein and energy. "
+        "Against each sample's truth: mse, psnr and ssim.",
+        show_default="fid,is for images; fvd for clips; pixel metrics below 32 pixels; sliced-wasserstein,energy for "
+        "what is no picture",
     ),
 ]
 Nfes = Annotated[str, typer.Option(help="Numbers of network evaluations per sample to measure at, for example 1,2,4.")]

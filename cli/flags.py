@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 ALSO = {
-    "chosen": "classes", "evaluation": "evaluate_every", "file": "out", "folder": "clips_folder", "nfes": "nfe",
-    "place": "out", "seeds": "seed", "shards": "shard", "start": "from_run", "step": "checkpoint",
+    "chosen": "classes", "cond": "conditions", "evaluation": "evaluate_every", "file": "out", "folder": "clips_folder",
+    "nfes": "nfe", "place": "out", "seeds": "seed", "shards": "shard", "start": "from_run", "step": "checkpoint",
 }  # fmt: skip
 """Parameters of the library ↦ the command line's, where they have other names there."""
 

@@ -1,7 +1,9 @@
-"""`alphaflow sample RUN`: samples as pictures, as clips, or as one array."""
+"""`alphaflow sample RUN`: samples as pictures, as clips, or as one array, written while they are made."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +14,7 @@ from .options import Checkpoint, Device, Guidance, GuidanceInterval, Raw, RunPat
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alphaflow.runs.condition_rows import ConditionRows
     from alphaflow.runs.run import Run
 
 
@@ -26,12 +29,22 @@ Out = Annotated[
     typer.Option(help="Folder to write the samples to.", show_default="RUN/samples/nfe-N[-guidance-G]-seed-S"),
 ]
 Written = Annotated[
-    Literal["png", "npz", "mp4", "gif"] | None,
+    Literal["png", "npz", "npy", "mp4", "gif"] | None,
     typer.Option(
         help="png, mp4 and gif write one file per sample, in class folders; npz writes one archive with arr_0 "
-        "(samples) and arr_1 (labels).",
-        show_default="png; mp4 for clips",
+        "(samples) and arr_1 (labels). Samples that are no pictures are written as floats, in an npz or an npy.",
+        show_default="png; mp4 for clips; npz for what is no picture",
     ),
+]
+Conditions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Data to take conditions from, in order and again from the start: an .npz of arrays named as the "
+        "conditions are, an .npy of the only one, a folder of shards, or a folder, zip or tars of images."
+    ),
+]
+Text = Annotated[
+    str | None, typer.Option(help="A sentence to make every sample from, encoded as those in the training data.")
 ]
 Fps = Annotated[
     float | None,
@@ -56,6 +69,8 @@ def sample(
     count: Count = None,
     classes: Classes = None,
     balanced: Balanced = True,
+    conditions: Conditions = None,
+    text: Text = None,
     guidance: Guidance = None,
     guidance_interval: GuidanceInterval = "0,1",
     seed: Seed = 0,
@@ -71,37 +86,63 @@ def sample(
     trust: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Generate samples from a run, an overview image and, for clips, a video in which they play together."""
+    """Generate samples from a run, and an overview: an image or a chart and, for clips, a video of all."""
     from alphaflow.media.clips import DEFAULT_FPS
     from alphaflow.media.sample_files import check_form, write_samples
+    from alphaflow.progress import shown
+    from alphaflow.runs.generation import Generation
     from alphaflow.runs.run import Run
 
     guided = guide(guidance, guidance_interval)
     opened = Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
-    sampler = opened.sampler(nfe, guided)
     opened.resize(frames, size)
-    clips = len(opened.shape) == 4
+    clips = opened.makes_pictures and len(opened.shape) == 4
     rate = opened.fps or DEFAULT_FPS if clips and fps is None else fps
-    form = check_form(format, opened.shape, rate)
-    number, at_once = count or (16 if clips else 100), batch_size or (16 if clips else 256)
-    labels = _labels(opened, number, classes, balanced, seed)
-    scale, times = None if guidance is None else f"{guidance:g}", guidance_interval.replace(",", "-")
-    settings = {"guidance": scale, "in": times, "frames": frames, "size": size}
-    named = "".join(f"-{name}-{value}" for name, value in settings.items() if value not in (None, "0-1"))
-    place = out or opened.folder.path / "samples" / f"nfe-{nfe}{named}-seed-{seed}"
-
-    def make() -> Tensor:
-        return opened.sample(number, nfe, labels=labels, seed=seed, batch_size=at_once, guidance=guided)
-
-    written = write_samples(place, make, labels, opened.class_names, form, overwrite, rate or DEFAULT_FPS)
-    print(f"{number} samples at {nfe} NFE ({sampler}) in {place}; overview: {', '.join(map(str, written))}")
-    if clips:
-        guessed = "" if opened.fps or fps else " (assumed, because the data do not say; choose another with --fps)"
-        print(f"{rate:g} frames a second{guessed}")
+    form = check_form(format, opened.pixel_shape, rate, opened.makes_pictures)
+    rows = _rows(opened, conditions, text)
+    number = count or min(16 if clips else 100, 100 if rows is None or text is not None else len(rows))
+    labels = _labels(opened, number, classes, balanced, seed, rows is not None)
+    varied = _named({"guidance": guidance, "in": guidance_interval, "frames": frames, "size": size})
+    place = out or opened.folder.path / "samples" / f"nfe-{nfe}{varied}-seed-{seed}"
+    with shown(sys.stderr) as progress:
+        at_once = batch_size or (16 if clips else 256)
+        made = Generation(opened, number, nfe, labels, rows, seed, at_once, guided, progress)
+        names, speed = opened.class_names, rate or DEFAULT_FPS
+        written = write_samples(place, lambda: made, made.labels, names, form, overwrite, speed, made.beside)
+    seen = f"; overview: {', '.join(map(str, written))}" if written else ""
+    print(f"{number} samples at {nfe} NFE ({opened.sampler(nfe, guided)}) in {place}{seen}")
+    _say_rate(speed if clips else None, opened.fps or fps)
 
 
-def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int) -> Tensor | None:
-    """The labels to sample (count,); None for a run without classes."""
+def _say_rate(rate: float | None, known: float | None) -> None:
+    if rate is None:
+        return
+    guessed = "" if known else " (assumed, because the data do not say; choose another with --fps)"
+    print(f"{rate:g} frames a second{guessed}")
+
+
+def _named(settings: Mapping[str, object]) -> str:
+    """What a folder's name says of settings that aren't the usual ones."""
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
+    shown = {name: text.replace(",", "-") for name, text in texts.items() if text not in ("None", "0,1")}
+    return "".join(f"-{name}-{text}" for name, text in shown.items())
+
+
+def _rows(run: Run, conditions: Path | None, text: str | None) -> ConditionRows | None:
+    """What the samples are made from beside labels; None for nothing."""
+    from alphaflow.errors import UserError
+    from alphaflow.runs.condition_rows import open_conditions
+    from alphaflow.runs.generation import text_rows
+
+    if conditions is not None and text is not None:
+        raise UserError("--conditions and --text both say what samples are made from; give one of them")
+    if text is not None:
+        return text_rows(run, text)
+    return None if conditions is None else open_conditions(conditions, run)
+
+
+def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int, given: bool) -> Tensor | None:
+    """The labels to sample (count,); None for a run without classes, or where the data of conditions may have them."""
     import torch
 
     from alphaflow.errors import UserError
@@ -111,7 +152,7 @@ def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int)
         if not balanced:
             raise UserError("--classes chooses the classes; leave --random out")
         return chosen_labels(count, integers(chosen, "--classes"), run.classes)
-    if not run.sampled_classes:
+    if not run.sampled_classes or (balanced and given):
         return None
     if balanced:
         return balanced_labels(count, run.sampled_classes)

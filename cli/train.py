@@ -67,7 +67,8 @@ def train(
     given = {option.name: parameters.pop(option.name) for option in MACHINE}
     probe = None if probe_every is None else GradientProbe(probe_every)
     rest: dict[str, Any] = {
-        "device": device, "checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
+        "device": device, "checkpoint_every": checkpoint_every, "log_every": log_every,
+        "sample_every": "auto" if sample_every is None else sample_every,
         "start": from_run, "probe": probe, **machine(**given),
         "loggers": loggers_of(loggers),
     }  # fmt: skip
@@ -91,7 +92,7 @@ def _train(
     folder = RunFolder(out)
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
     source = None if found.folder is None else str(found.folder)
-    origin = Origin(found.name, found.text, found.function.__name__, arguments, source)
+    origin = Origin(found.name, found.text, found.function.__name__, arguments, source, str(Path.cwd()))
     world = join(find_device(rest["device"]))
     # torchrun starts processes again with the same command line, and counts that on each machine
     (restarts,) = world.mean([float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))])
@@ -153,6 +154,9 @@ def _fit(trainer: Trainer, builtin: bool) -> None:
 
 
 def _say_how_it_ended(trainer: Trainer, summary: TrainingSummary, builtin: bool) -> None:
+    from alphaflow.runs.conditioning import Conditioning
+    from alphaflow.runs.folder import RunFolder
+
     if summary.stopped:
         name = "another process" if trainer.stop.signal is None else trainer.stop.signal.name
         trainer.display.say(
@@ -165,8 +169,11 @@ def _say_how_it_ended(trainer: Trainer, summary: TrainingSummary, builtin: bool)
     if listed:
         place, trust = shlex.quote(str(summary.folder)), "" if builtin else " --trust"
         nfes = ",".join(map(str, listed))
+        given = " --conditions DATA" if Conditioning.of(trainer.recipe).needed else ""
+        given += trust if summary.folder and RunFolder(summary.folder).read()["model"] is None else ""
         trainer.display.say(
-            f"next: alphaflow sample {place} --nfe {listed[0]}   or   alphaflow evaluate {place} --nfe {nfes}{trust}"
+            f"next: alphaflow sample {place} --nfe {listed[0]}{given}   or   "
+            f"alphaflow evaluate {place} --nfe {nfes}{trust}"
         )
 
 

@@ -37,7 +37,10 @@ CheckpointEvery = Annotated[
     int | None, _training(help="Number of steps between checkpoints.", show_default="a tenth of all steps", min=1)
 ]
 SampleEvery = Annotated[
-    int | None, _training(help="Number of steps between sample images.", show_default="a tenth of all steps", min=1)
+    int | None,
+    _training(
+        help="Number of steps between pictures of samples; 0 for none.", show_default="a tenth of all steps", min=0
+    ),
 ]
 LogEvery = Annotated[int, _training(help="Number of steps between rows of metrics.jsonl.", min=1)]
 Loggers = Annotated[

@@ -58,12 +58,13 @@ def make_statistics(
     _check_free(out, overwrite)
     kind: Modality | None = "clips" if frames else None
     pictures = EvaluationReference.of_path(source, size=size, frames=frames or FRAMES, kind=kind, device=device).samples
-    if pictures is None:
-        raise UserError(f"{source} holds statistics already; give the pictures themselves")
+    if pictures is None or not pictures.pictures:
+        what = "statistics already" if pictures is None else "no pictures, which statistics are of"
+        raise UserError(f"{source} holds {what}; give the pictures themselves")
     options = {"device": device, "weights": weights, "batch_size": batch_size, "world": world, "progress": progress}
     wanted = metrics or default_metrics(pictures.shape)
     evaluator = Evaluator(wanted, EvaluationReference(pictures.name, pictures), **options)  # type: ignore[arg-type]
-    evaluator.check(len(pictures), pictures.shape)
+    evaluator.check(pictures)
     found = evaluator.real()
     if found is not None:
         write_statistics(out, found, pictures.name, pictures.class_names)

@@ -116,5 +116,5 @@ def test_sliced_wasserstein_against_scipy() -> None:
     points = torch.randn(300, 2, generator=generator)
     moved = af.metrics.sliced_wasserstein(points, points + torch.tensor([3.0, 4.0]), projections=20_000)
     assert moved == pytest.approx(5 * 2 / math.pi, rel=0.02)
-    with pytest.raises(ValueError, match="equally many points"):
-        af.metrics.sliced_wasserstein(points, points[:10])
+    with pytest.raises(ValueError, match="points of one shape"):
+        af.metrics.sliced_wasserstein(points, points[:, :1])

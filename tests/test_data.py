@@ -381,7 +381,7 @@ def test_names_of_classes_never_leave_the_folder(tmp_path: Path) -> None:
 def test_arrays_that_are_none(tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", arr_0=np.array([{"a": 1}], dtype=object))
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((2, 4, 4, 3)))
+    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((2, 4, 4, 3), dtype=int))
     whole = (tmp_path / "floats.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     for name, message in (

@@ -12,7 +12,7 @@ TOPS = ("cli", "data_tools", "recipes")
 
 # Lowest first: a room imports only rooms of lower floors. A single file is a room.
 FLOORS = [
-    {"errors", "seeds", "types", "version"},
+    {"errors", "recipe_modules", "seeds", "types", "version"},
     {
         "data.decoding", "describe", "files", "flow", "guidance_input", "hub", "metrics", "pixel_values",
         "progress", "tangents",

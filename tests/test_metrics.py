@@ -123,7 +123,7 @@ def test_wrong_sets() -> None:
     with pytest.raises(af.UserError, match="at least 10 sample images, got 3"):
         measured(af.InMemorySamples(images.pixels[:3]), images, "pixel-fd")
     with pytest.raises(ValueError, match="8-bit"):
-        af.InMemorySamples(torch.zeros(20, 1, 4, 4))
+        af.InMemorySamples(torch.zeros(20, 1, 4, 4, dtype=torch.int32))
 
 
 def test_pixel_fd_is_for_small_images() -> None:
@@ -312,3 +312,91 @@ def test_features_of_clips_without_a_file() -> None:
     for name in ("random-fd", "shrunk-fd"):
         assert "not FVD" in METRICS[name].about
         assert "not FVD" in METRICS[name].values[0].title
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (40, 27)])
+def test_sliced_wasserstein_is_scipys_on_each_direction(n: int, m: int) -> None:
+    """Equally many or not; a sample of any shape is flattened."""
+    from scipy.stats import wasserstein_distance
+
+    a, b = features(n, 6, 1).view(n, 2, 3), features(m, 6, 2, shift=0.5).view(m, 2, 3)
+    drawn = torch.randn(6, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).numpy()
+    drawn = drawn / np.linalg.norm(drawn, axis=0)
+    lines = [(x.flatten(1).numpy() @ drawn).T for x in (a, b)]
+    expected = np.mean([wasserstein_distance(u, v) for u, v in zip(*lines, strict=True)])
+    assert af.metrics.sliced_wasserstein(a, b, projections=30, seed=4) == pytest.approx(expected, rel=1e-12)
+
+
+def test_energy_distance_by_its_formula() -> None:
+    """Of pairs of different points, in blocks as at once; scipy's in one dimension, but for those pairs."""
+    from scipy.spatial.distance import cdist, pdist
+    from scipy.stats import energy_distance
+
+    a, b = features(2100, 3, 1), features(70, 3, 2, shift=0.2)
+    expected = 2 * cdist(a, b).mean() - pdist(a).mean() - pdist(b).mean()
+    assert af.metrics.energy_distance(a, b) == pytest.approx(expected, rel=1e-10)
+    a, b = a[:50, :1], b[:, :1]
+    biased = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
+    assert biased == pytest.approx(energy_distance(a[:, 0].numpy(), b[:, 0].numpy()) ** 2, rel=1e-9)
+    gap = pdist(a).mean() / 50 + pdist(b).mean() / 70
+    assert af.metrics.energy_distance(a, b) == pytest.approx(biased - gap, rel=1e-9)
+    halves = [af.metrics.energy_distance(x[:30], x[30:]) for x in (features(60, 2, seed) for seed in range(200))]
+    assert abs(np.mean(halves)) < 3 * np.std(halves) / 200**0.5  # unbiased
+    with pytest.raises(ValueError, match="of one shape"):
+        af.metrics.energy_distance(a, features(9, 2, 1))
+
+
+def images(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    first = rng.integers(0, 256, (2, 3, height, width))
+    return first.astype(np.uint8), np.clip(first + rng.normal(0, 20, first.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(24, 17), (11, 11), (8, 20), (1, 4)])
+def test_ssim_by_its_formula(size: tuple[int, int]) -> None:
+    """Window by window with NumPy (Wang et al. 2004); of small images a smaller window."""
+    a, b = images(*size)
+    side = min(11, *size)
+    side -= 1 - side % 2
+    places = np.arange(side) - side // 2
+    window = np.exp(-(places[:, None] ** 2 + places**2) / (2 * 1.5**2))
+    window /= window.sum()
+    expected = []
+    for x, y in zip(a.reshape(-1, *size).astype(float), b.reshape(-1, *size).astype(float), strict=True):
+        found = []
+        for i in range(size[0] - side + 1):
+            for j in range(size[1] - side + 1):
+                u, v = x[i : i + side, j : j + side], y[i : i + side, j : j + side]
+                mu, nu = (window * u).sum(), (window * v).sum()
+                su, sv, both = (
+                    (window * p * q).sum() for p, q in ((u - mu, u - mu), (v - nu, v - nu), (u - mu, v - nu))
+                )
+                c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+                found.append((2 * mu * nu + c1) * (2 * both + c2) / ((mu**2 + nu**2 + c1) * (su + sv + c2)))
+        expected.append(np.mean(found))
+    ssim = af.metrics.ssim(torch.from_numpy(a), torch.from_numpy(b))
+    assert ssim.numpy() == pytest.approx(np.mean(np.reshape(expected, (2, 3)), axis=1), rel=1e-9)
+    assert torch.allclose(af.metrics.ssim(torch.from_numpy(a), torch.from_numpy(a)), torch.ones(2, dtype=torch.float64))
+
+
+def test_ssim_and_psnr_are_scikit_images() -> None:
+    skimage = pytest.importorskip("skimage.metrics")
+    a, b = images(30, 26)
+    same = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255, "full": True}
+    maps = [skimage.structural_similarity(x, y, channel_axis=0, **same)[1] for x, y in zip(a, b, strict=True)]
+    found = af.metrics.ssim(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    assert found == pytest.approx([each[:, 5:-5, 5:-5].mean() for each in maps], rel=1e-6)
+    expected = [skimage.peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(a, b, strict=True)]
+    assert af.metrics.psnr(torch.from_numpy(a), torch.from_numpy(b), peak=255.0).numpy() == pytest.approx(expected)
+
+
+def test_psnr_in_either_range() -> None:
+    """10·log10(255²/MSE) of bytes is 10·log10(2²/MSE) of the same in [-1, 1]; equal ones are infinitely near."""
+    a, b = (torch.from_numpy(part) for part in images(9, 7))
+    found = af.metrics.psnr(a, b, peak=255.0)
+    expected = 10 * np.log10(255**2 / ((a.numpy() - b.numpy().astype(float)) ** 2).reshape(2, -1).mean(1))
+    assert found.numpy() == pytest.approx(expected, rel=1e-12)
+    assert torch.allclose(af.metrics.psnr(a / 127.5 - 1, b / 127.5 - 1), found, atol=1e-4)
+    assert torch.isinf(af.metrics.psnr(a, a)).all()
+    with pytest.raises(ValueError, match="one shape"):
+        af.metrics.mse(a, b[:1])

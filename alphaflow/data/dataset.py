@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from ..describe import Configured
+from ..describe import Configured, NotDescribableError, describe
 from ..errors import UserError
 from ..seeds import global_seed, stream
 from ..types import Batch
@@ -22,6 +24,29 @@ if TYPE_CHECKING:
     from ..text.text_encoder import TextEncoder
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What one sample's part of a condition looks like.
+
+    Attributes:
+        shape: shape of one sample's; () of a label.
+        dtype: name of the values' type, ``"float32"``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @staticmethod
+    def of(tensor: Tensor) -> Form:
+        """The form of a condition (b, …)."""
+        return Form(tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"shape": list(self.shape), "dtype": self.dtype}
 
 
 class Dataset(Configured, IterableDataset[Batch], ABC):
@@ -77,6 +102,14 @@ class Dataset(Configured, IterableDataset[Batch], ABC):
     def sampled_classes(self) -> int | None:
         """A run's samples are of the first so many classes; None where there are none."""
         return self.classes
+
+    @cached_property
+    def condition_forms(self) -> Mapping[str, Form] | None:
+        """What its samples are conditioned on; None where nobody knows before a batch is read, as of streams."""
+        known = self.indexed
+        with suppress(Exception, SystemExit):  # who trains on it is told when it is read
+            return None if known is None else {n: Form.of(t) for n, t in known.fetch(np.arange(1)).cond.tensors.items()}
+        return None
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -287,11 +320,20 @@ class IndexedDataset(Dataset):
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """What a run knows of its data: shape, classes and their names, classes of its samples, the rate of clips."""
+    """What a run knows of its data: shape, classes and their names, classes of its samples, the rate of clips.
+
+    Also the conditions, where they are known, and what made tokens of sentences.
+    """
+    forms = dataset.condition_forms
+    text = None
+    with suppress(NotDescribableError):
+        text = describe(dataset.text_encoder)
     return {
         "shape": list(dataset.shape),
         "classes": dataset.classes,
         "sampled_classes": dataset.sampled_classes,
         "class_names": list(dataset.class_names) or [str(index) for index in range(dataset.classes or 0)],
         "fps": dataset.fps,
+        "conditions": None if forms is None else {name: form.described for name, form in forms.items()},
+        "text": text,
     }

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import UserError, near
-from ..features.builtin import CLIPS_ONLY, MOTION, PIXELS, RANDOM, SHRUNK
+from ..features.builtin import CLIPS_ONLY, MOTION, PAIRS, PIXELS, RANDOM, SHRUNK
 from ..features.extractors import EXTRACTORS, by_frame
 
-MetricFamily = Literal["fd", "is", "kid", "pr", "agreement", "motion"]
+MetricFamily = Literal["fd", "is", "kid", "pr", "agreement", "motion", "sliced", "energy", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Metric:
     """A metric.
 
     Attributes:
-        family: Fréchet distance, Inception Score, kernel distance, precision and recall, agreement of labels, motion.
+        family: Fréchet distance, Inception Score, kernel distance, precision and recall, agreement of labels, motion,
+            sliced Wasserstein distance, energy distance, samples against their truths.
         extractor: the extractor whose features it compares.
         about: what it is, for help pages.
         values: what it gives.
@@ -54,6 +55,11 @@ class Metric:
     def video(self) -> bool:
         """Whether it is for clips only."""
         return self.extractor in CLIPS_ONLY or (self.extractor in EXTRACTORS and EXTRACTORS[self.extractor].video)
+
+    @property
+    def floats(self) -> bool:
+        """Whether it is also for samples that are no pictures."""
+        return self.extractor == PIXELS or self.values == METRICS["mse"].values
 
     @property
     def by_frame(self) -> bool:
@@ -119,6 +125,36 @@ METRICS: Mapping[str, Metric] = {
         "1-Wasserstein distances of frame-difference energy and of the centroid's speed, each ÷ the real mean",
         (MetricOutput("motion-energy", "motion energy W1 ↓"), MetricOutput("motion-speed", "motion speed W1 ↓")),
     ),
+    "sliced-wasserstein": Metric(
+        "sliced",
+        PIXELS,
+        "mean 1-Wasserstein distance along 256 random directions (seed 0) of the samples' values",
+        (MetricOutput("sliced-wasserstein", "sliced W1 ↓", "{:.5f}"),),
+    ),
+    "energy": Metric(
+        "energy",
+        PIXELS,
+        "energy distance of the samples' values, unbiased: about 0 for equal distributions, and then of either sign",
+        (MetricOutput("energy", "energy distance ↓", "{:.5f}"),),
+    ),
+    "mse": Metric(
+        "pairs",
+        PAIRS,
+        "mean squared error against each sample's truth; of pixels in [-1, 1]",
+        (MetricOutput("mse", "MSE ↓", "{:.5f}"),),
+    ),
+    "psnr": Metric(
+        "pairs",
+        PAIRS,
+        "peak signal-to-noise ratio against each sample's truth, 8 bits, at most 100 dB, mean over samples",
+        (MetricOutput("psnr", "PSNR ↑", "{:.2f}"),),
+    ),
+    "ssim": Metric(
+        "pairs",
+        PAIRS,
+        "structural similarity with each sample's truth, 11 × 11 Gaussian window (or the largest that fits), 8 bits",
+        (MetricOutput("ssim", "SSIM ↑", "{:.4f}"),),
+    ),
 }
 """The metrics by their names on the command line."""
 
@@ -152,11 +188,16 @@ def check_metrics(metrics: Sequence[str]) -> None:
         raise UserError(f"there is no metric {name!r}; {near(name, METRICS) or 'choose from ' + ', '.join(METRICS)}")
 
 
-def default_metrics(shape: Sequence[int]) -> tuple[str, ...]:
+def default_metrics(shape: Sequence[int], pictures: bool = True, truths: bool = False) -> tuple[str, ...]:
     """What is measured of samples (c, h, w) or (c, f, h, w) unless one says: FID and IS, or FVD.
 
-    Pixels for pictures under 32 pixels a side, for which no published network is meant.
+    Pixels for pictures under 32 pixels a side, for which no published network is meant; sliced Wasserstein and energy
+    distance of what is no picture. First of all the error, where there are truths to compare with one by one.
     """
+    if truths:
+        return (*(("psnr", "ssim") if pictures else ("mse",)), *default_metrics(shape, pictures))
+    if not pictures:
+        return ("sliced-wasserstein", "energy")
     if min(shape[-2:]) < 32 and math.prod(shape) <= MAX_PIXELS:
         return ("pixel-fd", "pixel-pr", "agreement", *(["motion"] if len(shape) == 4 and shape[1] > 1 else []))
     return ("fid", "is") if len(shape) == 3 else ("fvd",)

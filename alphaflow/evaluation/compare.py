@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 
 from ..errors import UserError
-from ..features.builtin import PIXELS
+from ..features.builtin import PAIRS, PIXELS, PairExtractor
+from ..metrics.energy import energy_distance
 from ..metrics.frechet import frechet_distance
 from ..metrics.inception_score import Score
 from ..metrics.kid import SIZE, kernel_distance
 from ..metrics.neighbours import label_agreement, precision_recall
-from ..metrics.wasserstein import wasserstein
+from ..metrics.wasserstein import sliced_wasserstein, wasserstein
 from ..types import Labels
 from .catalogue import MAX_PIXELS, METRICS, Metric, value_names
 from .statistics import Space, Statistics
@@ -64,8 +65,12 @@ def check_shapes(real: Sequence[int], fake: Sequence[int]) -> None:
     )
 
 
-def check_kind(shape: Sequence[int], metrics: Sequence[str]) -> None:
-    """Raises UserError where a metric is for clips, and these are none, or of one frame."""
+def check_kind(shape: Sequence[int], metrics: Sequence[str], pictures: bool = True) -> None:
+    """Raises UserError where a metric is for pictures, or for clips, and these are none, or of one frame."""
+    others = [] if pictures else [name for name in metrics if not METRICS[name].floats]
+    if others:
+        known = ", ".join(name for name, metric in METRICS.items() if metric.floats)
+        raise UserError(f"{others[0]} is for pictures, and these samples are none; for them there are {known}")
     clips = [name for name in metrics if METRICS[name].video]
     if clips and len(shape) == 3:
         raise UserError(f"{clips[0]} is for clips, but these are pictures; leave it out")
@@ -116,6 +121,10 @@ def _measured(name: str, metric: Metric, real: Statistics, fake: Statistics, kid
     if metric.family == "is":
         assert fake.score is not None
         return fake.score.mean, fake.score.std
+    if metric.family == "pairs":
+        rows = fake.spaces[PAIRS].features
+        assert rows is not None
+        return (float(rows[:, PairExtractor.values.index(name)].double().mean()),)
     a, b = real.spaces.get(metric.extractor), fake.spaces[metric.extractor]
     if a is None or (metric.family == "fd" and a.moments is None) or (metric.family != "fd" and a.features is None):
         raise UserError(f"the reference has nothing for {name}; make its statistics again, for {name} too")
@@ -143,6 +152,10 @@ def _of_features(metric: Metric, a: Space, b: Space, real: Labels | None, fake: 
     if metric.family == "pr":
         found = precision_recall(a.features, b.features)
         return found.precision, found.recall
+    if metric.family == "sliced":
+        return (sliced_wasserstein(a.features, b.features),)
+    if metric.family == "energy":
+        return (energy_distance(a.features, b.features),)
     if metric.family == "motion":
         means = a.features.double().mean(dim=0)
         if not (means > 0).all():
@@ -155,6 +168,8 @@ def _of_features(metric: Metric, a: Space, b: Space, real: Labels | None, fake: 
 
 
 def _shape(shape: Sequence[int]) -> str:
+    if len(shape) not in (3, 4):
+        return f"of shape {tuple(shape)}"
     channels, (height, width) = shape[0], shape[-2:]
     frames = f", {shape[1]} frames" if len(shape) == 4 else ""
     return f"{width}×{height} with {channels} channel{'s' if channels > 1 else ''}{frames}"

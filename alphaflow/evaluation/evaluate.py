@@ -31,7 +31,7 @@ from .sample_sets import BUILT_IN, open_sample_set
 
 def evaluate(
     target: Run | SampleSet | Path | str,
-    reference: EvaluationReference | SampleSet | Path | str | None = None,
+    reference: Given = None,
     *,
     metrics: Sequence[str] | None = None,
     nfes: Sequence[int] = (1,),
@@ -54,9 +54,9 @@ def evaluate(
     Processes that torchrun started share the work: all of them call this, and all get the result.
 
     Args:
-        target: a run or its folder; images or clips in a folder, a zip, an .npz, shards; or `InMemorySamples`.
-        reference: real ones likewise, a file of statistics, or a data set's name; None for a run's training data.
-        metrics: names of METRICS; None for FID and IS, of clips FVD, of images under 32 pixels the pixel metrics.
+        target: a run or its folder; images or clips in a folder, a zip, an .npz, shards; floats; or `InMemorySamples`.
+        reference: real ones likewise, a data set, its name, or a file of statistics; None for a run's training data.
+        metrics: names of METRICS; None for those of `default_metrics`.
         nfes: numbers of network evaluations, each from the same noise.
         count: samples at each, every class equally often; None for COUNTS.
         seeds: seeds of the noise; with several, means and deviations over them.
@@ -96,9 +96,10 @@ def _evaluated(
         found, sets, about = _of_run(target, given, settings, device)
     else:
         found, sets, about = _of_images(target, given, settings, device)
-    shape = sets[0][2].shape
+    samples = sets[0][2]
+    shape = samples.shape
     evaluator = Evaluator(
-        settings.metrics or default_metrics(shape),
+        settings.metrics or default_metrics(shape, samples.pictures, samples.truths),
         found,
         device=device,
         weights=settings.weights,
@@ -110,7 +111,7 @@ def _evaluated(
     )
     rows, warnings = measure_sets(evaluator, sets, settings)
     return world.first(
-        lambda: EvaluationResult(rows, {**about, **_protocol(evaluator, settings, shape, device)}, warnings)
+        lambda: EvaluationResult(rows, {**about, **_protocol(evaluator, settings, samples, device)}, warnings)
     )
 
 
@@ -122,7 +123,8 @@ def _of_run(
         run.sampler(nfe, settings.guidance)
     shape, fps = run.pixel_shape, run.fps
     found = EvaluationReference.of_run(run) if given is None else find_reference(given, settings, shape, device, fps)
-    return found, samples_of(run, settings), _about_run(run, settings)
+    sets = samples_of(run, settings, found)
+    return found, sets, {**_about_run(run, settings), "conditions": _about_conditions(run, sets[0][2])}
 
 
 def _of_images(
@@ -165,7 +167,15 @@ def _about_run(run: Run, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _protocol(evaluator: Evaluator, settings: Settings, shape: tuple[int, ...], device: torch.device) -> dict[str, Any]:
+def _about_conditions(run: Run, samples: SampleSet) -> str | None:
+    """Where the samples' conditions came from; None where they have none but labels."""
+    if not run.conditioning.needed:
+        return None
+    where = "the reference" if samples.paired else "the training data"
+    return f"{', '.join(run.conditioning.needed)} of {where}, in order"
+
+
+def _protocol(evaluator: Evaluator, settings: Settings, samples: SampleSet, device: torch.device) -> dict[str, Any]:
     """What is recorded of every evaluation."""
     reference, real = evaluator.reference, evaluator.real()
     return {
@@ -173,11 +183,11 @@ def _protocol(evaluator: Evaluator, settings: Settings, shape: tuple[int, ...], 
         "metrics": list(evaluator.metrics),
         "about": {name: METRICS[name].about for name in evaluator.metrics},
         "extractors": evaluator.used(),
-        "shape": list(shape),
+        "shape": list(samples.shape),
         "size": settings.size,
         "batch_size": settings.batch_size,
         **({"kid_subset_size": evaluator.kid_subset_size} if "kid" in evaluator.metrics else {}),
-        "rounding": "8 bits",
+        "rounding": "8 bits" if samples.pictures else None,
         "reference": {
             "name": reference.name,
             "count": 0 if real is None else real.count,

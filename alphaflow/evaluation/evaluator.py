@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..features.builtin import UNPUBLISHED
+from ..features.builtin import PAIRS, UNPUBLISHED
 from ..features.extractors import EXTRACTORS, Extractor, check_weights, open_extractor
 from ..metrics.kid import SIZE
 from ..parallel.world import World
@@ -90,7 +90,7 @@ class Evaluator:
             named = f"names {strange[0]}" if strange[0] else "doesn't say which extractor it is for"
             raise UserError(f"`weights=` {named}; {', '.join(metrics)} use {', '.join(sorted(networks)) or 'none'}")
         if reference.shape:
-            check_kind(reference.shape, metrics)
+            check_kind(reference.shape, metrics, reference.pictures)
         self._extractors: dict[str, Extractor] = {}
         self._real: Statistics | None = None
         self._gathered = False
@@ -106,14 +106,15 @@ class Evaluator:
             self._extractors[name] = open_extractor(name, self._device, given)
         return self._extractors[name]
 
-    def check(self, count: int, shape: Sequence[int]) -> None:
+    def check(self, samples: SampleSet) -> None:
         """What is known to go wrong before anything is looked at.
 
         Raises:
-            UserError: too few samples, another shape than the reference's, metrics that don't go with the shape.
+            UserError: too few samples, another shape than the reference's, metrics that don't go with the shape, or
+                nothing to compare samples with one by one.
         """
-        samples = self.reference.samples
-        reals = len(samples) if samples is not None else self.reference.fixed.count if self.reference.fixed else 0
+        count, shape, known = len(samples), samples.shape, self.reference.samples
+        reals = len(known) if known is not None else self.reference.fixed.count if self.reference.fixed else 0
         for side, number in (("sample", count), ("reference", reals)):
             if not number and side == "reference":
                 continue
@@ -123,7 +124,17 @@ class Evaluator:
                 check_subsets(number * (1 if len(shape) == 3 else shape[1]), self.kid_subset_size)
         check_shapes(self.reference.shape, shape)
         check_pixels(shape, self.metrics)
-        check_kind(shape, self.metrics)
+        check_kind(shape, self.metrics, samples.pictures)
+        if known is not None and known.pictures != samples.pictures:
+            kinds = ("8-bit pictures", "floats")
+            ours, theirs = kinds if samples.pictures else kinds[::-1]
+            raise UserError(f"the samples are {ours}, but the reference is {theirs}; give both in one form")
+        pairs = [name for name in self.metrics if METRICS[name].family == "pairs"]
+        if pairs and not (samples.paired and known is not None and (samples.truths or len(known) == count)):
+            raise UserError(
+                f"{pairs[0]} compares each sample with its truth, and these have none: it is for runs that make them "
+                "from the conditions of the reference, and for files, as many as it has and in its order"
+            )
 
     def real(self) -> Statistics | None:
         """The reference's statistics, gathered at their first use; None in processes but the first."""
@@ -148,7 +159,7 @@ class Evaluator:
         due = Throttle(0.2)
         with self.world.together():
             for batch in samples.batches(self.batch_size, rank, size):
-                gatherer.add(batch.pixels, batch.start, batch.labels)
+                gatherer.add(batch.pixels, batch.start, batch.labels, self._truth(batch, needs))
                 if seen is not None:
                     seen(batch)
                 done = min(done + len(batch.pixels) * size, total)
@@ -156,13 +167,20 @@ class Evaluator:
                     self._progress(samples.name, done, total)
         return gatherer.finish(rank, size)
 
+    def _truth(self, batch: SampleBatch, needs: Mapping[str, Needs]) -> torch.Tensor | None:
+        """What these samples should be, where that is asked for: theirs, or the reference's of the same number."""
+        if PAIRS not in needs or batch.truth is not None:
+            return batch.truth
+        assert self.reference.samples is not None
+        return self.reference.samples.read(batch.start, batch.start + len(batch.pixels)).pixels
+
     def measure(self, samples: SampleSet, seen: Callable[[SampleBatch], None] | None = None) -> Compared | None:
         """Measures a set against the reference; None in processes but the first.
 
         Raises:
             UserError: as `check`, or sets that can't be compared.
         """
-        self.check(len(samples), samples.shape)
+        self.check(samples)
         real = self.real()
         fake = self.gather(samples, needs_of(self.metrics, keep=self._keep), seen)
         with self.world.together():  # what goes wrong in the first process is raised in all
@@ -179,7 +197,9 @@ class Evaluator:
         None where there are none of these metrics, no such pictures, or the halves are too small.
         """
         real = self._real
-        names = [name for name in self.metrics if METRICS[name].extractor in UNPUBLISHED]
+        names = [
+            name for name in self.metrics if METRICS[name].extractor in UNPUBLISHED and METRICS[name].family != "pairs"
+        ]
         if not names or real is None or self.reference.samples is None or real.count < 2 * MIN_SAMPLES:
             return None
         spaces = {METRICS[name].extractor: real.spaces[METRICS[name].extractor] for name in names}
@@ -213,8 +233,9 @@ class Evaluator:
         if fixed is not None:
             needs = {name: need for name, need in needs.items() if _lacks(fixed.spaces.get(name), need)}
         if samples is None or not needs:
-            assert fixed is not None
-            return fixed
+            assert fixed is not None or samples is not None
+            nothing = None if samples is None or self.world.rank else Statistics(len(samples), samples.shape, {})
+            return nothing if fixed is None else fixed
         found = self.gather(samples, needs)
         if found is None or fixed is None:
             return found

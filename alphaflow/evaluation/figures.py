@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..features.builtin import MOTION
+from ..features.builtin import MOTION, PAIRS
 from ..files import write_json
 from ..media.clips import DEFAULT_FPS, contact_sheet, side_by_side, write_mp4
 from ..media.grids import grid, save_picture
 from ..media.panels import HistogramPlot, panels
+from ..media.previews import Chart
 from ..metrics.kid import squared_mmd
 from ..metrics.neighbours import nearest
 from .catalogue import METRICS
@@ -20,8 +21,8 @@ from .evaluator import Evaluator
 from .sample_set import SampleSet
 from .statistics import Statistics
 
-GRID, CLIPS, ROWS, NEAREST, WORST = 64, 16, 8, 6, 10
-"""Samples in a grid, clips as rows of frames, samples with neighbours, neighbours of each, classes in the table."""
+POINTS, GRID, CLIPS, ROWS, NEAREST, WORST = 512, 64, 16, 8, 6, 10
+"""Samples in a chart, in a grid, clips as rows of frames, samples with neighbours, neighbours of each, classes."""
 
 
 class Pictures:
@@ -30,16 +31,19 @@ class Pictures:
     Args:
         folder: nfe-N.png, nfe-N-neighbours.png and .json, nfe-N-classes.json are written there; of clips nfe-N.mp4 and
             nfe-N-motion.png.
-        evaluator: the evaluator that extracts the features; those of its first metric are compared.
+        evaluator: the evaluator that extracts the features; those of its first metric that has any are compared.
     """
 
     def __init__(self, folder: Path, evaluator: Evaluator) -> None:
         self.folder, self.evaluator = folder, evaluator
-        self.space = METRICS[evaluator.metrics[0]].extractor
+        spaces = [METRICS[name].extractor for name in evaluator.metrics]
+        self.space = next((space for space in spaces if space != PAIRS), PAIRS)
 
     def of(self, samples: SampleSet, statistics: Statistics, nfe: int | None) -> list[str]:
         """Writes what there is to show of a set that was measured; says what can't be shown."""
         name = "images" if nfe is None else f"nfe-{nfe}"
+        if not samples.pictures:
+            return self._chart(name, samples)
         pixels = samples.read(0, min(GRID, len(samples))).pixels
         if pixels.ndim == 4:
             save_picture(grid(pixels), self.folder / f"{name}.png")
@@ -60,6 +64,18 @@ class Pictures:
         if reference is None or frames > 1:
             return ["no nearest real pictures: the reference's features are there, but not its pictures"]
         self._neighbours(name, pixels, fakes, space.features, reference)
+        return []
+
+    def _chart(self, name: str, samples: SampleSet) -> list[str]:
+        """Draws samples that are no pictures, beside real ones, where there is a way to; says if there is none."""
+        stacks = {"samples": samples.read(0, min(POINTS, len(samples))).pixels}
+        reference = self.evaluator.reference.samples
+        if reference is not None:
+            stacks = {"real": reference.read(0, min(POINTS, len(reference))).pixels, **stacks}
+        chart = Chart.of(stacks)
+        if chart is None:
+            return [f"no figures: samples {samples.shape} can't be drawn"]
+        chart.save(self.folder / f"{name}.png")
         return []
 
     def _motion(self, name: str, statistics: Statistics) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..features.builtin import FEATURES
+from ..features.builtin import FEATURES, PAIRS
 from ..features.extractors import LOGITS, Extractor, by_frame
 from ..metrics.frechet import Features, RunningMoments
 from ..metrics.inception_score import InceptionScore
@@ -71,13 +71,16 @@ class Gatherer:
         self._scores = {n: InceptionScore(totals[n], min(10, totals[n])) for n, need in needs.items() if need.score}
         self._labels = torch.full((count,), -1)
 
-    def add(self, pixels: Tensor, start: int, labels: Labels | None = None) -> None:
-        """Takes samples ``start``, ``start`` + 1, … in: 8-bit pixels (b, …)."""
+    def add(self, pixels: Tensor, start: int, labels: Labels | None = None, truth: Tensor | None = None) -> None:
+        """Takes samples ``start``, ``start`` + 1, … in: 8-bit pixels or floats (b, …), and what they should be."""
         if labels is not None:
             self._labels[start : start + len(pixels)] = labels.cpu()
         for name, extractor in self.extractors.items():
             times = self._times[name]
             parts = pixels.transpose(1, 2).flatten(0, 1) if times > 1 else pixels
+            if name == PAIRS:
+                assert truth is not None
+                parts = torch.stack([pixels, truth], dim=1)
             for offset in range(0, len(parts), extractor.batch):
                 layers = extractor(parts[offset : offset + extractor.batch])
                 self._take(name, layers, start * times + offset)

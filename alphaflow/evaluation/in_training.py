@@ -39,7 +39,7 @@ class TrainingEvaluation(Compact, Measurement):
         nfes: network evaluations a sample.
         count: samples.
         metrics: names of METRICS; None for ``pixel-fd``, or ``random-fd`` of samples over 4,096 pixel values: both
-            need no file.
+            need no file; ``sliced-wasserstein`` of samples that are no pictures.
         seed: seed of the noise.
         reference: real pictures or clips, a file of statistics, a data set's name; None for the training data.
         weights: files of extractors' weights, by extractor.
@@ -88,7 +88,7 @@ class TrainingEvaluation(Compact, Measurement):
         """
         evaluator, sets, _ = self._opened(recipe, model, device, world)
         for _, _, samples in sets:
-            evaluator.check(len(samples), samples.shape)
+            evaluator.check(samples)
         names = [name for metric in evaluator.metrics for name in value_names(metric, sets[0][2].shape)]
         return tuple(f"{name}_{nfe}" for nfe in self.nfes for name in names)
 
@@ -98,9 +98,9 @@ class TrainingEvaluation(Compact, Measurement):
         """What measures, opened at the first call, and the samples to measure."""
         run = InTraining(recipe, model, device)
         shape, given = run.pixel_shape, self.reference
-        metrics = self.metrics or ("pixel-fd" if math.prod(shape) <= MAX_PIXELS else "random-fd",)
+        small = "pixel-fd" if math.prod(shape) <= MAX_PIXELS else "random-fd"
+        metrics = self.metrics or (small if run.makes_pictures else "sliced-wasserstein",)
         settings = Settings(metrics=metrics, nfes=self.nfes, count=self.count, seeds=(self.seed,))
-        sets = samples_of(run, settings)
         if self._made.get("of") is not recipe.dataset:  # another recipe's measurements have another reference
             found = (
                 EvaluationReference.of_run(run)
@@ -110,4 +110,5 @@ class TrainingEvaluation(Compact, Measurement):
             more: dict[str, Any] = {"weights": self.weights, "kid_subset_size": self.kid_subset_size}
             made = Evaluator(metrics, found, device=device, world=world, **more)
             self._made.update(of=recipe.dataset, evaluator=made)
-        return self._made["evaluator"], sets, settings
+        evaluator: Evaluator = self._made["evaluator"]
+        return evaluator, samples_of(run, settings, evaluator.reference), settings

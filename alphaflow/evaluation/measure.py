@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
+from ..data.dataset import IndexedDataset
 from ..data.decoding.images import image_mode
 from ..errors import UserError
 from ..features.builtin import UNPUBLISHED
 from ..features.networks import FRAMES
 from ..guidance import CFG
 from ..metrics.kid import SIZE
+from ..pixel_values import is_picture_shape
+from ..runs.condition_rows import ConditionRows, DatasetRows
 from ..runs.pipeline import Pipeline
 from .catalogue import METRICS, check_metrics, default_metrics
 from .evaluator import BATCH, Evaluator
@@ -23,7 +26,7 @@ from .figures import Pictures
 from .reference import EvaluationReference
 from .result import Measured, over_seeds
 from .sample_set import SampleBatch, SampleSet
-from .sample_sets import GeneratedSamples
+from .sample_sets import DecodedDataset, GeneratedSamples
 from .saved_samples import saving
 
 COUNTS = {"pixels": 2000, "pictures": 50_000, "clips": 2048}
@@ -32,7 +35,7 @@ COUNTS = {"pixels": 2000, "pictures": 50_000, "clips": 2048}
 Sets = Sequence[tuple[int | None, int | None, SampleSet]]
 """(NFE, seed, samples) of each set that is measured."""
 
-Given = EvaluationReference | SampleSet | Path | str | None
+Given = EvaluationReference | SampleSet | IndexedDataset | Path | str | None
 """What the user gives as a reference."""
 
 
@@ -60,23 +63,48 @@ class Settings:
             raise UserError(f"give at least one NFE, and seeds that differ; got {self.nfes} and {self.seeds}")
 
 
-def samples_of(run: Pipeline, settings: Settings) -> Sets:
-    """A run's samples at each NFE, with each seed."""
-    metrics = settings.metrics or default_metrics(run.pixel_shape)
+def samples_of(run: Pipeline, settings: Settings, reference: EvaluationReference) -> Sets:
+    """A run's samples at each NFE, with each seed; made from the reference's conditions, where it takes any.
+
+    Raises:
+        UserError: neither the reference nor the training data have them in order.
+    """
+    rows, paired = _rows(run, reference)
+    needed = run.conditioning.needed
+    restored = paired and ("image" in needed or bool(run.source.conditions))
+    metrics = settings.metrics or default_metrics(run.pixel_shape, run.makes_pictures, restored)
+    truths = paired and any(METRICS[name].family == "pairs" for name in metrics)
     own = all(METRICS[name].extractor in UNPUBLISHED for name in metrics)
     kind = "pixels" if own else "pictures" if len(run.pixel_shape) == 3 else "clips"
-    count = settings.count or COUNTS[kind]
+    count = settings.count or (COUNTS[kind] if rows is None else min(COUNTS[kind], len(rows)))
+    more: dict[str, Any] = {"rows": rows, "paired": paired, "truths": truths}
     return [
-        (nfe, seed, GeneratedSamples(run, nfe, count, seed, settings.guidance))
+        (nfe, seed, GeneratedSamples(run, nfe, count, seed, settings.guidance, **more))
         for nfe in settings.nfes
         for seed in settings.seeds
     ]
 
 
+def _rows(run: Pipeline, reference: EvaluationReference) -> tuple[ConditionRows | None, bool]:
+    """The conditions to sample with, None for none but labels; and whether they are those of the reference."""
+    if not run.conditioning.needed:
+        return None, False
+    data, known = reference.samples, set(run.conditioning.needed)
+    if isinstance(data, DecodedDataset) and known <= (data.dataset.condition_forms or {}).keys():
+        return DatasetRows(data.dataset, run.conditioning), True
+    own = run.dataset().indexed
+    if own is None:
+        raise UserError(
+            f"{run.name} makes its samples from {run.conditioning.listed(run.conditioning.needed)}, which can't be "
+            "read from its data in order; give data that have it as `reference=`"
+        )
+    return DatasetRows(own, run.conditioning), False
+
+
 def measure_sets(evaluator: Evaluator, sets: Sets, settings: Settings) -> tuple[list[Measured], list[str]]:
     """Measures every set; the rows and the warnings, both empty in processes but the first."""
     for _, _, samples in sets:
-        evaluator.check(len(samples), samples.shape)
+        evaluator.check(samples)
     pictures = None if settings.pictures is None else Pictures(settings.pictures, evaluator)
     rows: list[Measured] = []
     warnings: list[str] = []
@@ -106,12 +134,14 @@ def _saving(
 ) -> AbstractContextManager[Callable[[SampleBatch], None] | None]:
     if settings.save is None or nfe is None:
         return nullcontext()
+    if not samples.pictures:
+        raise UserError("these samples are no pictures, which `save=` writes; leave it out, and sample the run instead")
     place = settings.save / f"nfe-{nfe}-seed-{seed}"
     return saving(place, samples.class_names, evaluator.world, samples.fps)
 
 
 def find_reference(
-    given: EvaluationReference | SampleSet | Path | str,
+    given: EvaluationReference | SampleSet | IndexedDataset | Path | str,
     settings: Settings,
     shape: tuple[int, ...] | None,
     device: torch.device,
@@ -122,12 +152,17 @@ def find_reference(
         return given
     if isinstance(given, SampleSet):
         return EvaluationReference(given.name, given, class_names=given.class_names)
+    if isinstance(given, IndexedDataset):
+        decoder = given.autoencoder
+        place = None if decoder is None else decoder.on(device)
+        samples = DecodedDataset(given, given.kind_name, place, device, ahead=False)
+        return EvaluationReference(samples.name, samples, class_names=samples.class_names)
     return EvaluationReference.of_path(given, **form_of(shape, settings), device=device, fps=fps)
 
 
 def form_of(shape: tuple[int, ...] | None, settings: Settings) -> dict[str, Any]:
     """How files are read, to compare with samples of this shape."""
-    if shape is None:
+    if shape is None or not is_picture_shape(shape):
         return {"size": settings.size, "frames": settings.frames or FRAMES, "kind": settings.frames and "clips"}
     clips = len(shape) == 4
     if not clips:

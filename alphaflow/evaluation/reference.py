@@ -57,6 +57,11 @@ class EvaluationReference:
             return self.samples.shape
         return () if self.fixed is None else self.fixed.shape
 
+    @property
+    def pictures(self) -> bool:
+        """Whether these are pictures or clips, rather than floats."""
+        return self.samples is None or self.samples.pictures
+
     @staticmethod
     def of_run(run: Pipeline) -> EvaluationReference:
         """The data that a run was trained on.

@@ -19,23 +19,28 @@ class SampleBatch:
 
     Attributes:
         start: the first one's index.
-        pixels: 8-bit (b, c, h, w), or clips (b, c, f, h, w).
+        pixels: 8-bit (b, c, h, w), or clips (b, c, f, h, w); floats (b, …) of samples that are no pictures.
         labels: (b,), or None.
+        truth: what they should be, likewise; None where nobody knows, or it isn't wanted.
     """
 
     start: int
     pixels: Tensor
     labels: Labels | None = None
+    truth: Tensor | None = None
 
 
 class SampleSet(ABC):
-    """Pictures or clips of one shape, of known number, in a fixed order.
+    """Pictures, clips or other samples of one shape, of known number, in a fixed order.
 
     Attributes:
         name: where they come from.
         shape: shape of one sample, channels first.
         class_names: class names by label; empty where there are no classes.
         fps: frames a second of clips; None where nothing says.
+        pictures: whether they are 8-bit pictures or clips; if not, they are floats of any shape.
+        paired: whether each may be compared with the reference's sample of the same number, its truth.
+        truths: whether the batches have the truths with them.
         ahead: whether the next ones are read in a thread of their own while some are worked on.
     """
 
@@ -43,6 +48,9 @@ class SampleSet(ABC):
     shape: tuple[int, ...]
     class_names: Sequence[str] = ()
     fps: float | None = None
+    pictures: bool = True
+    paired: bool = True
+    truths: bool = False
     ahead: bool = True
 
     @abstractmethod

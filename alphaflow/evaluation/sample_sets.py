@@ -21,10 +21,11 @@ from ..data.shard_description import DATASET
 from ..errors import UserError
 from ..features.networks import FRAMES
 from ..guidance import CFG
-from ..pixel_values import finite_bytes
-from ..runs.labels import balanced_labels
+from ..pixel_values import finite, finite_bytes, is_picture_shape
+from ..runs.condition_rows import ConditionRows
 from ..runs.pipeline import Pipeline
 from ..types import Labels
+from .float_samples import holds_floats, read_floats
 from .npz_samples import NpzSamples
 from .sample_set import SampleBatch, SampleSet
 
@@ -33,10 +34,10 @@ BUILT_IN: dict[str, Callable[[], IndexedDataset]] = {"digits": Digits}
 
 
 class InMemorySamples(SampleSet):
-    """Images or clips in memory: ``af.evaluate(af.InMemorySamples(pixels), "real.npz", metrics=("fid",))``.
+    """Samples in memory: ``af.evaluate(af.InMemorySamples(pixels), "real.npz", metrics=("fid",))``.
 
     Args:
-        pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w).
+        pixels: 8-bit (n, c, h, w), or clips (n, c, f, h, w); or floats (n, …) of any shape, which are no pictures.
         labels: (n,), or None.
         class_names: class names by label; None for their numbers.
         name: what a table calls them.
@@ -52,8 +53,13 @@ class InMemorySamples(SampleSet):
         class_names: Sequence[str] | None = None,
         name: str = "images",
     ) -> None:
-        if pixels.ndim not in (4, 5) or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8 or not len(pixels):
-            raise ValueError(f"images are 8-bit, (n ≥ 1, 1 or 3, …, h, w); got {pixels.dtype} {tuple(pixels.shape)}")
+        shape = tuple(pixels.shape)
+        self.pictures = not pixels.is_floating_point()
+        right = pixels.dtype == torch.uint8 and is_picture_shape(shape[1:]) if self.pictures else len(shape) > 1
+        if not right or not len(pixels):
+            raise ValueError(
+                f"samples are 8-bit (n ≥ 1, 1 or 3, …, h, w), or floats (n ≥ 1, …); got {pixels.dtype} {shape}"
+            )
         self.pixels = pixels
         self.labels = labels
         self.name = name
@@ -70,7 +76,9 @@ class InMemorySamples(SampleSet):
 
 
 class DecodedDataset(SampleSet):
-    """A data set of pixels, or of latents, which are decoded: their means, where they have a posterior.
+    """A data set of pixels, of latents, which are decoded: their means, where they have a posterior; or of anything.
+
+    What is no picture, once decoded, stays floats (`is_picture_shape`).
 
     Args:
         dataset: a dataset of known length.
@@ -95,20 +103,25 @@ class DecodedDataset(SampleSet):
         self.ahead = ahead
         self._device = device
         self.class_names, self.fps = dataset.class_names, dataset.fps
-        self.shape = tuple(self.read(0, 1).pixels.shape[1:])
+        self.shape = tuple(self._decoded(0, 1)[0].shape[1:])
+        self.pictures = is_picture_shape(self.shape)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, start: int, stop: int) -> SampleBatch:
         """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
+        x, labels = self._decoded(start, stop)
+        return SampleBatch(start, finite_bytes(x, start) if self.pictures else finite(x, start).float().cpu(), labels)
+
+    def _decoded(self, start: int, stop: int) -> tuple[Tensor, Labels | None]:
         batch = self.dataset.fetch(np.arange(start, stop))
         x = batch.x if self._autoencoder is None else self._autoencoder.decode(batch.x.to(self._device))
-        return SampleBatch(start, finite_bytes(x, start), batch.cond.labels)
+        return x, batch.cond.labels
 
 
 class GeneratedSamples(SampleSet):
-    """What a run makes: every class equally often, 8-bit. Sample i is the same at every batch size but in one respect.
+    """What a run makes: every class equally often. Sample i is the same at every batch size but in one respect.
 
     (Consistency sampling draws its fresh noise batch by batch.)
 
@@ -118,9 +131,23 @@ class GeneratedSamples(SampleSet):
         count: samples.
         seed: seed of the noise.
         guidance: scale and interval, or None.
+        rows: the conditions that sample i has from row i; None for none but labels.
+        paired: whether the rows are the reference's.
+        truths: the samples that the rows belong to are read too.
     """
 
-    def __init__(self, run: Pipeline, nfe: int, count: int, seed: int = 0, guidance: CFG | None = None) -> None:
+    def __init__(
+        self,
+        run: Pipeline,
+        nfe: int,
+        count: int,
+        seed: int = 0,
+        guidance: CFG | None = None,
+        *,
+        rows: ConditionRows | None = None,
+        paired: bool = False,
+        truths: bool = False,
+    ) -> None:
         self.run = run
         self.nfe = nfe
         self.count = count
@@ -128,7 +155,9 @@ class GeneratedSamples(SampleSet):
         self.guidance = guidance
         self.name = str(run.sampler(nfe, guidance))
         self.class_names = run.class_names if run.classes else ()
-        self._labels = balanced_labels(count, run.sampled_classes) if run.sampled_classes else None
+        self._rows, self.paired, self.truths = rows, paired, truths
+        self.pictures = run.makes_pictures
+        self.ahead = rows is None  # the data may be for one thread
         self._maker = run.maker(nfe, seed=seed, guidance=guidance)
         self.shape, self.fps = run.pixel_shape, run.fps
 
@@ -137,8 +166,10 @@ class GeneratedSamples(SampleSet):
 
     def read(self, start: int, stop: int) -> SampleBatch:
         """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
-        labels = None if self._labels is None else self._labels[start:stop]
-        return SampleBatch(start, self._maker(start, stop, labels), labels)
+        given, truth = (None, None) if self._rows is None else self._rows.read(start, stop)
+        cond = self.run.conditions(stop - start, cond=given, start=start)
+        known = self.run.finished(truth, start) if self.truths and truth is not None else None
+        return SampleBatch(start, self._maker(start, stop, cond), cond.labels, known)
 
 
 def open_sample_set(
@@ -168,6 +199,8 @@ def open_sample_set(
     path = Path(target)
     if str(target) in BUILT_IN and not path.exists():
         return DecodedDataset(BUILT_IN[str(target)](), str(target))
+    if path.suffix == ".npy" or (path.suffix == ".npz" and holds_floats(path)):
+        return read_floats(path)
     if path.suffix == ".npz":
         return NpzSamples(path)
     if (path / DATASET).is_file():

@@ -74,6 +74,8 @@ def needs_of(metrics: Sequence[str], *, real: bool = False, keep: bool = False) 
     found: dict[str, Needs] = {}
     for name in metrics:
         metric = METRICS[name]
+        if real and metric.family == "pairs":
+            continue
         needs = found.get(metric.extractor, Needs(features=keep))
         if metric.family == "fd":
             needs = replace(needs, moments=True, halves=needs.halves or (real and metric.extractor in UNPUBLISHED))

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..metrics.similarity import mse, psnr, ssim
 from ..parallel.device import exact_float32
-from ..pixel_values import to_unit
+from ..pixel_values import as_floats, to_unit
 from .motion import centroid_speed, frame_difference_energy
 
 FEATURES = "features"
@@ -25,18 +26,44 @@ PIXELS = "pixels"
 SHRUNK = "shrunk"
 RANDOM = "random"
 MOTION = "motion"
+PAIRS = "pairs"
 
 
 @dataclass(frozen=True)
 class PixelExtractor:
-    """The pixels themselves in [-1, 1], as one vector."""
+    """The pixels themselves in [-1, 1], as one vector; of samples that are no pictures, their values."""
 
     weights: ClassVar[None] = None
     batch: ClassVar[int] = 512
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Values (b, c·h·w)."""
-        return {FEATURES: to_unit(pixels).flatten(1)}
+        return {FEATURES: as_floats(pixels).flatten(1)}
+
+
+@dataclass(frozen=True)
+class PairExtractor:
+    """How near each sample is to what it should be: squared error, of pictures also PSNR and SSIM."""
+
+    device: torch.device
+    weights: ClassVar[None] = None
+    batch: ClassVar[int] = 64
+    values: ClassVar[tuple[str, ...]] = ("mse", "psnr", "ssim")
+
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Samples and what they should be, (b, 2, …) → `values` (b, 3); NaN where samples are no pictures.
+
+        The error is of values in [-1, 1]. A PSNR is at most 100 dB; clips have the mean SSIM of their frames.
+        """
+        first, second = pixels.to(self.device).unbind(1)
+        error = mse(as_floats(first), as_floats(second))
+        none = torch.full_like(error, torch.nan)
+        if first.is_floating_point():
+            return {FEATURES: torch.stack([error, none, none], dim=1)}
+        ours, truths = (x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 else x for x in (first, second))
+        likeness = ssim(ours, truths).view(len(first), -1).mean(1)
+        ratio = psnr(first, second, peak=255.0).clamp(max=100)
+        return {FEATURES: torch.stack([error, ratio, likeness], dim=1)}
 
 
 @dataclass(frozen=True)
@@ -121,13 +148,14 @@ class MotionExtractor:
         return {FEATURES: torch.stack([frame_difference_energy(pixels), centroid_speed(pixels)], dim=1)}
 
 
-Unpublished = PixelExtractor | ShrunkExtractor | RandomExtractor | MotionExtractor
+Unpublished = PairExtractor | PixelExtractor | ShrunkExtractor | RandomExtractor | MotionExtractor
 
 UNPUBLISHED: Mapping[str, Callable[[torch.device], Unpublished]] = {
     PIXELS: lambda device: PixelExtractor(),
     SHRUNK: ShrunkExtractor,
     RANDOM: RandomExtractor,
     MOTION: lambda device: MotionExtractor(),
+    PAIRS: PairExtractor,
 }
 """The extractors without a file, by name."""
 

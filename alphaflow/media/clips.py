@@ -105,9 +105,9 @@ def contact_sheet(clips: Tensor) -> Image.Image:
     return grid(shown.transpose(1, 2).flatten(0, 1), columns=shown.shape[2])
 
 
-def side_by_side(clips: Tensor) -> Tensor:
-    """Clips (n, c, f, h, w), 8-bit, as one clip in which all play at once (3, f, H, W), enlarged as `grid` does."""
-    frames = [np.asarray(grid(frame).convert("RGB")) for frame in clips.unbind(2)]
+def side_by_side(clips: Tensor, columns: int | None = None) -> Tensor:
+    """Clips (n, c, f, h, w), 8-bit, as one clip in which all play at once (3, f, H, W), as `grid` places them."""
+    frames = [np.asarray(grid(frame, columns).convert("RGB")) for frame in clips.unbind(2)]
     return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -32,6 +34,13 @@ def grid(images: Tensor, columns: int | None = None) -> Image.Image:
     picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
     factor = max(1, 64 // width)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def compared(stacks: Sequence[Tensor]) -> Tensor:
+    """Stacks of as many images (n, c, …) as one: the first of each, then the second of each, …; in colour if one is."""
+    channels = max(stack.shape[1] for stack in stacks)
+    same = [stack.expand(-1, channels, *stack.shape[2:]) for stack in stacks]
+    return torch.stack(same, 1).flatten(0, 1)
 
 
 OURS = "alphaflow"

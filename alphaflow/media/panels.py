@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class LinePlot:
         limits: limits of y, or None.
         mark: a height with a dashed line, or None.
         logarithmic: the y axis.
+        axis: what x is.
     """
 
     title: str
@@ -34,6 +35,7 @@ class LinePlot:
     limits: tuple[float, float] | None = None
     mark: float | None = None
     logarithmic: bool = False
+    axis: str = "step"
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,28 @@ class HistogramPlot:
     values: Mapping[str, Sequence[float]] = field(repr=False)
 
 
-def panels(parts: Sequence[LinePlot | Heatmap | BarPlot | HistogramPlot], file: Path, columns: int = 3) -> None:
-    """Draws panels side by side into a PNG, SVG or PDF file, by its ending; whole or not at all.
+@dataclass(frozen=True)
+class ScatterPlot:
+    """A panel of points in the plane: label ↦ (n, 2)."""
+
+    title: str
+    points: Mapping[str, np.ndarray] = field(repr=False)
+
+
+Panel = LinePlot | Heatmap | BarPlot | HistogramPlot | ScatterPlot
+
+
+def panels(parts: Sequence[Panel], file: Path | IO[bytes], columns: int = 3) -> None:
+    """Draws panels side by side into a PNG, SVG or PDF file, by its ending; whole or not at all. A stream gets a PNG.
 
     Raises:
         UserError: another ending.
     """
     from matplotlib.figure import Figure
 
-    kind = file.suffix.removeprefix(".")
+    kind = file.suffix.removeprefix(".") if isinstance(file, Path) else "png"
     if kind not in ("png", "svg", "pdf"):
-        raise UserError(f"a plot is a .png, .svg or .pdf file, not {file.name}")
+        raise UserError(f"a plot is a .png, .svg or .pdf file, not {file}")
     rows = math.ceil(len(parts) / columns)
     figure = Figure(figsize=(5 * columns, 3.8 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -83,10 +96,15 @@ def panels(parts: Sequence[LinePlot | Heatmap | BarPlot | HistogramPlot], file: 
             _heat(axis, part)
         elif isinstance(part, HistogramPlot):
             _histograms(axis, part)
+        elif isinstance(part, ScatterPlot):
+            _points(axis, part)
         else:
             _bars(axis, part)
     for axis in axes[len(parts) :]:
         axis.set_axis_off()
+    if not isinstance(file, Path):
+        figure.savefig(file, format=kind, dpi=120)
+        return
     with replacing(file) as beside:
         figure.savefig(beside, format=kind, dpi=120)
 
@@ -101,7 +119,7 @@ def _lines(axis: Axes, part: LinePlot) -> None:
         axis.set_yscale("log")
     if part.limits is not None:
         axis.set_ylim(*part.limits)
-    axis.set_xlabel("step")
+    axis.set_xlabel(part.axis)
     if part.curves:
         axis.legend(fontsize="small")
 
@@ -125,6 +143,13 @@ def _histograms(axis: Axes, part: HistogramPlot) -> None:
         filled = {"alpha": 0.35} if index == 0 else {"histtype": "step", "linewidth": 1.4}
         axis.hist(values, edges, density=True, label=label, color=f"C{index}", **filled)  # type: ignore[arg-type]
     axis.set_yticks([])
+    axis.legend(fontsize="small")
+
+
+def _points(axis: Axes, part: ScatterPlot) -> None:
+    for index, (label, points) in enumerate(part.points.items()):
+        axis.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, label=label, color=f"C{index}", linewidths=0)
+    axis.set_aspect("equal", adjustable="datalim")
     axis.legend(fontsize="small")
 
 

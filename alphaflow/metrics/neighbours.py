@@ -53,7 +53,7 @@ def precision_recall(real: Features, fake: Features, k: int = 3) -> PrecisionRec
             raise ValueError(f"precision and recall need more than k = {k} {name} samples, got {len(features)}")
     reach_real, reach_fake = (nearest(features, features, k + 1).distances[:, k] for features in (real, fake))
     real_covered, fake_covered = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for x in (real, fake))
-    for rows, columns, distances in _blocks(fake, real):
+    for rows, columns, distances in distance_blocks(fake, real):
         fake_covered[rows] |= (distances <= reach_real[columns]).any(dim=1)
         real_covered[columns] |= (distances <= reach_fake[rows, None]).any(dim=0)
     return PrecisionRecall(float(fake_covered.double().mean()), float(real_covered.double().mean()))
@@ -64,7 +64,7 @@ def nearest(points: Features, centres: Features, k: int) -> Neighbours:
     k = min(k, len(centres))
     indices = torch.empty(len(points), k, dtype=torch.long, device=points.device)
     found = torch.full((len(points), k), torch.inf, dtype=torch.float64, device=points.device)
-    for rows, columns, distances in _blocks(points, centres):
+    for rows, columns, distances in distance_blocks(points, centres):
         here = torch.arange(columns.start, columns.stop, device=points.device).expand_as(distances)
         both = torch.cat([found[rows], distances], dim=1)
         which = torch.cat([indices[rows], here], dim=1)
@@ -87,7 +87,7 @@ def label_agreement(real: Features, real_labels: Labels, fake: Features, fake_la
     return float((voted == fake_labels.to(voted.device)).double().mean())
 
 
-def _blocks(points: Features, centres: Features) -> Iterator[tuple[slice, slice, Tensor]]:
+def distance_blocks(points: Features, centres: Features) -> Iterator[tuple[slice, slice, Tensor]]:
     """Distances (rows, columns) block by block, in float64."""
     for start in range(0, len(points), _ROWS):
         rows = slice(start, min(start + _ROWS, len(points)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError, reason
 from ..files import parsed, replacing, sweep, write_json
+from ..recipe_modules import own_modules
 from ..version import versions
 from . import checkpoint
 from .record import KEYS, SECOND_TIME, Origin, wrong_types
@@ -33,6 +34,11 @@ class RunFolder:
     def recipe(self) -> Path:
         """recipe.py."""
         return self.path / "recipe.py"
+
+    @property
+    def modules(self) -> Path:
+        """modules/: what lay beside the recipe and it imports, as it was when the run began."""
+        return self.path / "modules"
 
     @property
     def metrics(self) -> Path:
@@ -112,7 +118,7 @@ class RunFolder:
         return self.record.is_file()
 
     def create(self, origin: Origin, record: dict[str, Any]) -> None:
-        """Makes the folder and writes recipe.py and run.json.
+        """Makes the folder and writes recipe.py, the modules beside it that it imports, and run.json.
 
         Raises:
             UserError: the folder holds a run, or anything else.
@@ -120,7 +126,8 @@ class RunFolder:
         if self.exists():
             way = "continue it with `resume=True`" if self.checkpoints() else "it has no checkpoint yet: remove it"
             raise UserError(f"{self.path} already holds a run; {way}, or choose another `out=`")
-        begun = {self.recipe.name}  # by a process that was killed at once
+        kept = own_modules(origin.text, Path(origin.folder)) if origin.text and origin.folder else {}
+        begun = {self.recipe.name, *([self.modules.name] if self._began(kept) else [])}  # a process killed at once
         other = self.path.is_dir() and any(
             place.name not in begun and not place.name.endswith(".tmp") for place in self.path.iterdir()
         )
@@ -129,11 +136,24 @@ class RunFolder:
         if origin.text:
             with replacing(self.recipe) as beside:
                 beside.write_text(origin.text, encoding="utf-8")
+        if kept:
+            with replacing(self.modules) as beside:
+                for file, source in kept.items():
+                    (beside / file).parent.mkdir(parents=True, exist_ok=True)
+                    (beside / file).write_text(source, encoding="utf-8")
         stamp = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
         if record.get("model") is not None:
             stamp["second_time"] = SECOND_TIME
         origin_record = {name: value for name, value in asdict(origin).items() if name != "text"}
         write_json(self.record, {"recipe": origin_record, **record, **stamp})
+
+    def _began(self, kept: Mapping[Path, str]) -> bool:
+        """Whether modules/ holds nothing but these modules."""
+        there = [file for file in self.modules.rglob("*") if not file.is_dir()] if self.modules.is_dir() else []
+        return all(
+            kept.get(file.relative_to(self.modules)) == file.read_text(encoding="utf-8", errors="replace")
+            for file in there
+        )
 
     def read(self) -> dict[str, Any]:
         """run.json.

@@ -1,4 +1,4 @@
-"""From a network to pixels: the one way that samples are drawn, of a run on disk and of one in training."""
+"""From a network to samples: the one way that samples are drawn, of a run on disk and of one in training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ..autoencoders.autoencoder import Autoencoder
 from ..data.dataset import Dataset, describe_data
 from ..errors import UserError, said
 from ..guidance import CFG
-from ..guidance_input import guidance_setting
 from ..network import known
-from ..pixel_values import finite_bytes
+from ..pixel_values import finite, finite_bytes, is_picture_shape
 from ..recipe import Recipe
 from ..samplers import ODE, Sampler
-from ..seeds import derived
+from ..sources import Gaussian, Source
 from ..types import Cond, Labels
+from .conditioning import Conditioning, read_forms
 from .labels import balanced_labels
+from .maker import Maker, check_noise
 
 MAX_NFE = 4096
 """Network evaluations a sample: more are surely a mistake."""
@@ -39,9 +40,11 @@ class Pipeline(ABC):
         device: where samples are drawn.
         name: what messages call it.
         label_drop: the share of samples that it was trained on without their label; None where that isn't known.
+        source: what it was trained to start from at t = 1.
 
     Attributes:
         shape: shape of one sample, channels first.
+        conditioning: the conditions that samples are made from.
         classes, class_names: the number of classes or None, and their names.
         sampled_classes: samples are of the first so many classes unless one says: of clips', where images were joined.
         fps: frames a second of the clips it was trained on; None for images, or where the data don't say.
@@ -57,6 +60,7 @@ class Pipeline(ABC):
         *,
         name: str = "the run",
         label_drop: float | None = None,
+        source: Source | None = None,
     ) -> None:
         self.model = model
         self.samplers = dict(samplers)
@@ -68,6 +72,10 @@ class Pipeline(ABC):
         self.class_names: list[str] = data["class_names"]
         self.sampled_classes: int | None = data.get("sampled_classes", self.classes)
         self.fps: float | None = data.get("fps")
+        self.source = source or Gaussian()
+        takes = known(model).conditions
+        forms = read_forms(data, name)
+        self.conditioning = Conditioning(forms, takes, self.source.conditions, self.classes, name)
 
     @abstractmethod
     def recipe(self) -> Recipe:
@@ -116,13 +124,30 @@ class Pipeline(ABC):
         return bool(known(self.model).takes_guidance)
 
     @property
-    def drawable(self) -> bool:
-        """Whether something turns samples into pixels; latents without an autoencoder stay latents."""
-        return not self.autoencoder.plain or self.shape[0] in (1, 3)
+    def makes_pictures(self) -> bool:
+        """Whether samples are pictures or clips of pixels; what is none is left as it is, floats.
+
+        They are where an autoencoder decodes them to one or three channels, or nothing has to: `is_picture_shape`.
+        """
+        return is_picture_shape(self.shape) if self.autoencoder.plain else is_picture_shape(self.pixel_shape)
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """What the network makes (b, …) as the samples that one looks at: decoded, where an autoencoder made them."""
+        return x if self.autoencoder.plain else self.autoencoder.decode(x)
+
+    def finished(self, x: Tensor, start: int = 0) -> Tensor:
+        """Data or samples (b, …), the first of them number ``start``, as one looks at them: 8-bit pixels, or floats.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        with torch.no_grad():
+            x = self.decoded(x.to(self.device))
+        return finite_bytes(x, start) if self.makes_pictures else finite(x, start).float().cpu()
 
     def _check_guidable(self) -> None:
-        if not self.classes:
-            raise UserError(f"{self.name} can't be guided: its data have no classes")
+        if not self.classes and not self.conditioning.needed:
+            raise UserError(f"{self.name} can't be guided: its data have no classes, nor other conditions")
         if self.label_drop == 0:
             raise UserError(
                 f"{self.name} can't be guided: its network never saw a dropped label; "
@@ -131,44 +156,88 @@ class Pipeline(ABC):
 
     def sample(
         self,
-        count: int,
+        count: int | None = None,
         nfe: int = 1,
         *,
         labels: Labels | None = None,
+        cond: Cond | None = None,
         seed: int = 0,
+        noise: Tensor | None = None,
+        dtype: torch.dtype | None = None,
         batch_size: int = 256,
         guidance: CFG | None = None,
     ) -> Tensor:
-        """Samples as 8-bit pixels (count, c, h, w); clips (count, c, f, h, w).
+        """Samples (count, …) on the CPU: pictures as 8-bit pixels (count, c, h, w), clips (count, c, f, h, w).
 
         Args:
-            count: how many.
+            count: how many; as many as there are ``labels``, conditions or noise if it isn't given.
             nfe: network evaluations a sample, see `sampler`.
-            labels: (count,); None for every class equally often.
+            labels: (count,); None for every class equally often, unless ``cond`` has them.
+            cond: what they are conditioned on, of ``count`` samples.
             seed: seed of the noise. Sample i has the same noise at every nfe, count and batch size (the fresh noise of
                 consistency sampling depends on the batch size).
+            noise: the noise that the source starts from, (count, …) of the network's samples' shape, in place of the
+                seed's.
+            dtype: ``torch.uint8`` for pixels; a floating type for floats, which are clipped nowhere. None for pixels
+                where samples are pictures (`makes_pictures`), float32 where they aren't.
             batch_size: samples at a time.
             guidance: scale and interval; an input of the network where it takes one, else applied by the sampler.
-        """
-        if labels is None and self.sampled_classes:
-            labels = balanced_labels(count, self.sampled_classes)
-        maker = self.maker(nfe, seed=seed, guidance=guidance)
-        ends = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-        return torch.cat([maker(i, j, None if labels is None else labels[i:j]) for i, j in ends])
 
-    def maker(self, nfe: int, *, seed: int = 0, guidance: CFG | None = None) -> Maker:
+        Raises:
+            UserError: conditions are missing, too many, or of another number or shape than in training; as `maker`.
+        """
+        given = [*([] if cond is None else cond.tensors.values()), labels, noise]
+        sizes = [len(tensor) for tensor in given if tensor is not None]
+        if count is None and not sizes:
+            raise UserError("give the number of samples, `count=`, or the labels or conditions of each")
+        count = sizes[0] if count is None else count
+        every = self.conditions(count, labels, cond)
+        check_noise(noise, count, self.shape)
+        maker = self.maker(nfe, seed=seed, guidance=guidance, noise=noise, dtype=dtype)
+        ends = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        return torch.cat([maker(i, j, every[i:j]) for i, j in ends])
+
+    def conditions(self, count: int, labels: Labels | None = None, cond: Cond | None = None, start: int = 0) -> Cond:
+        """What so many samples, from the ``start``-th on, are conditioned on: what is given, and each class in turn.
+
+        Raises:
+            UserError: it is not what samples are made from.
+        """
+        cond = Cond() if cond is None else cond
+        if labels is None and self.sampled_classes and cond.labels is None:
+            labels = balanced_labels(start + count, self.sampled_classes)[start:]
+        if labels is not None and len(labels) != count:
+            raise UserError(f"`labels=` is of {len(labels)} samples, and {count} are to be made")
+        self.conditioning.check(cond, count)
+        every = cond if labels is None else cond.replace(labels=labels)
+        self.conditioning.check(every, count)
+        return every
+
+    def maker(
+        self,
+        nfe: int,
+        *,
+        seed: int = 0,
+        guidance: CFG | None = None,
+        noise: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Maker:
         """Makes samples part by part, in any order; arguments as those of `sample`.
 
         Raises:
-            UserError: as `sampler`; or nothing turns the run's samples into pixels.
+            UserError: as `sampler`; or pixels are asked for, and the run's samples are no pictures.
         """
         sampler = self.sampler(nfe, guidance)
-        if not self.drawable:
+        if dtype is None:
+            dtype = torch.uint8 if self.makes_pictures else torch.float32
+        if dtype != torch.uint8 and not dtype.is_floating_point:
+            raise UserError(f"`dtype=` is torch.uint8, for pixels, or a floating type, got {dtype}")
+        if dtype == torch.uint8 and not self.makes_pictures:
             raise UserError(
-                f"the run's samples have {self.shape[0]} channels and nothing decodes them: its recipe names no "
-                "autoencoder; give the one that the data were encoded with, af.Recipe(…, autoencoder=…)"
+                f"{self.name}'s samples {self.shape} are no pictures: take floats, `dtype=torch.float32`; if they are "
+                "latents, its recipe lacks the autoencoder that they were encoded with, af.Recipe(…, autoencoder=…)"
             )
-        return Maker(self, sampler, seed, guidance)
+        return Maker(self, sampler, seed, guidance, noise, dtype)
 
     def resize(self, frames: int | None = None, size: int | None = None) -> None:
         """Samples clips of another length, or samples of another size, than was trained; see `DiT` for what that means.
@@ -184,6 +253,8 @@ class Pipeline(ABC):
         """
         if frames is None and size is None:
             return
+        if not self.makes_pictures:
+            raise UserError(f"{self.name}'s samples {self.shape} are no pictures, and are made in their own size only")
         if frames is not None and len(self.shape) == 3:
             raise UserError(f"{self.name} makes images, which have no frames; leave `frames=` out")
         _, *trained, height, width = self.pixel_shape
@@ -194,7 +265,9 @@ class Pipeline(ABC):
         try:
             shape = (self.shape[0], *self.autoencoder.latent_shape(side, length)[1:])
             with torch.inference_mode():
-                self.model(torch.zeros(1, *shape, device=self.device), one, one, Cond())
+                conditioning = self.conditioning.resized(self.shape, shape)
+                blank = conditioning.blank(1, self.device)
+                self.model(torch.zeros(1, *shape, device=self.device), one, one, blank)
             made = self._decoded(shape)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{self.name} can't make this size: {said(error)}") from error
@@ -204,11 +277,11 @@ class Pipeline(ABC):
             raise UserError(f"{self.name} can't make exactly this size; its autoencoder would give {nearest}")
         if self.fps and trained and made[1] > trained[0] > 1:  # more frames of the same time (`DiT`)
             self.fps *= (made[1] - 1) / (trained[0] - 1)
-        self.shape, self.pixel_shape = shape, made
+        self.shape, self.pixel_shape, self.conditioning = shape, made, conditioning
 
     @cached_property
     def pixel_shape(self) -> tuple[int, ...]:
-        """Shape of one sample in pixels, (c, h, w) or (c, f, h, w); found by decoding one, if latents are decoded."""
+        """Shape of one sample as it is looked at, of pictures (c, h, w); found by decoding one, if they are decoded."""
         return self._decoded(self.shape)
 
     def _decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -228,47 +301,10 @@ class InTraining(Pipeline):
 
     def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> None:
         autoencoder = recipe.decoder.on(device)
-        super().__init__(model, recipe.samplers_by_nfe, autoencoder, describe_data(recipe.dataset), device)
+        data, source = describe_data(recipe.dataset), recipe.objective.source
+        super().__init__(model, recipe.samplers_by_nfe, autoencoder, data, device, source=source)
         self._recipe = recipe
 
     def recipe(self) -> Recipe:
         """The recipe."""
         return self._recipe
-
-
-class Maker:
-    """Samples, part by part. Sample i has the same noise whatever the parts are, and the same at every NFE.
-
-    (The fresh noise of consistency sampling is drawn for each part, from the seed and the part's first sample.)
-    """
-
-    def __init__(self, run: Pipeline, sampler: Sampler, seed: int, guidance: CFG | None) -> None:
-        self.run = run
-        self.sampler = sampler
-        self.seed = seed
-        self.guidance = guidance
-        self._drawn = 0
-        self._source = torch.Generator().manual_seed(seed)
-
-    def __call__(self, start: int, stop: int, labels: Labels | None = None) -> Tensor:
-        """Samples ``start`` up to ``stop``, 8-bit pixels (b, …); labels (b,), or None for a run without classes.
-
-        Raises:
-            UserError: one is not finite.
-        """
-        run, count = self.run, stop - start
-        noise = self._noise(start, stop).to(run.device)
-        cond = Cond() if labels is None else Cond(labels=labels)
-        if self.guidance is not None and run.takes_guidance:
-            cond = cond.replace(guidance=guidance_setting(count, self.guidance.scale, self.guidance.interval))
-        fresh = torch.Generator(run.device).manual_seed(derived(self.seed, start) if start else self.seed)
-        x = self.sampler(run.model, noise, cond.to(run.device), fresh)
-        return finite_bytes(run.autoencoder.decode(x), start)
-
-    def _noise(self, start: int, stop: int) -> Tensor:
-        if start < self._drawn:
-            self._drawn, self._source = 0, torch.Generator().manual_seed(self.seed)
-        for _ in range(self._drawn, start):
-            torch.randn(self.run.shape, generator=self._source)
-        self._drawn = stop
-        return torch.stack([torch.randn(self.run.shape, generator=self._source) for _ in range(start, stop)])

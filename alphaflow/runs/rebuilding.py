@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
+from ..describe import rebuild
 from ..errors import UserError
 from ..models.dit import DiT
 from ..recipe import Recipe
 from ..recipe_files import builtin_recipes, builtin_source, load_recipe
+from ..recipe_modules import importing
+from ..sources import SOURCES, Gaussian, Source
+from ..text.text_encoder import TextEncoder
+from ..text.text_encoders import TEXT_ENCODERS
 from .composed import composed_recipe
 from .folder import RunFolder
 
 NETWORKS = {"DiT": DiT}
 """What run.json may name as one."""
+
+
+def source_of(record: dict[str, Any]) -> Source | None:
+    """The source that a run records, `Gaussian` where one of earlier versions says nothing; None if it is the user's.
+
+    Raises:
+        UserError: it is none of alphaflow's.
+    """
+    described = record.get("source", {"type": Gaussian.__name__})
+    return None if described is None else cast(Source, rebuild(described, SOURCES))
+
+
+def text_encoder_of(record: dict[str, Any]) -> TextEncoder:
+    """What made tokens of the sentences that a run was trained on.
+
+    Raises:
+        UserError: the run doesn't say, or names none of alphaflow's.
+    """
+    described = record["data"].get("text")
+    if described is None:
+        raise UserError(
+            "this run doesn't record how its sentences were encoded: encode yours as its data were, and give "
+            "the tokens with `cond=`"
+        )
+    return cast(TextEncoder, rebuild(described, TEXT_ENCODERS))
 
 
 def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
@@ -37,15 +69,27 @@ def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
             f"{folder.recipe} would be run, and is not one of the built-in recipes: read it, then give `trust=True`; "
             "evaluating doesn't need it where a reference is given"
         )
-    beside = None if known else origin.folder
-    found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside)
-    hints = {parameter.name: parameter.type for parameter in found.parameters}
-    return found(**{name: _typed(value, hints.get(name)) for name, value in origin.arguments.items()})
+    beside = None if known else Path(origin.folder or folder.modules)
+    with importing(folder.modules, [beside]) if beside is not None else nullcontext():
+        found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside)
+        hints = {parameter.name: parameter.type for parameter in found.parameters}
+        places = [Path(origin.directory) if origin.directory else None, folder.path.resolve()]
+        given = origin.arguments.items()
+        return found(**{name: _typed(value, hints.get(name), places) for name, value in given})
 
 
-def _typed(value: Any, hint: Any) -> Any:
-    """A JSON value as the recipe's parameter takes it: paths are kept as text."""
-    return Path(value) if isinstance(value, str) and hint is not None and _takes_path(hint) else value
+def _typed(value: Any, hint: Any, places: Sequence[Path | None]) -> Any:
+    """A JSON value as the recipe's parameter takes it: paths are kept as text.
+
+    A relative one is looked for from here, then from where the run was started, and beside the run's own files.
+    """
+    if not (isinstance(value, str) and hint is not None and _takes_path(hint)):
+        return value
+    tried = [Path(value), *(place / value for place in places if place is not None)]
+    there = next((path for path in tried if path.exists()), None)
+    if there is None:  # where the user would look for it
+        there = tried[1] if places[0] is not None and places[0].is_dir() else tried[0]
+    return there
 
 
 def _takes_path(hint: Any) -> bool:

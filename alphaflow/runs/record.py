@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any, processes: int) -> dict[str, Any]:
     """What run.json keeps beside the recipe's origin."""
-    objects = {"model": recipe.model, "autoencoder": recipe.decoder, "objective": recipe.objective}
+    objects: dict[str, Any] = {"model": recipe.model, "autoencoder": recipe.decoder, "objective": recipe.objective}
+    objects["source"] = recipe.objective.source
     objects["dataset"] = recipe.dataset
     described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers_by_nfe.items()}
@@ -55,6 +56,7 @@ class Origin:
         function: the recipe function's name in that file.
         arguments: what it was called with, as JSON values.
         folder: where the file lay, for the modules beside it; None for built-in recipes.
+        directory: the working directory, which relative paths among the arguments are of; None where nobody said.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Origin:
     function: str = "recipe"
     arguments: dict[str, Any] = field(default_factory=dict)
     folder: str | None = None
+    directory: str | None = None
 
 
 def wrong_types(record: dict[str, Any]) -> str:
@@ -71,7 +74,7 @@ def wrong_types(record: dict[str, Any]) -> str:
         ("recipe", recipe, (dict,)), ("data", data, (dict,)), ("samplers", record["samplers"], (dict,)),
         ("model", record["model"], (dict, type(None))), ("autoencoder", record["autoencoder"], (dict, type(None))),
         ("steps", record["steps"], (int,)), ("seed", record["seed"], (int,)),
-        ("start", record.get("start"), (str, type(None))),
+        ("start", record.get("start"), (str, type(None))), ("source", record.get("source"), (dict, type(None))),
     ]  # fmt: skip
     if isinstance(data, dict):
         expected += [("data.shape", data.get("shape"), (list,)), ("data.class_names", data.get("class_names"), (list,))]
@@ -81,4 +84,5 @@ def wrong_types(record: dict[str, Any]) -> str:
     if isinstance(recipe, dict):
         expected += [(f"recipe.{name}", recipe.get(name), (str,)) for name in ("name", "function")]
         expected += [("recipe.arguments", recipe.get("arguments"), (dict,))]
+        expected += [(f"recipe.{name}", recipe.get(name), (str, type(None))) for name in ("folder", "directory")]
     return next((name for name, value, types in expected if not isinstance(value, types)), "")

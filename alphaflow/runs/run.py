@@ -17,21 +17,25 @@ from ..errors import UserError
 from ..parallel.device import find_device
 from ..recipe import Recipe
 from ..samplers import SAMPLERS, Sampler
+from ..sources import Source
 from . import checkpoint
 from .composed import composed_dataset
 from .folder import RunFolder, step_of
 from .pipeline import Pipeline
-from .rebuilding import NETWORKS, recipe_of
+from .rebuilding import NETWORKS, recipe_of, source_of
 
 
 class Run(Pipeline):
     """A run's folder, opened: its network with trained weights, and its samplers.
 
-    The network is rebuilt from run.json where it is one of alphaflow's, so neither the recipe nor the data is needed;
-    a network of the user's own is rebuilt by the run's recipe.py, if it is trusted. Weights are never unpickled.
+    The network is rebuilt from run.json where it is one of alphaflow's, so neither the recipe nor the data is needed.
+    A network of one's own is given, ``af.Run("runs/mine", model=MyNetwork())``, and nothing is run; or the run's
+    recipe.py makes it, if it is trusted: that opens the recipe's data too. Modules that the recipe imports from beside
+    it are kept in the run, and found there. Weights are never unpickled.
 
     Args:
         path: the folder that training made.
+        model: a network like the trained one, which gets the run's weights; None to have it rebuilt.
         step: step of the checkpoint; None for the last.
         ema: the averaged weights rather than the raw ones.
         device: ``"auto"`` takes a GPU if there is one.
@@ -53,6 +57,7 @@ class Run(Pipeline):
         self,
         path: Path | str,
         *,
+        model: nn.Module | None = None,
         step: int | None = None,
         ema: bool = True,
         device: str | torch.device = "auto",
@@ -62,11 +67,13 @@ class Run(Pipeline):
         self.record: dict[str, Any] = self.folder.read()
         place = self.folder.checkpoint_of(step)  # what is wrong with it is said before anything is built
         device = find_device(device)
-        model, samplers, autoencoder = self._built(place / (checkpoint.AVERAGE if ema else checkpoint.MODEL), device)
+        weights = place / (checkpoint.AVERAGE if ema else checkpoint.MODEL)
+        model, samplers, autoencoder, source = self._built(weights, device, model)
         trained = self.record.get("objective")
         drop = None if trained is None else (trained.get("guidance") or {}).get("label_drop", 0)
         name = str(self.folder.path)
-        super().__init__(model, samplers, autoencoder, self.record["data"], device, name=name, label_drop=drop)
+        data = self.record["data"]
+        super().__init__(model, samplers, autoencoder, data, device, name=name, label_drop=drop, source=source)
         self.load(place, ema=ema)
         self.model.to(device).eval().requires_grad_(False)
 
@@ -83,16 +90,38 @@ class Run(Pipeline):
         """What it was trained on: the recipe's; of a run that was composed in Python, as run.json describes it."""
         return self.recipe().dataset if self.folder.origin().text else composed_dataset(self.folder)
 
-    def _built(self, weights: Path, device: torch.device) -> tuple[nn.Module, Mapping[int, Sampler], Autoencoder]:
-        """The network, samplers and autoencoder, as run.json describes them, or its recipe makes them."""
-        record = self.record
-        if any(part is None for part in [record["model"], record["autoencoder"], *record["samplers"].values()]):
-            recipe = self.recipe()
-            return recipe.model, recipe.samplers_by_nfe, recipe.decoder.on(device)
+    def _built(
+        self, weights: Path, device: torch.device, model: nn.Module | None
+    ) -> tuple[nn.Module, Mapping[int, Sampler], Autoencoder, Source]:
+        """The network, samplers, autoencoder and source, as run.json describes them, or its recipe makes them."""
+        record, source = self.record, source_of(self.record)
+        if any(part is None for part in [record["autoencoder"], source, *record["samplers"].values()]) or (
+            record["model"] is None and model is None
+        ):
+            recipe = self._recipe_for("network" if record["model"] is None and model is None else "parts")
+            return model or recipe.model, recipe.samplers_by_nfe, recipe.decoder.on(device), recipe.objective.source
+        assert source is not None
         samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
         autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)).on(device)
+        return model or self._rebuilt(weights), samplers, autoencoder, source
+
+    def _recipe_for(self, what: str) -> Recipe:
+        """The run's recipe, for what only it can make.
+
+        Raises:
+            UserError: it isn't trusted or can't be built, for want of data perhaps; and the way without it.
+        """
+        try:
+            return self.recipe()
+        except UserError as error:
+            way = "to open the run without its recipe and data, give its network: af.Run(…, model=…)"
+            raise UserError(f"{error}; {way}" if what == "network" else str(error)) from error
+
+    def _rebuilt(self, weights: Path) -> nn.Module:
+        """The network, as run.json describes it; not one that the weights can't be of."""
+        record = self.record
         with torch.device("meta"):  # takes no memory
             size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
         if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later
             raise UserError(f"{self.folder.record} describes a network of {size:,} bytes, which {weights} can't hold")
-        return cast(nn.Module, rebuild(record["model"], NETWORKS)), samplers, autoencoder
+        return cast(nn.Module, rebuild(record["model"], NETWORKS))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ..errors import UserError
 from ..models.inflation import CLASSES
 from ..network import Network
+from ..sources import Source
 from . import checkpoint
 from .checkpoint import read_weights
 from .folder import RunFolder
+from .rebuilding import source_of
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,13 @@ def load_matching(file: Path, model: nn.Module, *, of_images: bool = False) -> S
     )
 
 
-def start_from(file: Path, model: nn.Module, *, of_images: bool = False) -> str:
-    """Loads what a network shares with a safetensors file (`load_matching`); says what it did in a line."""
+def start_from(file: Path, model: nn.Module, source: Source | None = None) -> str:
+    """Loads what a network shares with a safetensors file (`load_matching`); says what it did in a line.
+
+    Also where the file lies in a run that started from another source at t = 1 than ``source``.
+    """
+    record = _record_of(file)
+    of_images = record is not None and len(record["data"]["shape"]) == 3
     start = load_matching(file, model, of_images=of_images)
     says = [f"starting from {file}"]
     says += [f"{len(start.new)} weights are new, {start.new[0]} the first"] if start.new else []
@@ -73,6 +81,11 @@ def start_from(file: Path, model: nn.Module, *, of_images: bool = False) -> str:
     fitted = [name for name in start.fitted if name != CLASSES]
     says += [f"fitted to another shape: {', '.join(fitted)}"] if fitted else []
     says += ["its classes are others: only 'no class' is taken over"] if CLASSES in start.fitted else []
+    if record is not None and source is not None:
+        before = source_of(record)
+        if before is None or before != source:
+            known = "a function of the user's own" if before is None else repr(before)
+            says.append(f"it was trained from another source, {known}, and now from {source!r}")
     return "; ".join(says)
 
 
@@ -92,10 +105,9 @@ def find_weights(path: Path | str) -> Path:
     return folder.last_checkpoint() / checkpoint.AVERAGE
 
 
-def is_of_images(weights: Path) -> bool:
-    """Whether a file of weights lies in a run of images; False where it lies in none."""
+def _record_of(weights: Path) -> dict[str, Any] | None:
+    """run.json of the run that weights lie in, RUN/checkpoints/step-N/ema.safetensors; None where they lie in none."""
     try:
-        record = RunFolder(weights.resolve().parent.parent.parent).read()  # RUN/checkpoints/step-N/ema.safetensors
+        return RunFolder(weights.resolve().parent.parent.parent).read()
     except UserError:
-        return False
-    return len(record["data"]["shape"]) == 3
+        return None

@@ -14,13 +14,16 @@ from ..errors import UserError, reason, said
 from ..measurement import Measurement
 from ..runs.folder import RunFolder
 from ..schedules import value_at
+from ..types import Batch
 from .display import Display
 from .engine import Engine
+from .feed import Feed
 from .flops import peak_flops
 from .loggers import LoggedRun, Logger, TensorBoard
 from .meter import Meter
 from .metrics_log import MetricsLog
-from .sample_pictures import sample_picture
+from .sample_pictures import example_count, fixed_examples, sample_picture
+from .sanity import check_conditions, remarks
 from .summary import TrainingSummary
 
 T = TypeVar("T")
@@ -63,6 +66,27 @@ class Reporter:
         self._started: list[Logger] = []
         self._failed: list[Logger] = []
         self._full = False
+        self._told: set[str] = set()
+        self._examples: Batch | None = None
+
+    def prepare(self, feed: Feed) -> None:
+        """Reads, before training does, the samples of the data that pictures show."""
+        if self.folder is not None and self._examples is None:
+            feed.rewind()  # nobody else reads the data meanwhile
+            with self._spared("no samples of the data in pictures"):
+                self._examples = fixed_examples(self.engine.recipe)
+
+    def see(self, batch: Batch) -> None:
+        """Says what is strange in the first batch; keeps what pictures show where the data can't be read in order.
+
+        Raises:
+            UserError: it hasn't the conditions that the network takes.
+        """
+        check_conditions(self.engine.recipe, batch)
+        for line in remarks(self.engine.recipe, batch, self.engine.world.size):
+            self.display.say(f"note: {line}")
+        if self.folder is not None and self._examples is None and self.engine.recipe.dataset.indexed is None:
+            self._examples = batch[: example_count(self.engine.recipe)].to("cpu")
 
     def open(self, step: int) -> None:
         """Opens metrics.jsonl and starts the loggers: rows of later steps follow."""
@@ -104,8 +128,8 @@ class Reporter:
         engine = self.engine
         if self.folder is None or not (engine.world.main or engine.split):
             return
-        with self._spared(f"no picture at step {step}"):
-            picture = sample_picture(engine.recipe, engine.ema.model, engine.device)
+        with self._spared(f"no picture at step {step}", once=True):
+            picture = sample_picture(engine.recipe, engine.ema.model, engine.device, self._examples)
             if picture is not None and engine.world.main:
                 with self._room():
                     picture.save(self.folder.samples(step))
@@ -225,12 +249,15 @@ class Reporter:
                 self.display.say(f"{type(logger).__name__} doesn't take everything ({said(error)}); training continues")
 
     @contextmanager
-    def _spared(self, what: str) -> Iterator[None]:
-        """Whatever goes wrong in looking at samples is no reason to stop training: it is said."""
+    def _spared(self, what: str, once: bool = False) -> Iterator[None]:
+        """Whatever goes wrong in looking at samples is no reason to stop training: it is said, or the first time."""
         try:
             yield
         except Exception as error:
-            self.display.say(f"{what}: {said(error)}")
+            problem = said(error)
+            if not once or problem not in self._told:
+                self.display.say(f"{what}: {problem}")
+            self._told.add(problem)
 
     @contextmanager
     def _room(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import UserError
 from ..network import known
+from ..pixel_values import is_picture_shape
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -99,7 +100,7 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
     low, high = float(x.min()), float(x.max())
     rms = float(x.square().mean().sqrt())
     shape = recipe.dataset.shape
-    pixels = recipe.decoder.plain and len(shape) in (3, 4) and shape[0] in (1, 3)
+    pixels = recipe.decoder.plain and is_picture_shape(shape)
     if pixels and (low >= 0 or max(-low, high) > 1.01):
         found.append(
             f"the first batch's values lie in [{low:.3g}, {high:.3g}]; without an autoencoder, samples are taken for "

@@ -21,7 +21,7 @@ from ..recipe import Recipe
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..runs.record import Origin, describe_run
-from ..runs.starting import find_weights, is_of_images, start_from
+from ..runs.starting import find_weights, start_from
 from ..seeds import derived
 from ..types import Batch, Loss
 from . import recovery, state
@@ -33,7 +33,6 @@ from .guard import BatchGuard, GuardMemory, Incident, examine, squared_error
 from .loggers import Logger
 from .meter import Meter
 from .reporting import Reporter
-from .sanity import check_conditions, remarks
 from .saving import CheckpointRetention, Saver
 from .stopping import Stop
 from .summary import TrainingSummary
@@ -54,8 +53,8 @@ class Trainer:
         setup: precision, accumulation, recomputation, compilation, and how several processes share the work.
         guard: what is done about bad batches.
         keep: which checkpoints stay.
-        checkpoint_every, sample_every: steps between checkpoints and between sample pictures, both also written at
-            the end; None for a tenth of all steps.
+        checkpoint_every: steps between checkpoints, one also at the end; None for a tenth of all steps.
+        sample_every: the same of sample pictures; ``"auto"`` for a tenth of all steps, None or 0 for no pictures.
         log_every: steps between rows of metrics.jsonl; a row holds means over them.
         evaluation: measures samples, `TrainingEvaluation`; its values go to metrics.jsonl and checkpoints' manifests.
         display: what shows the progress; ``"auto"`` takes a bar on a terminal or in a notebook, plain lines elsewhere;
@@ -87,7 +86,7 @@ class Trainer:
         guard: BatchGuard | None = None,
         keep: CheckpointRetention | None = None,
         checkpoint_every: int | None = None,
-        sample_every: int | None = None,
+        sample_every: int | Literal["auto"] | None = "auto",
         log_every: int = 50,
         evaluation: Measurement | None = None,
         display: Display | Literal["auto"] | None = "auto",
@@ -103,7 +102,7 @@ class Trainer:
         self.world = join(self.device)
         tenth = max(1, recipe.steps // 10)
         self.checkpoint_every = _positive("checkpoint_every", checkpoint_every, tenth)
-        self.sample_every = _positive("sample_every", sample_every, tenth)
+        self.sample_every = _positive("sample_every", sample_every, tenth) if sample_every else None
         self.log_every = _positive("log_every", log_every, 1)
         self.display = chosen_display(display if self.world.main else None)
 
@@ -111,8 +110,7 @@ class Trainer:
         recipe.model.to(self.device)
         self.folder = None if out is None else RunFolder(out)
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
-            file = find_weights(start)
-            self.display.say(start_from(file, recipe.model, of_images=is_of_images(file)))
+            self.display.say(start_from(find_weights(start), recipe.model, recipe.objective.source))
         setup = (setup or MachineSetup()).of(recipe)
         record = describe_run(recipe, seed, start, setup, self.world.size)  # while each process has the whole network
         self.engine = Engine(recipe, setup, self.device, self.world)
@@ -165,9 +163,7 @@ class Trainer:
         waited = time.perf_counter() - started
         before = self.generator.get_state()
         if self._batch is None:
-            check_conditions(self.recipe, raw)
-            for line in remarks(self.recipe, raw, self.world.size):
-                self.display.say(f"note: {line}")
+            self.report.see(raw)
         self._batch = batch = raw.drawn(self.generator)
         loss = self.engine.gradient(batch, self.step, self.generator)
         norm = self.engine.norm()
@@ -206,6 +202,8 @@ class Trainer:
         self.stopped = False
         self.model.train()
         self.report.meter = Meter()
+        if self.sample_every is not None:
+            self.report.prepare(self.feed)
         self.report.open(self.step)
         if self.step and self._is_due(self.sample_every):
             self.report.missing_picture(self.step)  # where a kill came between the checkpoint and its picture
@@ -241,8 +239,8 @@ class Trainer:
             self.report.picture(self.step)
         return saved
 
-    def _is_due(self, every: int) -> bool:
-        return self.step == self.recipe.steps or self.step % every == 0
+    def _is_due(self, every: int | None) -> bool:
+        return every is not None and (self.step == self.recipe.steps or self.step % every == 0)
 
     def _saved(self, saved: int, due: bool) -> int:
         """Saves if that is due, or if it failed the last time; returns the step that was saved last."""
@@ -341,7 +339,9 @@ class Trainer:
         self.display.say(f"continuing {folder.path} at step {self.step}")
 
 
-def _positive(name: str, value: int | None, otherwise: int) -> int:
-    if value is not None and value < 1:
+def _positive(name: str, value: int | Literal["auto"] | None, otherwise: int) -> int:
+    if value is None or value == "auto":
+        return otherwise
+    if value < 1:
         raise UserError(f"{name} must be at least 1, got {value}")
-    return otherwise if value is None else value
+    return value
