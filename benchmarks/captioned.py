@@ -62,10 +62,12 @@ def draw(place: Path, file: Path) -> None:
     from matplotlib.figure import Figure
 
     texts = [text for text, _ in KINDS["sentences never seen"]]
-    x = made(place, [text for text in texts for _ in range(8)], 1, 0).view(len(texts), 8, 8, 8)
-    figure = Figure(figsize=(7, 0.62 * len(texts)), layout="constrained")
+    x = made(place, [text for text in texts for _ in range(8)], 1, 0).clamp(-1, 1).view(len(texts), 8, 8, 8)
+    figure = Figure(figsize=(7, 0.55 * len(texts)))
+    figure.subplots_adjust(left=0.32, right=1, bottom=0, top=1, hspace=0.12)
     for axis, text, row in zip(figure.subplots(len(texts)), texts, x, strict=True):
-        axis.imshow(torch.cat([torch.nn.functional.pad(digit, (0, 1), value=1.0) for digit in row], 1), "gray")
+        strip = torch.cat([torch.nn.functional.pad(digit, (0, 1), value=1.0) for digit in row], 1)
+        axis.imshow(strip[:, :-1], "gray", vmin=-1, vmax=1, aspect="auto")
         axis.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=11)
         axis.set_xticks([])
         axis.set_yticks([])

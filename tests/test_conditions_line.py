@@ -353,6 +353,12 @@ def test_images_by_the_command_line(here: Callable[..., Any], tmp_path: Path) ->
     made, real = (to_bytes(torch.from_numpy(arrays[name])).double().numpy() for name in ("image", "x"))
     expected = 10 * np.log10(255**2 / ((made - real) ** 2).reshape(30, -1).mean(1))
     assert json.loads(result.read_text())["rows"][0]["values"]["psnr"] == pytest.approx(expected.mean(), rel=1e-6)
+    some = {name: array[10:20] for name, array in arrays.items()}
+    np.savez(tmp_path / "some.npz", **some)  # data that were held out, with their conditions
+    call = ["evaluate", run, "--trust", "--reference", tmp_path / "some.npz", "--count", "10", "--metrics", "psnr"]
+    assert here(*call, "--json", result).status == 0
+    of_some = json.loads(result.read_text())["rows"][0]["values"]["psnr"]
+    assert of_some == pytest.approx(expected[10:20].mean(), rel=1e-6)
 
 
 def test_conditions_that_are_none(here: Callable[..., Any], tmp_path: Path) -> None:
@@ -368,7 +374,7 @@ def test_conditions_that_are_none(here: Callable[..., Any], tmp_path: Path) -> N
         (["--conditions", tmp_path / "none.npz"], "none.npz doesn't exist"),
         (["--conditions", tmp_path / "short.npz"], "short.npz: the condition image must be float32 (1, 2, 16)"),
         (["--conditions", tmp_path / "other.npz"], "makes its samples from image"),
-        (["--conditions", tmp_path / "two.npz"], "arrays of one length"),
+        (["--conditions", tmp_path / "two.npz"], "every array is (n, …)"),
         (["--conditions", tmp_path / "objects.npz"], "pickled objects are refused"),
         (["--conditions", tmp_path / "cut.npz"], "cut.npz is not a readable .npz"),
         (["--text", "a seven"], "takes no sentences, --text"),

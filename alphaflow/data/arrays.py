@@ -78,6 +78,16 @@ def open_npz(path: Path) -> zipfile.ZipFile:
         raise UserError(f"{path} is not a readable .npz ({said(error)}); is it whole?") from error
 
 
+def names_in(path: Path) -> list[str]:
+    """The names of an .npz's arrays.
+
+    Raises:
+        UserError: it can't be opened.
+    """
+    with open_npz(path) as file:
+        return [name.removesuffix(".npy") for name in file.namelist()]
+
+
 def array_header(file: zipfile.ZipFile, name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Of an array in an .npz: shape, whether Fortran's order, type, and where its values begin.
 

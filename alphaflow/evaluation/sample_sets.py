@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
+from ..data.array_data import Arrays
+from ..data.arrays import names_in
 from ..data.dataset import IndexedDataset
 from ..data.decoding.images import Mode
 from ..data.digits import Digits
@@ -185,7 +187,8 @@ def open_sample_set(
     """Pictures or clips by where they are.
 
     Args:
-        target: a folder, a zip or tars of images or of clips, an .npz, a folder of shards, or a data set's name.
+        target: a folder, a zip or tars of images or of clips, an .npz of samples (arr_0) or of data with conditions
+            (`Arrays`), a folder of shards, or a data set's name.
         size: image files and clips are centre-cropped and scaled to it; None takes images as they are, clips at 224.
         mode: mode of files: ``"RGB"`` or ``"L"``; None takes ``"L"`` where every image file is greyscale.
         frames: number of frames to read from the middle of clips.
@@ -202,7 +205,7 @@ def open_sample_set(
     if path.suffix == ".npy" or (path.suffix == ".npz" and holds_floats(path)):
         return read_floats(path)
     if path.suffix == ".npz":
-        return NpzSamples(path)
+        return DecodedDataset(Arrays(path), str(path)) if "x" in names_in(path) else NpzSamples(path)
     if (path / DATASET).is_file():
         shards = LatentShards(path)
         autoencoder = shards.autoencoder

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.arrays import DAMAGE, array_header, open_npz, read_array
+from ..data.array_data import Arrays
+from ..data.columns import Column, columns_of_npz
 from ..data.dataset import IndexedDataset
 from ..data.decoding.images import image_mode
+from ..data.fields import taken
 from ..data.folders import ImageFolder
 from ..data.latent_shards import LatentShards
 from ..data.shard_description import DATASET
-from ..errors import UserError, said
-from ..pixel_values import to_unit
+from ..errors import UserError
 from ..types import Cond
 from .conditioning import Conditioning
 from .pipeline import Pipeline
-
-TRUTH = "x"
-"""What the samples themselves are called among arrays of conditions."""
 
 
 class ConditionRows(ABC):
@@ -61,19 +59,25 @@ class DatasetRows(ConditionRows):
 
 
 class ArrayRows(ConditionRows):
-    """Conditions in arrays (n, …), each under its name; what is called `TRUTH` are the samples they belong to."""
+    """Conditions in arrays (n, …), each under its name.
 
-    def __init__(self, arrays: dict[str, Tensor]) -> None:
-        self.truth, self.arrays = arrays.get(TRUTH), {n: array for n, array in arrays.items() if n != TRUTH}
+    Raises:
+        UserError: there are none, or they are of different lengths.
+    """
+
+    def __init__(self, arrays: Mapping[str, Column], place: Path | str = "") -> None:
+        sizes = {name: column.shape[0] if column.shape else 0 for name, column in arrays.items()}
+        if len(set(sizes.values())) != 1 or not all(sizes.values()):
+            raise UserError(f"{place} must hold arrays of one length, named as the conditions are; it has {sizes}")
+        self.arrays, self.count = arrays, next(iter(sizes.values()))
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return self.count
 
     def read(self, start: int, stop: int) -> tuple[Cond, Tensor | None]:
-        """The conditions of the samples ``start`` … ``stop`` − 1, and the truth, if the file has it."""
-        rows = torch.arange(start, stop) % len(self)
-        cond = Cond(**{name: array[rows] for name, array in self.arrays.items()})
-        return cond, None if self.truth is None else self.truth[rows]
+        """The conditions of the samples ``start`` … ``stop`` − 1."""
+        rows = np.arange(start, stop) % len(self)
+        return Cond(**{name: taken(name, column.rows(rows)) for name, column in self.arrays.items()}), None
 
 
 def rows_of(dataset: IndexedDataset | None, run: Pipeline) -> ConditionRows | None:
@@ -136,37 +140,6 @@ def _arrays(file: Path, conditioning: Conditioning) -> ConditionRows:
         if len(conditioning.needed) != 1:
             wanted = conditioning.listed(conditioning.needed) or "none"
             raise UserError(f"{file} holds one condition, and the run takes {wanted}; put them into an .npz")
-        return ArrayRows({conditioning.needed[0]: _tensor(_npy(file), conditioning.needed[0], file)})
-    found: dict[str, Tensor] = {}
-    with open_npz(file) as opened:
-        for name in sorted(member.removesuffix(".npy") for member in opened.namelist()):
-            array_header(opened, name, file)
-            try:
-                with opened.open(f"{name}.npy") as stream:
-                    values = read_array(stream, opened.getinfo(f"{name}.npy").file_size)
-            except DAMAGE as error:
-                raise UserError(f"{file}: {name} can't be read ({said(error)}); is it whole?") from error
-            found[name] = _tensor(values, name, file)
-    sizes = {name: len(array) for name, array in found.items()}
-    if not set(found) - {TRUTH} or len(set(sizes.values())) != 1 or not all(sizes.values()):
-        raise UserError(f"{file} must hold arrays of one length, named as the conditions are; it has {sizes}")
-    return ArrayRows(found)
-
-
-def _npy(file: Path) -> np.ndarray[Any, Any]:
-    try:
-        with file.open("rb") as stream:
-            return read_array(stream, file.stat().st_size)
-    except DAMAGE as error:
-        raise UserError(f"{file} can't be read: {said(error)}") from error
-
-
-def _tensor(values: np.ndarray[Any, Any], name: str, file: Path) -> Tensor:
-    """An array as a condition: floats in float32, whole numbers in int64; 8-bit images in [-1, 1]."""
-    if values.dtype.kind not in "fiub" or not values.ndim:
-        raise UserError(f"{file}: {name} must be numbers (n, …), got {values.dtype} {values.shape}")
-    if values.dtype == np.uint8 and name in ("image", TRUTH):
-        return to_unit(torch.from_numpy(values))
-    if values.dtype.kind == "b":
-        return torch.from_numpy(values)
-    return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
+        return ArrayRows({conditioning.needed[0]: Column.of(conditioning.needed[0], file)}, file)
+    columns = columns_of_npz(file)
+    return DatasetRows(Arrays(file), conditioning) if "x" in columns else ArrayRows(columns, file)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.columns import Column
 from ..errors import UserError
 from ..guidance import CFG
 from ..progress import ProgressCallback
@@ -101,4 +102,4 @@ def text_rows(run: Run, text: str) -> ConditionRows:
         takes = run.conditioning.listed(run.conditioning.needed) or "no condition but labels"
         raise UserError(f"{run.name} takes no sentences, `text=`: its samples are made from {takes}")
     tokens, mask = text_encoder_of(run.record).encode([text])
-    return ArrayRows({"tokens": tokens, "mask": mask})
+    return ArrayRows({"tokens": Column.of("tokens", tokens), "mask": Column.of("mask", mask)})
