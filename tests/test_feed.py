@@ -125,7 +125,8 @@ def test_a_dataset_without_a_base_trains_and_is_asked_each_time() -> None:
     assert repr(made.dataset) == repr(stream)
     facts = describe_data(made.dataset)
     assert facts == {
-        "shape": [1, 8, 8], "classes": 3, "sampled_classes": 3, "class_names": ["0", "1", "2"], "fps": None
+        "shape": [1, 8, 8], "classes": 3, "sampled_classes": 3, "class_names": ["0", "1", "2"], "fps": None,
+        "conditions": None, "text": None,
     }  # fmt: skip
     trainer = af.Trainer(made)
     trainer.train_step()
@@ -162,7 +163,7 @@ def test_a_dataset_of_the_users_own_says_what_it_knows() -> None:
     data = Derived()
     assert af.Dataset.of(data) is data
     facts = {"shape": [1, 8, 8], "classes": 2, "sampled_classes": 1, "class_names": ["a", "b"], "fps": 7.5}
-    assert describe_data(data) == facts
+    assert describe_data(data) == {**facts, "conditions": None, "text": None}
     assert (data.shapes, data.indexed, data.autoencoder, data.batch_size) == (((1, 8, 8),), None, None, None)
     assert Feed(data, data, CPU, 2).ahead == 2
     parts = [next(iter(Derived().share(rank, 2))).cond.labels for rank in range(2)]
