@@ -143,6 +143,13 @@ def test_data_that_can_hardly_be_meant_are_remarked(tmp_path: Path) -> None:
         assert not message or re.search(message, notes[0]), (message, notes)
 
 
+def test_labels_that_nobody_takes_are_remarked() -> None:
+    said = Listening()
+    model = af.DiT((1, 8, 8), patch=4, depth=1, width=16, heads=2)
+    af.Trainer(recipe(af.Digits(batch_size=16), model=model, steps=2), display=said).fit()
+    assert len([line for line in said.lines if "the network takes none: it is trained without classes" in line]) == 1
+
+
 def test_the_worst_samples_times_are_those_it_was_trained_with(tmp_path: Path) -> None:
     """One sample of the batch is infinite: the times named are the ones drawn for it."""
 

@@ -9,6 +9,7 @@ import torch
 
 import alphaflow as af
 from alphaflow.recipe_files import builtin_recipes, builtin_source
+from alphaflow.runs.generation import text_rows
 from alphaflow.runs.labels import balanced_labels
 
 RECIPES = (
@@ -91,7 +92,13 @@ def test_captioned_digits(tmp_path: Path) -> None:
     af.Trainer(recipe, out=tmp_path / "run", device="cpu").fit()
     run = af.Run(tmp_path / "run", device="cpu")
     tokens, mask = af.ByteText(length=24).encode(["the number after six"] * 2)
-    assert run.sample(cond=af.Cond(tokens=tokens, mask=mask)).shape == (2, 1, 8, 8)
+    cond = af.Cond(tokens=tokens, mask=mask)
+    assert run.sample(cond=cond).shape == (2, 1, 8, 8)
+    said, _ = text_rows(run, "the number after six").read(0, 2)  # by what run.json says of the data's text
+    assert torch.equal(said.tokens, tokens)
+    assert torch.equal(said.mask, mask)
+    with pytest.raises(af.UserError, match="24 are the most"):
+        text_rows(run, "the number that comes after six")
 
 
 def test_pen_digits(tmp_path: Path) -> None:

@@ -90,11 +90,14 @@ def remarks(recipe: Recipe, batch: Batch, processes: int = 1) -> list[str]:
         processes: number of processes that share a batch.
     """
     found = []
+    takes = known(recipe.model).conditions
+    if takes is not None and "labels" in batch.cond.tensors and "labels" not in takes:
+        found.append("the data have labels, and the network takes none: it is trained without classes")
     x = batch.x.float()
     size = len(batch.x) * processes
-    known = recipe.dataset.indexed
-    if known is not None and len(known) < size:
-        found.append(f"the data set holds {len(known)} samples, and a batch {size}: a step sees them several times")
+    indexed = recipe.dataset.indexed
+    if indexed is not None and len(indexed) < size:
+        found.append(f"the data set holds {len(indexed)} samples, and a batch {size}: a step sees them several times")
     elif len(x) > 1 and bool((x == x[:1]).all()):
         found.append("all samples of the first batch are equal")
     low, high = float(x.min()), float(x.max())
