@@ -124,7 +124,7 @@ def seconds_a_step(recipe: Recipe, step: int, device: torch.device, count: int) 
         count: steps to time, after one to warm up.
     """
     model, objective = _copied(recipe, device)
-    trainer = Trainer(replace(recipe, model=model, objective=objective), device=device)
+    trainer = Trainer(replace(recipe, model=model, objective=objective), device=device, display=None)
     trainer.model.train()
     times = []
     with trainer.feed:

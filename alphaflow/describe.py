@@ -44,12 +44,13 @@ def describe(value: Any) -> Any:
     return {"type": name, **{key: describe(item) for key, item in arguments.items()}}
 
 
-def rebuild(described: Any, kinds: Mapping[str, Any]) -> Any:
+def rebuild(described: Any, kinds: Mapping[str, Any], most: int = MOST) -> Any:
     """The object that `describe` described.
 
     Args:
         described: as it was read.
         kinds: the classes that may be built, by name.
+        most: the largest number that an argument may be.
 
     Raises:
         UserError: it is none of them, or has arguments that its class doesn't take.
@@ -61,20 +62,20 @@ def rebuild(described: Any, kinds: Mapping[str, Any]) -> Any:
         raise UserError(
             f"run.json names the class {name!r:.100}, which is not one of {', '.join(sorted(kinds))}; upgrade alphaflow"
         )
-    arguments = {key: _value(item, kinds) for key, item in described.items() if key != "type"}
+    arguments = {key: _value(item, kinds, most) for key, item in described.items() if key != "type"}
     try:
         return kinds[name](**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"run.json describes a {name} that can't be built: {reason(error)}") from error
 
 
-def _value(described: Any, kinds: Mapping[str, Any]) -> Any:
+def _value(described: Any, kinds: Mapping[str, Any], most: int) -> Any:
     """An argument: plain, a tuple, or one more object."""
     if isinstance(described, list):
-        return tuple(_value(item, kinds) for item in described)
+        return tuple(_value(item, kinds, most) for item in described)
     if isinstance(described, dict):
-        return rebuild(described, kinds)
-    if isinstance(described, int) and abs(described) > MOST:
+        return rebuild(described, kinds, most)
+    if isinstance(described, int) and abs(described) > most:
         raise UserError(f"run.json holds the number {described}, which nothing of alphaflow's can be")
     return described
 

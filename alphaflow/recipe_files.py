@@ -123,7 +123,7 @@ def find_recipe(spec: str) -> RecipeFile:
 
 
 def load_recipe(
-    text: str, name: str, file: Path, function: str = "recipe", folder: str | Path | None = None
+    text: str, name: str, file: Path, function: str = "recipe", folder: str | Path | None = None, *, first: bool = True
 ) -> RecipeFile:
     """Runs a recipe file's source and takes its function.
 
@@ -132,10 +132,11 @@ def load_recipe(
         name: name of the recipe.
         file: where the source lies, for error messages.
         function: the function's name.
-        folder: put on the import path, so that a recipe can import modules beside it.
+        folder: where the modules beside it lie.
+        first: look there first when it imports; if not, the import path is arranged already.
     """
-    if folder is not None and Path(folder).is_dir() and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    if first and folder is not None and Path(folder).is_dir():
+        _put_first(str(folder))
     module = ModuleType(f"alphaflow_recipe_{name}")
     module.__file__ = str(file)
     sys.modules[module.__name__] = module
@@ -146,6 +147,23 @@ def load_recipe(
     except Exception as error:
         raise UserError(f"the recipe {name} can't be loaded{_where(error)}: {_missing(error)}") from error
     return RecipeFile(name, _function(module, function, str(file)), text, None if folder is None else Path(folder))
+
+
+_folders: set[str] = set()
+"""Where recipes lay that were loaded."""
+
+
+def _put_first(folder: str) -> None:
+    """Imports look in a recipe's folder first; modules that came from beside another recipe are forgotten."""
+    others = _folders - {folder}
+    for name, module in list(sys.modules.items()):
+        file = vars(module).get("__file__")
+        if file and any(Path(file).is_relative_to(other) for other in others) and "site-packages" not in file:
+            del sys.modules[name]
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+    _folders.add(folder)
 
 
 def _builtin_folder() -> Path:

@@ -72,4 +72,6 @@ def importing(kept: Path, others: Sequence[Path]) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = [*path, *(folder for folder in folders if folder not in path)]
+        for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+            del sys.modules[name]
         sys.modules.update(before)

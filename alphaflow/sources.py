@@ -37,7 +37,7 @@ class Source(ABC):
 
     @staticmethod
     def of(given: Source | Callable[[Sample, Cond], Sample]) -> Source:
-        """Any ``function(noise, cond) -> x1`` as a source.
+        """Any ``function(noise, cond) -> x1`` as a source: one that reads no condition which the network doesn't take.
 
         Raises:
             UserError: it can't be called.
@@ -109,7 +109,7 @@ class _Function(Source):
         start = self.function(noise, cond)
         if start.shape != noise.shape:
             raise UserError(f"the source must give the samples' shape {tuple(noise.shape)}, got {tuple(start.shape)}")
-        return start
+        return start.to(noise.dtype)
 
     def __repr__(self) -> str:
         return repr(self.function)
@@ -138,6 +138,8 @@ class OptimalTransport(Compact, Coupling):
 
         a, b = (part.detach().flatten(1).double() for part in (x, x1))
         cost = -(a @ b.mT)  # the norms are the same whatever the order
+        if not bool(cost.isfinite().all()):  # a bad batch, of which training's guard knows what to do
+            return torch.arange(len(x), device=x.device)
         return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(x.device)
 
 

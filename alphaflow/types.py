@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .errors import UserError
+
 Sample: TypeAlias = Float[Tensor, "b ..."]
 """Data, noise, or a velocity: (b, …)."""
 
@@ -60,13 +62,16 @@ class Cond:
     def __init__(self, labels: Labels | None = None, **tensors: Tensor) -> None:
         if labels is not None:
             if labels.is_floating_point() or labels.ndim != 1:
-                raise ValueError(f"labels must be integers of shape (b,), got {labels.dtype} {tuple(labels.shape)}")
+                raise UserError(f"labels must be integers of shape (b,), got {labels.dtype} {tuple(labels.shape)}")
             tensors = {"labels": labels, **tensors}
         if "tokens" in tensors or "mask" in tensors:
             tensors["mask"] = _mask_of(tensors.get("tokens"), tensors.get("mask"))
+        scalar = next((name for name, tensor in tensors.items() if not tensor.ndim), None)
+        if scalar is not None:
+            raise UserError(f"a condition is (b, …), a row for each sample; {scalar!r} has no dimension")
         sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"every condition needs the same batch size, got {sizes}")
+            raise UserError(f"every condition needs the same batch size, got {sizes}")
         self.tensors: Mapping[str, Tensor] = tensors
 
     @property
@@ -148,11 +153,11 @@ def _mask_of(tokens: Tensor | None, mask: Tensor | None) -> Tensor:
     """
     if tokens is None or tokens.ndim not in (2, 3):
         found = "none" if tokens is None else tuple(tokens.shape)
-        raise ValueError(f"tokens are features (b, n, d) or indices (b, n), and a mask goes with them; got {found}")
+        raise UserError(f"tokens are features (b, n, d) or indices (b, n), and a mask goes with them; got {found}")
     if mask is None:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
-        raise ValueError(
+        raise UserError(
             f"the mask of tokens {tuple(tokens.shape)} is boolean {tuple(tokens.shape[:2])}, True for "
             f"those that are there; got {mask.dtype} {tuple(mask.shape)}"
         )
@@ -179,9 +184,9 @@ class Batch:
     def __post_init__(self) -> None:
         for name, tensor in self.cond.tensors.items():
             if len(tensor) != len(self.x):
-                raise ValueError(f"a batch has {len(self.x)} samples x, but its condition {name!r} {len(tensor)}")
+                raise UserError(f"a batch has {len(self.x)} samples x, but its condition {name!r} {len(tensor)}")
         if self.std is not None and self.std.shape != self.x.shape:
-            raise ValueError(f"a batch's std must have x's shape {tuple(self.x.shape)}, got {tuple(self.std.shape)}")
+            raise UserError(f"a batch's std must have x's shape {tuple(self.x.shape)}, got {tuple(self.std.shape)}")
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -247,7 +252,7 @@ def check_labels(labels: Labels, classes: int) -> None:
     wrong = ((labels < NO_CLASS) | (labels >= classes)).nonzero()
     if len(wrong):
         sample = int(wrong[0])
-        raise ValueError(
+        raise UserError(
             f"label {int(labels[sample])} of sample {sample} is out of range: labels are 0 to {classes - 1}, "
             f"or {NO_CLASS} for none"
         )

@@ -159,7 +159,7 @@ def test_what_cannot_be_sampled_with(tmp_path: Path) -> None:
         ({"cond": good, "noise": torch.zeros(5, 16)}, r"`noise=` must be of shape \(5, 2, 16\)"),
         ({"cond": good, "labels": torch.zeros(3, dtype=torch.int64)}, "`labels=` is of 3 samples, and 5"),
         ({"cond": good, "dtype": torch.int32}, "torch.uint8, for pixels, or a floating type"),
-        ({"cond": good.replace(vector=torch.full((5, 3), torch.nan))}, "sample 0 is not finite"),
+        ({"cond": good.replace(vector=torch.full((5, 3), torch.nan))}, "condition vector is not finite"),
     ]
     run.model.v.data.fill_(1.0)
     for given, message in wrong:

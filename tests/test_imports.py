@@ -12,12 +12,12 @@ TOPS = ("cli", "data_tools", "recipes")
 
 # Lowest first: a room imports only rooms of lower floors. A single file is a room.
 FLOORS = [
-    {"errors", "recipe_modules", "seeds", "types", "version"},
+    {"errors", "recipe_modules", "seeds", "version"},
+    {"data.decoding", "describe", "files", "hub", "pixel_values", "progress", "tangents", "types"},
     {
-        "data.decoding", "describe", "files", "flow", "guidance_input", "hub", "metrics", "pixel_values",
-        "progress", "tangents",
+        "averages", "data.listing", "flow", "guidance_input", "media", "metrics", "network", "schedules",
+        "times", "weighting",
     },
-    {"averages", "data.listing", "media", "network", "schedules", "times", "weighting"},
     {"guidance", "models", "parallel", "sources"},
     {"autoencoders", "derivatives", "features", "samplers", "text"},
     {"data", "objectives"},

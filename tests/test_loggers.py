@@ -137,7 +137,13 @@ def test_going_back_starts_loggers_again(tmp_path: Path) -> None:
     logger, given = Notebook(), recipe(8)
     broken = af.Recipe(model=given.model, objective=given.objective, dataset=Breaking(), samplers=(), steps=8, ema=0.9)
     guard = af.BatchGuard(patience=3)
-    more: dict[str, Any] = {"checkpoint_every": 4, "log_every": 1, "display": None, "guard": guard}
+    more: dict[str, Any] = {
+        "checkpoint_every": 4,
+        "log_every": 1,
+        "display": None,
+        "guard": guard,
+        "sample_every": None,
+    }
     af.Trainer(broken, out=tmp_path / "run", loggers=[logger], **more).fit()
     assert [run.step for run in logger.runs] == [0, 4]
     assert logger.closed == 2

@@ -319,6 +319,11 @@ class IndexedDataset(Dataset):
         return np.concatenate(taken)
 
 
+def names_of_classes(dataset: Dataset) -> list[str]:
+    """A name for each class: its number, where it has no other."""
+    return list(dataset.class_names) or [str(index) for index in range(dataset.classes or 0)]
+
+
 def describe_data(dataset: Dataset) -> dict[str, Any]:
     """What a run knows of its data: shape, classes and their names, classes of its samples, the rate of clips.
 
@@ -332,7 +337,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "shape": list(dataset.shape),
         "classes": dataset.classes,
         "sampled_classes": dataset.sampled_classes,
-        "class_names": list(dataset.class_names) or [str(index) for index in range(dataset.classes or 0)],
+        "class_names": names_of_classes(dataset),
         "fps": dataset.fps,
         "conditions": None if forms is None else {name: form.described for name, form in forms.items()},
         "text": text,

@@ -168,4 +168,9 @@ def form_of(shape: tuple[int, ...] | None, settings: Settings) -> dict[str, Any]
     if not clips:
         return {"size": settings.size, "mode": image_mode(shape[0]), "kind": "images"}
     frames = settings.frames or shape[1]
-    return {"size": settings.size or shape[-1], "mode": image_mode(shape[0]), "frames": frames, "kind": "clips"}
+    return {
+        "size": settings.size or (shape[-2], shape[-1]),
+        "mode": image_mode(shape[0]),
+        "frames": frames,
+        "kind": "clips",
+    }

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..autoencoders.autoencoder import Autoencoder
 from ..data.array_data import Arrays
 from ..data.arrays import names_in
-from ..data.dataset import IndexedDataset
+from ..data.dataset import IndexedDataset, names_of_classes
 from ..data.decoding.images import Mode
 from ..data.digits import Digits
 from ..data.folders import ImageFolder, VideoFolder
@@ -45,7 +45,7 @@ class InMemorySamples(SampleSet):
         name: what a table calls them.
 
     Raises:
-        ValueError: something else.
+        ValueError: something else, or a sample that is not finite.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class InMemorySamples(SampleSet):
             raise ValueError(
                 f"samples are 8-bit (n ≥ 1, 1 or 3, …, h, w), or floats (n ≥ 1, …); got {pixels.dtype} {shape}"
             )
-        self.pixels = pixels
+        self.pixels = pixels if self.pictures else finite(pixels)
         self.labels = labels
         self.name = name
         self.shape = tuple(pixels.shape[1:])
@@ -104,7 +104,7 @@ class DecodedDataset(SampleSet):
         self._autoencoder = autoencoder
         self.ahead = ahead
         self._device = device
-        self.class_names, self.fps = dataset.class_names, dataset.fps
+        self.class_names, self.fps = names_of_classes(dataset), dataset.fps
         self.shape = tuple(self._decoded(0, 1)[0].shape[1:])
         self.pictures = is_picture_shape(self.shape)
 

@@ -136,9 +136,14 @@ def _write_all(
     folders = folder_names(class_names)
     for index, sample in enumerate(samples):
         _keep(first, sample)
-        into = folder if labels is None else folder / folders[int(labels[index])]
-        _write(into, sample, index, form, fps)
+        _write(_within(folder, labels, index, folders), sample, index, form, fps)
     return first
+
+
+def _within(folder: Path, labels: Labels | Sequence[int] | None, index: int, folders: Sequence[str]) -> Path:
+    """The folder of a sample: its class's, or, where it has none, the one of all."""
+    label = -1 if labels is None else int(labels[index])
+    return folder / folders[label] if 0 <= label < len(folders) else folder
 
 
 def _keep(first: list[Tensor], sample: Tensor) -> None:
@@ -227,7 +232,7 @@ def write_each(
     """Writes 8-bit pixels (n, c, …) as NNNNNN.png, .mp4 or .gif, in folders by class, numbered from ``start`` on."""
     folders = folder_names(class_names)
     for index, sample in enumerate(pixels):
-        into = folder if labels is None else folder / folders[int(labels[index])]
+        into = _within(folder, labels, index, folders)
         _write(into, sample, start + index, form, fps)
 
 

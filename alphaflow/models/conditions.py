@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..types import Cond, Sample
 from .blocks import Context
 from .embeddings import sincos
@@ -31,7 +32,7 @@ class VectorEmbedding(nn.Module):
         if vector is None:
             vector = like.new_zeros(like.shape[0], size)
         if vector.shape != (like.shape[0], size):
-            raise ValueError(f"this DiT takes cond.vector (b, {size}), got {tuple(vector.shape)}")
+            raise UserError(f"this DiT takes cond.vector (b, {size}), got {tuple(vector.shape)}")
         embedded: Tensor = self.out(F.silu(self.hidden(vector.to(self.hidden.weight.dtype))))
         return embedded
 
@@ -75,11 +76,11 @@ class TokenEmbedding(nn.Module):
 
     def _check(self, tokens: Tensor, mask: Tensor) -> None:
         if self.features is not None and (tokens.ndim != 3 or tokens.shape[2] != self.features):
-            raise ValueError(f"this DiT takes cond.tokens (b, n, {self.features}), got {tuple(tokens.shape)}")
+            raise UserError(f"this DiT takes cond.tokens (b, n, {self.features}), got {tuple(tokens.shape)}")
         if self.vocabulary is None:
             return
         if tokens.ndim != 2 or tokens.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"this DiT takes cond.tokens (b, n), indices below {self.vocabulary}, got {tokens.dtype} "
                 f"{tuple(tokens.shape)}"
             )
@@ -87,7 +88,7 @@ class TokenEmbedding(nn.Module):
             wrong = ((tokens < 0) | (tokens >= self.vocabulary)) & mask
             if bool(wrong.any()):
                 sample, place = wrong.nonzero()[0].tolist()
-                raise ValueError(
+                raise UserError(
                     f"token {int(tokens[sample, place])} of sample {sample}, at place {place}, is out of range: this "
                     f"DiT's vocabulary is 0 to {self.vocabulary - 1}"
                 )
@@ -101,7 +102,7 @@ def image_of(cond: Cond, channels: int, z: Sample) -> Tensor | None:
     """
     image = cond.tensors.get("image")
     if image is not None and image.shape != (z.shape[0], channels, *z.shape[2:]):
-        raise ValueError(
+        raise UserError(
             f"this DiT takes cond.image (b, {channels}, …) of its samples' size {tuple(z.shape[2:])}, "
             f"got {tuple(image.shape)}"
         )

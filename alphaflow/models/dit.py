@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..guidance_input import guidance_at
 from ..network import Network
 from ..tangents import Dual, Value, add, linearly, primal, silu
@@ -178,7 +179,7 @@ class DiT(Network):
         strange = [name for name in sorted(cond.tensors) if name not in ("labels", *takes)]
         if strange:
             listed = " and ".join(takes) or "no condition"
-            raise ValueError(f"this DiT takes {listed}, not {strange[0]!r}")
+            raise UserError(f"this DiT takes {listed}, not {strange[0]!r}")
         if along is None:
             return self._run(z, t, r, cond, velocity)[0]
         return self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)

@@ -59,6 +59,9 @@ _PARTS: tuple[Any, ...] = (
     ArctanLogNormal, BetaTimes, DyadicPairs, LogitNormal, TimePairs, TruncatedLogitNormal, UniformTimes,
     Guidance, GuidanceInputs, AdaptiveWeighting, InverseAlphaWeighting, UniformWeighting, OptimalTransport,
 )  # fmt: skip
+LONGEST = 2**63
+"""More than any step of a schedule, or seed."""
+
 OBJECTIVES = {**{kind.__name__: kind for kind in _PARTS}, **SOURCES}
 """What it may name as an objective, or as a part of one. No network: a teacher's weights aren't the run's."""
 
@@ -103,4 +106,4 @@ def _rebuilt(folder: RunFolder, part: str, described: Any, kinds: dict[str, Any]
             f"{folder.path} was composed in Python and has no recipe.py, and its {part} is none of alphaflow's that "
             f"run.json describes; {instead}ompose it in a recipe file"
         )
-    return rebuild(described, kinds)
+    return rebuild(described, kinds, **({"most": LONGEST} if part in ("objective", "dataset") else {}))

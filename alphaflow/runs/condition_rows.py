@@ -22,6 +22,8 @@ from ..errors import UserError
 from ..types import Cond
 from .conditioning import Conditioning
 from .pipeline import Pipeline
+from .rebuilding import text_encoder_of
+from .run import Run
 
 
 class ConditionRows(ABC):
@@ -94,6 +96,7 @@ def shown_beside(run: Pipeline, cond: Cond, truth: Tensor | None) -> tuple[Tenso
     if inputs is not None and inputs.shape[1:] != run.shape:
         same = run.autoencoder.plain and inputs.shape[2:] == torch.Size(run.shape[1:])
         inputs = inputs[:, : 3 if inputs.shape[1] >= 3 else 1] if same else None
+    truth = None if truth is None or truth.shape[1:] != run.shape else truth
     found = [None if x is None else run.finished(x) for x in (inputs, truth)]
     return found[0], found[1]
 
@@ -130,7 +133,9 @@ def _opened(place: Path, run: Pipeline) -> ConditionRows:
     shape = run.shape if form is None else form.shape
     if len(shape) != 3:
         raise UserError(f"{place}: a run whose samples are {run.shape} takes conditions from an .npz or from shards")
-    images = ImageFolder(place, size=shape[-1] if shape[-1] == shape[-2] else None, mode=image_mode(shape[0]), memory=0)
+    said = text_encoder_of(run.record) if "tokens" in run.conditioning.needed and isinstance(run, Run) else None
+    height, width = shape[-2:]
+    images = ImageFolder(place, size=(height, width), mode=image_mode(shape[0]), memory=0, captions=said)
     paired = "image" in (images.condition_forms or {})
     return DatasetRows(images, run.conditioning, as_image=not paired and "image" in run.conditioning.needed)
 

@@ -98,8 +98,9 @@ class Conditioning:
 
     def picked(self, cond: Cond) -> Cond:
         """What of a data set's conditions the samples are made from."""
-        known = self.known
-        return cond if known is None else Cond(**{n: t for n, t in cond.tensors.items() if n in (*known, "labels")})
+        known = tuple(cond.tensors) if self.known is None else (*self.known, "labels")
+        taken = set(known) if self.classes else set(known) - {"labels"}
+        return Cond(**{name: tensor for name, tensor in cond.tensors.items() if name in taken})
 
     def check(self, cond: Cond, count: int) -> None:
         """Refuses what can't be sampled with.
@@ -123,7 +124,11 @@ class Conditioning:
                     f"the condition {name} must be {kind}, as in training, got {str(tensor.dtype)[6:]} "
                     f"{tuple(tensor.shape)}"
                 )
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise UserError(f"the condition {name} is not finite: it holds NaN or infinity")
         labels = cond.labels
+        if labels is not None and not self.classes:
+            raise UserError(f"{self.name} has no classes; leave `labels=` out")
         if labels is not None and self.classes and labels.device.type == "cpu":
             try:
                 check_labels(labels, self.classes)

@@ -8,13 +8,13 @@ from ..errors import UserError
 from ..types import Labels
 
 
-def balanced_labels(count: int, classes: int) -> Labels:
-    """Every class equally often: 0, 1, …, classes − 1, 0, 1, … (count,).
+def balanced_labels(count: int, classes: int, start: int = 0) -> Labels:
+    """Every class equally often: 0, 1, …, classes − 1, 0, 1, … from the ``start``-th sample on, (count,).
 
     Where ``count`` is not a multiple of ``classes``, the first classes have one more. For ImageNet's 50,000 samples
     that is 50 of each of 1,000 classes.
     """
-    return torch.arange(count) % classes
+    return torch.arange(start, start + count) % classes
 
 
 def chosen_labels(count: int, chosen: list[int], classes: int | None) -> Labels:

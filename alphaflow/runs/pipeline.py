@@ -19,7 +19,7 @@ from ..network import known
 from ..pixel_values import finite, finite_bytes, is_picture_shape
 from ..recipe import Recipe
 from ..samplers import ODE, Sampler
-from ..sources import Gaussian, Source
+from ..sources import Gaussian, Source, seen
 from ..types import Cond, Labels
 from .conditioning import Conditioning, read_forms
 from .labels import balanced_labels
@@ -68,12 +68,13 @@ class Pipeline(ABC):
         self.device = device
         self.name, self.label_drop = name, label_drop
         self.shape: tuple[int, ...] = tuple(data["shape"])
-        self.classes: int | None = data["classes"]
-        self.class_names: list[str] = data["class_names"]
-        self.sampled_classes: int | None = data.get("sampled_classes", self.classes)
+        takes = known(model).conditions
+        labelled = takes is None or "labels" in takes
+        self.classes: int | None = data["classes"] if labelled else None
+        self.class_names: list[str] = data["class_names"] if labelled else []
+        self.sampled_classes: int | None = data.get("sampled_classes", self.classes) if labelled else None
         self.fps: float | None = data.get("fps")
         self.source = source or Gaussian()
-        takes = known(model).conditions
         forms = read_forms(data, name)
         self.conditioning = Conditioning(forms, takes, self.source.conditions, self.classes, name)
 
@@ -146,7 +147,8 @@ class Pipeline(ABC):
         return finite_bytes(x, start) if self.makes_pictures else finite(x, start).float().cpu()
 
     def _check_guidable(self) -> None:
-        if not self.classes and not self.conditioning.needed:
+        sees = set(self.conditioning.needed) - (set(self.source.conditions) - set(known(self.model).conditions or ()))
+        if not self.classes and not sees:
             raise UserError(f"{self.name} can't be guided: its data have no classes, nor other conditions")
         if self.label_drop == 0:
             raise UserError(
@@ -191,6 +193,8 @@ class Pipeline(ABC):
         if count is None and not sizes:
             raise UserError("give the number of samples, `count=`, or the labels or conditions of each")
         count = sizes[0] if count is None else count
+        if count < 1 or batch_size < 1:
+            raise UserError(f"`count=` and `batch_size=` are at least 1, got {count} and {batch_size}")
         every = self.conditions(count, labels, cond)
         check_noise(noise, count, self.shape)
         maker = self.maker(nfe, seed=seed, guidance=guidance, noise=noise, dtype=dtype)
@@ -205,10 +209,9 @@ class Pipeline(ABC):
         """
         cond = Cond() if cond is None else cond
         if labels is None and self.sampled_classes and cond.labels is None:
-            labels = balanced_labels(start + count, self.sampled_classes)[start:]
+            labels = balanced_labels(count, self.sampled_classes, start)
         if labels is not None and len(labels) != count:
             raise UserError(f"`labels=` is of {len(labels)} samples, and {count} are to be made")
-        self.conditioning.check(cond, count)
         every = cond if labels is None else cond.replace(labels=labels)
         self.conditioning.check(every, count)
         return every
@@ -267,7 +270,8 @@ class Pipeline(ABC):
             with torch.inference_mode():
                 conditioning = self.conditioning.resized(self.shape, shape)
                 blank = conditioning.blank(1, self.device)
-                self.model(torch.zeros(1, *shape, device=self.device), one, one, blank)
+                given = seen(blank, self.source, self.model)
+                self.model(torch.zeros(1, *shape, device=self.device), one, one, given)
             made = self._decoded(shape)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{self.name} can't make this size: {said(error)}") from error

@@ -71,7 +71,7 @@ def recipe_of(folder: RunFolder, *, trust: bool = False) -> Recipe:
         )
     beside = None if known else Path(origin.folder or folder.modules)
     with importing(folder.modules, [beside]) if beside is not None else nullcontext():
-        found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside)
+        found = load_recipe(origin.text, origin.name, folder.recipe, origin.function, beside, first=False)
         hints = {parameter.name: parameter.type for parameter in found.parameters}
         places = [Path(origin.directory) if origin.directory else None, folder.path.resolve()]
         given = origin.arguments.items()

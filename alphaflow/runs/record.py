@@ -75,8 +75,14 @@ def wrong_types(record: dict[str, Any]) -> str:
         ("model", record["model"], (dict, type(None))), ("autoencoder", record["autoencoder"], (dict, type(None))),
         ("steps", record["steps"], (int,)), ("seed", record["seed"], (int,)),
         ("start", record.get("start"), (str, type(None))), ("source", record.get("source"), (dict, type(None))),
+        ("objective", record.get("objective"), (dict, type(None))),
     ]  # fmt: skip
+    if isinstance(record.get("objective"), dict):
+        expected += [("objective.guidance", record["objective"].get("guidance"), (dict, type(None)))]
+    if isinstance(record["samplers"], dict):
+        expected += [("samplers", int(nfe) if nfe.isdecimal() else nfe, (int,)) for nfe in record["samplers"]]
     if isinstance(data, dict):
+        expected += [("data.sampled_classes", data.get("sampled_classes"), (int, type(None)))]
         expected += [("data.shape", data.get("shape"), (list,)), ("data.class_names", data.get("class_names"), (list,))]
         expected += [("data.classes", data.get("classes"), (int, type(None)))]
         expected += [("data.shape", n, (int,)) for n in data.get("shape") or ()]

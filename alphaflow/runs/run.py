@@ -16,7 +16,7 @@ from ..describe import rebuild
 from ..errors import UserError
 from ..parallel.device import find_device
 from ..recipe import Recipe
-from ..samplers import SAMPLERS, Sampler
+from ..samplers import ODE, SAMPLERS, Consistency, Sampler
 from ..sources import Source
 from . import checkpoint
 from .composed import composed_dataset
@@ -102,6 +102,8 @@ class Run(Pipeline):
             return model or recipe.model, recipe.samplers_by_nfe, recipe.decoder.on(device), recipe.objective.source
         assert source is not None
         samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
+        if not all(isinstance(sampler, ODE | Consistency) for sampler in samplers.values()):
+            raise UserError(f"{self.folder.record} is damaged: samplers holds what is no sampler; restore it")
         autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)).on(device)
         return model or self._rebuilt(weights), samplers, autoencoder, source
 

@@ -65,6 +65,7 @@ class Reporter:
         self._log: MetricsLog | None = None
         self._started: list[Logger] = []
         self._failed: list[Logger] = []
+        self._id = f"alphaflow-{secrets.token_hex(4)}"
         self._full = False
         self._told: set[str] = set()
         self._examples: Batch | None = None
@@ -95,6 +96,7 @@ class Reporter:
         if self.folder is not None:
             with self._room():
                 self._log = MetricsLog(self.folder.metrics, keep_until=step)
+        self._started = []
         for logger in self.loggers:
             with self._forgiven(logger):
                 logger.start(self._described(step))
@@ -102,7 +104,7 @@ class Reporter:
 
     def _described(self, step: int) -> LoggedRun:
         if self.folder is None:
-            return LoggedRun("alphaflow", f"alphaflow-{secrets.token_hex(4)}", None, step, self._record)
+            return LoggedRun("alphaflow", self._id, None, step, self._record)
         record, path = self.folder.read(), self.folder.path.resolve()
         stamp = re.sub(r"[^0-9]", "", str(record.get("started", "")))[:14]
         name = re.sub(r"[^A-Za-z0-9_-]", "-", path.name)[:48]

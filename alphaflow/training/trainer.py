@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,13 +197,17 @@ class Trainer:
         return self.report.summary(self.step, self.stopped, time.perf_counter() - started)
 
     def _fit(self) -> None:
-        steps = self.recipe.steps
         saved = self._loaded
         self.stopped = False
         self.model.train()
         self.report.meter = Meter()
         if self.sample_every is not None:
             self.report.prepare(self.feed)
+        with closing(self.report):
+            self._train(saved)
+
+    def _train(self, saved: int) -> None:
+        steps = self.recipe.steps
         self.report.open(self.step)
         if self.step and self._is_due(self.sample_every):
             self.report.missing_picture(self.step)  # where a kill came between the checkpoint and its picture
@@ -220,7 +224,6 @@ class Trainer:
             if saved != self.step and self.step > 0:
                 self.save()
             self.wait()
-        self.report.close()
 
     def _after_step(self, saved: int) -> int:
         """What is due after a step; returns the step that was saved last."""
