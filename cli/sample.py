@@ -44,7 +44,11 @@ Conditions = Annotated[
     ),
 ]
 Text = Annotated[
-    str | None, typer.Option(help="A sentence to make every sample from, encoded as those in the training data.")
+    str | None,
+    typer.Option(
+        help="A sentence to make every sample from, encoded as those in the training data; other conditions come from "
+        "--conditions."
+    ),
 ]
 Fps = Annotated[
     float | None,
@@ -130,15 +134,11 @@ def _named(settings: Mapping[str, object]) -> str:
 
 def _rows(run: Run, conditions: Path | None, text: str | None) -> ConditionRows | None:
     """What the samples are made from beside labels; None for nothing."""
-    from alphaflow.errors import UserError
     from alphaflow.runs.condition_rows import open_conditions
     from alphaflow.runs.generation import text_rows
 
-    if conditions is not None and text is not None:
-        raise UserError("--conditions and --text both say what samples are made from; give one of them")
-    if text is not None:
-        return text_rows(run, text)
-    return None if conditions is None else open_conditions(conditions, run)
+    said = None if text is None else text_rows(run, text)
+    return said if conditions is None else open_conditions(conditions, run, said)
 
 
 def _labels(run: Run, count: int, chosen: str | None, balanced: bool, seed: int, given: bool) -> Tensor | None:

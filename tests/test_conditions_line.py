@@ -378,7 +378,6 @@ def test_conditions_that_are_none(here: Callable[..., Any], tmp_path: Path) -> N
         (["--conditions", tmp_path / "objects.npz"], "pickled objects are refused"),
         (["--conditions", tmp_path / "cut.npz"], "cut.npz is not a readable .npz"),
         (["--text", "a seven"], "takes no sentences, --text"),
-        (["--text", "a", "--conditions", tmp_path / "rows.npz"], "--conditions and --text both"),
         (["--conditions", tmp_path / "rows.npz", "--format", "png"], "can't be png: choose npz or npy"),
         (["--conditions", tmp_path / "rows.npz", "--size", "32"], "no pictures, and are made in their own size"),
     ):

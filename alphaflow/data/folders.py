@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -73,6 +73,8 @@ class ImageFolder(IndexedDataset):
         super().__init__(batch_size, seed)
         if size is not None:
             sides(size)
+        if mode not in (None, *get_args(Mode)):
+            raise UserError(f"mode is {', '.join(map(repr, get_args(Mode)))}, or None for the files' own; got {mode!r}")
         self.text_encoder = None if captions is None else TextEncoder.of(captions)
         self.pairs = None if pairs is None else Path(pairs)
         listing = list_files(path, "images", captions=captions is not None, pairs=self.pairs)

@@ -107,13 +107,14 @@ class _Items(IndexedDataset):
             items = [self._reader.item(self._source[index]) for index in indices.tolist()]
         names = items[0].keys()
         for index, item in zip(indices.tolist(), items, strict=True):
-            shapes = [{name: tuple(part.shape) for name, part in each.items()} for each in (item, items[0])]
-            if shapes[0] != shapes[1]:
+            forms = [{n: f"{str(p.dtype)[6:]} {tuple(p.shape)}" for n, p in each.items()} for each in (item, items[0])]
+            if forms[0] != forms[1]:
                 raise UserError(
-                    f"item {index} of the {self.kind_name} has the parts {shapes[0]}, item {int(indices[0])} "
-                    f"{shapes[1]}; all must be of one shape"
+                    f"item {index} of the {self.kind_name} has the parts {forms[0]}, item {int(indices[0])} "
+                    f"{forms[1]}; all must be of one shape and type"
                 )
-        return self._reader.batch({name: torch.stack([item[name] for item in items]) for name in names})
+        parts = {name: torch.stack([item[name] for item in items]) for name in names}
+        return self._reader.batch(parts, [f"item {index}" for index in indices.tolist()])
 
     def __repr__(self) -> str:
         return f"FromTorch({self.kind_name}, {len(self)} items, batch_size={self.batch_size}, seed={self.seed})"

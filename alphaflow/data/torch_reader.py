@@ -29,8 +29,16 @@ class Reader:
     def __post_init__(self) -> None:
         if isinstance(self.fields, str):
             raise UserError(f"fields are several names, ('x', 'image'), not {self.fields!r}")
-        if is_whole(self.classes) and self.classes < 1:  # type: ignore[operator]
-            raise UserError(f"classes is their number, or their names, got {self.classes!r}")
+        named = list(self.fields.values() if isinstance(self.fields, Mapping) else self.fields or ())
+        twice = next((name for name in named if name is not None and named.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"fields name two parts {twice!r}; each needs a name of its own, or None to leave it out")
+        whole = is_whole(self.classes)
+        names = isinstance(self.classes, Sequence) and not isinstance(self.classes, str)
+        if not (self.classes is None or names or (whole and self.classes >= 1)):  # type: ignore[operator]
+            raise UserError(f"classes is their number, or a list of their names, got {self.classes!r}")
+        if whole:
+            object.__setattr__(self, "classes", int(self.classes))  # type: ignore[arg-type]
 
     def describe(self, dataset: Dataset, first: Batch) -> None:
         """Tells a dataset of its classes."""
@@ -75,15 +83,20 @@ class Reader:
             raise UserError(f"an item has {len(parts)} parts ({kinds}); name each: fields=('x', 'image', …)")
         return {name: part for name, part in zip(fields, parts, strict=True) if name is not None}
 
-    def batch(self, parts: Mapping[str, Any]) -> Batch:
-        """A batch of parts (b, …) by name.
+    def batch(self, parts: Mapping[str, Any], called: Sequence[str] = ()) -> Batch:
+        """A batch of parts (b, …) by name; ``called`` is what messages call each sample.
 
         Raises:
-            UserError: there is no x, or they don't make one.
+            UserError: there is no x, they don't make one, or a sample is not finite.
         """
         if "x" not in parts:
             raise UserError(f"there is no x, but {_listed(parts)}; say which it is: fields={{'…': 'x'}}")
         found = {name: _tensor(name, part) for name, part in parts.items()}
+        for name, part in found.items():
+            if part.is_floating_point() and part.ndim and not bool(part.isfinite().all()):
+                row = int(torch.nonzero(~part.reshape(len(part), -1).isfinite().all(1))[0])
+                which = called[row] if called else f"sample {row} of a batch"
+                raise UserError(f"{name} is not finite: {which} holds NaN or infinity; repair it, or leave it out")
         x = found.pop("x")
         usable = x.is_floating_point() or x.dtype == torch.uint8
         check_samples("x", x.dtype, tuple(x.shape), usable=usable)

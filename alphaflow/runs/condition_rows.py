@@ -18,6 +18,7 @@ from ..data.fields import taken
 from ..data.folders import ImageFolder
 from ..data.latent_shards import LatentShards
 from ..data.shard_description import DATASET
+from ..describe import describe
 from ..errors import UserError
 from ..types import Cond
 from .conditioning import Conditioning
@@ -82,6 +83,21 @@ class ArrayRows(ConditionRows):
         return Cond(**{name: taken(name, column.rows(rows)) for name, column in self.arrays.items()}), None
 
 
+class JoinedRows(ConditionRows):
+    """The conditions of one set of rows, and beside them, or in their place, those of another, in turn."""
+
+    def __init__(self, rows: ConditionRows, more: ConditionRows) -> None:
+        self.rows, self.more = rows, more
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, stop: int) -> tuple[Cond, Tensor | None]:
+        """The conditions of the samples ``start`` … ``stop`` − 1, and the truth of the first set."""
+        cond, truth = self.rows.read(start, stop)
+        return cond.replace(**self.more.read(start, stop)[0].tensors), truth
+
+
 def rows_of(dataset: IndexedDataset | None, run: Pipeline) -> ConditionRows | None:
     """The conditions of a data set; None where a run's samples are made of nothing but labels, or it has no length."""
     return None if dataset is None or not run.conditioning.needed else DatasetRows(dataset, run.conditioning)
@@ -101,7 +117,7 @@ def shown_beside(run: Pipeline, cond: Cond, truth: Tensor | None) -> tuple[Tenso
     return found[0], found[1]
 
 
-def open_conditions(place: Path, run: Pipeline) -> ConditionRows:
+def open_conditions(place: Path, run: Pipeline, more: ConditionRows | None = None) -> ConditionRows:
     """Conditions by where they are.
 
     Args:
@@ -109,11 +125,13 @@ def open_conditions(place: Path, run: Pipeline) -> ConditionRows:
             a folder of shards; or a folder, zip or tars of images, which are the condition ``image`` where they have
             none.
         run: what samples are made by.
+        more: conditions that stand beside these, or in their place; None for none.
 
     Raises:
         UserError: nothing there, it can't be read, or it isn't what the run's samples are made from.
     """
     found = _opened(place, run)
+    found = found if more is None else JoinedRows(found, more)
     cond, _ = found.read(0, 1)
     try:
         run.conditioning.check(cond, 1)
@@ -126,7 +144,7 @@ def _opened(place: Path, run: Pipeline) -> ConditionRows:
     if place.suffix in (".npz", ".npy"):
         return _arrays(place, run.conditioning)
     if (place / DATASET).is_file():
-        return DatasetRows(LatentShards(place), run.conditioning)
+        return DatasetRows(_shards(place, run), run.conditioning)
     if not run.autoencoder.plain:
         raise UserError(f"{place}: this run's conditions are encoded; give shards that were encoded as its data were")
     form = (run.conditioning.forms or {}).get("image")
@@ -138,6 +156,18 @@ def _opened(place: Path, run: Pipeline) -> ConditionRows:
     images = ImageFolder(place, size=(height, width), mode=image_mode(shape[0]), memory=0, captions=said)
     paired = "image" in (images.condition_forms or {})
     return DatasetRows(images, run.conditioning, as_image=not paired and "image" in run.conditioning.needed)
+
+
+def _shards(place: Path, run: Pipeline) -> LatentShards:
+    """Shards whose sentences were encoded as the run's were."""
+    shards = LatentShards(place)
+    known = run.record["data"].get("text") if isinstance(run, Run) and "tokens" in run.conditioning.needed else None
+    if known is not None and shards.text_encoder is not None and describe(shards.text_encoder) != known:
+        raise UserError(
+            f"{place}: its sentences were encoded by {shards.text_encoder!r}, the run's by another encoder; encode "
+            "them as the run's data were"
+        )
+    return shards
 
 
 def _arrays(file: Path, conditioning: Conditioning) -> ConditionRows:

@@ -208,12 +208,12 @@ class Pipeline(ABC):
             UserError: it is not what samples are made from.
         """
         cond = Cond() if cond is None else cond
-        if labels is None and self.sampled_classes and cond.labels is None:
-            labels = balanced_labels(count, self.sampled_classes, start)
         if labels is not None and len(labels) != count:
             raise UserError(f"`labels=` is of {len(labels)} samples, and {count} are to be made")
         every = cond if labels is None else cond.replace(labels=labels)
         self.conditioning.check(every, count)
+        if every.labels is None and self.sampled_classes:
+            every = every.replace(labels=balanced_labels(count, self.sampled_classes, start))
         return every
 
     def maker(

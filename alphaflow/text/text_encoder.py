@@ -62,6 +62,8 @@ class TextEncoder(ABC):
         Raises:
             UserError: a text is empty, or takes more than n tokens.
         """
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"texts are a list of strings, at least one, got {texts!r:.60}")
         for text in texts:
             if wrong := self.problem(text):
                 raise UserError(f"the text {text!r:.60} can't be encoded: {wrong}")

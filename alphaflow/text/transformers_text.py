@@ -60,7 +60,8 @@ class TransformersText(Compact, TextEncoder):
         config = self._loaded("AutoConfig")
         settings = config.to_dict()
         most = settings.get("text_config", settings).get("max_position_embeddings")
-        if most is not None and most < self.length:
+        most = min(most or self.length, self.tokenizer.model_max_length)  # RoBERTa counts two positions more
+        if most < self.length:
             raise UserError(f"{self.name} takes texts of {most} tokens at most, got `length={self.length}`")
         kind = TEXT_PARTS.get(config.model_type, "AutoModelForTextEncoding")
         network: nn.Module = self._loaded(kind, use_safetensors=True, dtype=torch.float32)
@@ -82,7 +83,8 @@ class TransformersText(Compact, TextEncoder):
     @torch.no_grad()
     def tokens_of(self, texts: Sequence[str]) -> Tokens:
         """The last hidden state (b, n, d), float32, and the tokenizer's mask (b, n)."""
-        given = self.tokenizer(list(texts), padding="max_length", max_length=self.length, return_tensors="pt")
+        options = {"padding": "max_length", "max_length": self.length, "return_attention_mask": True}
+        given = self.tokenizer(list(texts), return_tensors="pt", **options)
         device = next(self.network.parameters()).device
         ids, mask = given["input_ids"].to(device), given["attention_mask"].to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):

@@ -83,7 +83,7 @@ class Reporter:
         Raises:
             UserError: it hasn't the conditions that the network takes.
         """
-        check_conditions(self.engine.recipe, batch)
+        check_conditions(self.engine.recipe, batch.cond.tensors)
         for line in remarks(self.engine.recipe, batch, self.engine.world.size):
             self.display.say(f"note: {line}")
         if self.folder is not None and self._examples is None and self.engine.recipe.dataset.indexed is None:
@@ -154,6 +154,9 @@ class Reporter:
             self._check(evaluation, best)
 
     def _check(self, evaluation: Measurement | None, best: str | None) -> None:
+        forms = self.engine.recipe.dataset.condition_forms
+        if forms is not None:
+            check_conditions(self.engine.recipe, forms)
         measured: tuple[str, ...] | None = ()
         if evaluation is not None:
             measured = self._measure(evaluation.check, evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +44,7 @@ def check_mask(cond: Cond) -> None:
         )
 
 
-def check_conditions(recipe: Recipe, batch: Batch) -> None:
+def check_conditions(recipe: Recipe, has: Collection[str]) -> None:
     """Whether the data have the conditions that the recipe's network and source take, and no others.
 
     Asked of a network that says which (`Network.conditions`). Labels may go unused, for folders of classes have them,
@@ -51,15 +52,14 @@ def check_conditions(recipe: Recipe, batch: Batch) -> None:
 
     Args:
         recipe: recipe of the run.
-        batch: its first one.
+        has: the names of the data's conditions.
 
     Raises:
         UserError: a condition is missing, or nobody takes it.
     """
     network, source, name = known(recipe.model), recipe.objective.source, type(recipe.model).__name__
     data = f"the data ({recipe.dataset.kind_name})"
-    has = set(batch.cond.tensors)
-    missing = sorted(set(source.conditions) - has)
+    missing = sorted(set(source.conditions) - set(has))
     if missing:
         raise UserError(
             f"{source!r} starts from the condition `{missing[0]}`, which {data} lack: add it, or take another source"
@@ -67,14 +67,14 @@ def check_conditions(recipe: Recipe, batch: Batch) -> None:
     if network.conditions is None:
         return
     takes = set(network.conditions)
-    extra = sorted(has - takes - set(source.conditions) - {"labels", "mask"})
+    extra = sorted(set(has) - takes - set(source.conditions) - {"labels", "mask"})
     if extra:
         listed = ", ".join(network.conditions) or "none"
         raise UserError(
             f"{data} have the condition `{extra[0]}`, which {name} doesn't take: it takes {listed}; "
-            f"leave it out, or give the network {extra[0]}=…"
+            f"give the network {extra[0]}=…, or data without it"
         )
-    missing = sorted(takes - {"guidance", "mask"} - has)
+    missing = sorted(takes - {"guidance", "mask"} - set(has))
     if missing:
         raise UserError(
             f"{name} takes the condition `{missing[0]}`, which {data} lack: add it, or make the network without"

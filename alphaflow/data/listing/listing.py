@@ -112,7 +112,7 @@ class Listing:
         if self.rejects:
             reject, more = self.rejects[0], len(self.rejects) - 1
             others = f" (and {more:,} more like it)" if more else ""
-            raise UserError(f"can't read {self.place(reject.name)}: {reject.reason}{others}; repair or remove it")
+            raise UserError(f"can't use {self.place(reject.name)}: {reject.reason}{others}; repair or remove it")
         return self
 
     def place(self, name: str) -> Path:
