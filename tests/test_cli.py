@@ -142,7 +142,7 @@ def test_resume_on_the_command_line(cli: Cli, small_run: Path, tmp_path: Path) -
 
 def test_wrong_recipes_and_parameters(here: Cli, tmp_path: Path) -> None:
     fails(here("train", "digitz"), "no recipe 'digitz'", "did you mean digits")
-    fails(here("train", "nonsense"), "built in are cifar10, digits")
+    fails(here("train", "nonsense"), "built in are captioned_digits, cifar10, digits")
     fails(here("train", tmp_path / "none.py"), "no recipe file")
     fails(here("train", "digits", "--steps", "many"), "--steps takes a whole number, got 'many'")
     fails(here("train", "digits", "--lr", "-1", "--out", tmp_path / "r"), "learning rate must not be negative")

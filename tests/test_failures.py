@@ -39,6 +39,8 @@ class Harmed(af.Digits):
 
     def fetch(self, indices: Any, generator: Any = None) -> af.Batch:
         batch = super().fetch(indices, generator)
+        if generator is None:  # looked at before training
+            return batch
         harmed, self.count = self.which(self.count), self.count + 1
         return af.Batch(batch.x * self.factor, batch.cond) if harmed else batch
 

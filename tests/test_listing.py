@@ -425,7 +425,7 @@ def test_damaged_tars_are_counted_by_what_is_lost(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.encoded == 40
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["rejects"] == 10
-    with pytest.raises(af.UserError, match=r"can't read .*ten\.tar: it is damaged"):
+    with pytest.raises(af.UserError, match=r"can't use .*ten\.tar: it is damaged"):
         af.ImageFolder(tmp_path / "ten.tar")
 
 
