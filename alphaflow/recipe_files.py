@@ -20,6 +20,7 @@ from typing import Any
 
 from .errors import UserError, is_whole, near, place_in_users_code, said
 from .recipe import Recipe
+from .recipe_modules import put_first
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def load_recipe(
         first: look there first when it imports; if not, the import path is arranged already.
     """
     if first and folder is not None and Path(folder).is_dir():
-        _put_first(str(folder))
+        put_first(Path(folder))
     module = ModuleType(f"alphaflow_recipe_{name}")
     module.__file__ = str(file)
     sys.modules[module.__name__] = module
@@ -147,23 +148,6 @@ def load_recipe(
     except Exception as error:
         raise UserError(f"the recipe {name} can't be loaded{_where(error)}: {_missing(error)}") from error
     return RecipeFile(name, _function(module, function, str(file)), text, None if folder is None else Path(folder))
-
-
-_folders: set[str] = set()
-"""Where recipes lay that were loaded."""
-
-
-def _put_first(folder: str) -> None:
-    """Imports look in a recipe's folder first; modules that came from beside another recipe are forgotten."""
-    others = _folders - {folder}
-    for name, module in list(sys.modules.items()):
-        file = vars(module).get("__file__")
-        if file and any(Path(file).is_relative_to(other) for other in others) and "site-packages" not in file:
-            del sys.modules[name]
-    if folder in sys.path:
-        sys.path.remove(folder)
-    sys.path.insert(0, folder)
-    _folders.add(folder)
 
 
 def _builtin_folder() -> Path:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 MOST_FILES, MOST_BYTES = 200, 2**22
 """What is kept with a run at most: a recipe's own modules are few and small."""
@@ -63,8 +64,7 @@ def importing(kept: Path, others: Sequence[Path]) -> Iterator[None]:
     """
     path = list(sys.path)
     folders = [str(folder) for folder in (kept, *others) if folder.is_dir()]
-    names = {file.stem if file.suffix == ".py" else file.name for file in kept.iterdir()} if kept.is_dir() else set()
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+    before = _loaded_as(kept)
     for name in before:
         del sys.modules[name]
     sys.path[:] = [*folders, *(place for place in path if place not in folders)]
@@ -72,6 +72,28 @@ def importing(kept: Path, others: Sequence[Path]) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = [*path, *(folder for folder in folders if folder not in path)]
-        for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+        for name in _loaded_as(kept):
             del sys.modules[name]
         sys.modules.update(before)
+
+
+_folders: set[Path] = set()
+"""Where recipes lay that were loaded."""
+
+
+def put_first(folder: Path) -> None:
+    """Imports look in a recipe's folder first; what another recipe has beside it by the same name is forgotten."""
+    others = _folders - {folder}
+    for name, module in _loaded_as(folder).items():
+        file = vars(module).get("__file__")
+        if file and any(Path(file).is_relative_to(other) for other in others):
+            del sys.modules[name]
+    sys.path[:] = [str(folder), *(place for place in sys.path if place != str(folder))]
+    _folders.add(folder)
+
+
+def _loaded_as(folder: Path) -> dict[str, ModuleType]:
+    """The modules, from wherever, whose names are those of a folder's modules, or lie in a package of such a name."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    names = {file.stem if file.suffix == ".py" else file.name for file in inside} - {"alphaflow"}
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}

@@ -20,6 +20,8 @@ from alphaflow.recipe_modules import own_modules
 from alphaflow.runs.folder import RunFolder
 from alphaflow.runs.record import Origin
 
+ROOT = Path(__file__).resolve().parent.parent
+
 RECIPE = '''"""Points, by a network in a module beside the recipe."""
 from pathlib import Path
 import alphaflow as af
@@ -139,6 +141,21 @@ def test_modules_are_kept_with_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copy(tmp_path / "gone" / "rows.npy", moved / "rows.npy")
     assert shift_of(af.Run(moved, trust=True, device="cpu")) == 1
     assert len(af.Run(moved, trust=True).recipe().dataset.indexed or ()) == 8
+
+
+def test_recipes_of_one_process_have_modules_of_their_own(tmp_path: Path) -> None:
+    """Each imports what lies beside it; whatever else is loaded, alphaflow's modules too, stays."""
+    text = "import alphaflow as af\nimport beside_it\n\ndef recipe(*, steps: int = beside_it.STEPS) -> af.Recipe: ...\n"
+    for name, steps in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rec.py").write_text(text)
+        (tmp_path / name / "beside_it.py").write_text(f"STEPS = {steps}\n")
+    af.find_recipe(str(ROOT / "recipes" / "digits.py"))  # a folder in which alphaflow's own modules lie
+    (tmp_path / "b" / "alphaflow").mkdir()
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("alphaflow", "torch")}
+    found = [af.find_recipe(str(tmp_path / name / "rec.py")).parameters[0].default for name in ("a", "b", "a")]
+    assert found == [1, 2, 1]
+    assert all(sys.modules[name] is module for name, module in before.items())
 
 
 def test_modules_of_a_run_are_not_imported_without_trust(tmp_path: Path) -> None:
