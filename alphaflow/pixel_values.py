@@ -29,14 +29,20 @@ def finite_bytes(pixels: Tensor, start: int = 0) -> Tensor:
     return to_bytes(finite(pixels, start)).cpu()
 
 
+def first_not_finite(values: Tensor) -> int | None:
+    """The first row of (b, …) that holds NaN or infinity; None where none does."""
+    fine = values.isfinite()
+    return None if bool(fine.all()) else int(torch.nonzero(~fine.reshape(len(values), -1).all(1))[0])
+
+
 def finite(samples: Tensor, start: int = 0) -> Tensor:
     """The samples (b, …), which are numbered from ``start`` on, if all are finite.
 
     Raises:
         UserError: one is not.
     """
-    if not bool(samples.isfinite().all()):
-        row = int(torch.nonzero(~samples.flatten(1).isfinite().all(1))[0])
+    row = first_not_finite(samples)
+    if row is not None:
         raise UserError(f"sample {start + row} is not finite: NaN and infinite values can't be shown or measured")
     return samples
 

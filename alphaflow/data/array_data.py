@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..pixel_values import first_not_finite
 from ..text.text_encoder import TextEncoder
 from ..types import Batch, Cond, check_labels
 from .columns import Column, Values, columns_of_npz
@@ -120,10 +121,10 @@ class Arrays(IndexedDataset):
         column = self._columns[name]
         values = taken(name, column.rows(indices))
         if values.is_floating_point() and not bool(values.sum().isfinite()):  # which one infinity, or NaN, stays in
-            wrong = torch.nonzero(~values.flatten(1).isfinite().all(1) if values.ndim > 1 else ~values.isfinite())
-            if len(wrong):
+            row = first_not_finite(values)
+            if row is not None:
                 raise UserError(
-                    f"{_called(name, column)} is not finite: sample {int(indices[int(wrong[0])])} holds NaN, infinity "
+                    f"{_called(name, column)} is not finite: sample {int(indices[row])} holds NaN, infinity "
                     "or a number beyond float32; repair or remove it"
                 )
         return values

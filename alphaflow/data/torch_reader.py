@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError, is_whole, reason
+from ..pixel_values import first_not_finite
 from ..types import Batch, Cond
 from .dataset import Dataset
 from .fields import check_samples, taken
@@ -93,8 +94,8 @@ class Reader:
             raise UserError(f"there is no x, but {_listed(parts)}; say which it is: fields={{'…': 'x'}}")
         found = {name: _tensor(name, part) for name, part in parts.items()}
         for name, part in found.items():
-            if part.is_floating_point() and part.ndim and not bool(part.isfinite().all()):
-                row = int(torch.nonzero(~part.reshape(len(part), -1).isfinite().all(1))[0])
+            row = first_not_finite(part) if part.is_floating_point() and part.ndim else None
+            if row is not None:
                 which = called[row] if called else f"sample {row} of a batch"
                 raise UserError(f"{name} is not finite: {which} holds NaN or infinity; repair it, or leave it out")
         x = found.pop("x")

@@ -91,6 +91,11 @@ class Conditioning:
         had = names if self.forms is None else [*self.forms, *self.source]
         return tuple(name for name in names if name in had and name not in ("guidance", "mask"))
 
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """What of that the network is given: not what only the source reads (`sources.seen`)."""
+        return tuple(name for name in self.needed if self.network is None or name in self.network)
+
     def listed(self, names: tuple[str, ...]) -> str:
         """Names with their shapes, where these are known."""
         shapes = {name: form.shape for name, form in (self.forms or {}).items()}

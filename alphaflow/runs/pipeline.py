@@ -147,8 +147,7 @@ class Pipeline(ABC):
         return finite_bytes(x, start) if self.makes_pictures else finite(x, start).float().cpu()
 
     def _check_guidable(self) -> None:
-        sees = set(self.conditioning.needed) - (set(self.source.conditions) - set(known(self.model).conditions or ()))
-        if not self.classes and not sees:
+        if not self.classes and not self.conditioning.seen:
             raise UserError(f"{self.name} can't be guided: its data have no classes, nor other conditions")
         if self.label_drop == 0:
             raise UserError(

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import UserError
 from ..network import known
-from ..pixel_values import is_picture_shape
+from ..pixel_values import first_not_finite, is_picture_shape
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -23,10 +23,9 @@ def not_finite(batch: Batch) -> str:
     """The first sample of a batch that is not finite, and in what; empty if all are."""
     tensors = {"x": batch.x, "std": batch.std, **batch.cond.tensors}
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.is_floating_point():
-            wrong = (~tensor.isfinite()).flatten(1).any(1) if tensor.ndim > 1 else ~tensor.isfinite()
-            if bool(wrong.any()):
-                return f"the data are not finite: sample {int(wrong.nonzero()[0])} of the batch, in its {name}"
+        row = first_not_finite(tensor) if tensor is not None and tensor.is_floating_point() else None
+        if row is not None:
+            return f"the data are not finite: sample {row} of the batch, in its {name}"
     return ""
 
 
