@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
@@ -19,8 +20,6 @@ from alphaflow.recipe_files import find_recipe
 from alphaflow.recipe_modules import own_modules
 from alphaflow.runs.folder import RunFolder
 from alphaflow.runs.record import Origin
-
-ROOT = Path(__file__).resolve().parent.parent
 
 RECIPE = '''"""Points, by a network in a module beside the recipe."""
 from pathlib import Path
@@ -150,7 +149,9 @@ def test_recipes_of_one_process_have_modules_of_their_own(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         (tmp_path / name / "rec.py").write_text(text)
         (tmp_path / name / "beside_it.py").write_text(f"STEPS = {steps}\n")
-    af.find_recipe(str(ROOT / "recipes" / "digits.py"))  # a folder in which alphaflow's own modules lie
+    own = importlib.import_module("alphaflow.recipes.digits")
+    assert own.__file__ is not None
+    af.find_recipe(own.__file__)  # in a folder of alphaflow's own modules
     (tmp_path / "b" / "alphaflow").mkdir()
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("alphaflow", "torch")}
     found = [af.find_recipe(str(tmp_path / name / "rec.py")).parameters[0].default for name in ("a", "b", "a")]
