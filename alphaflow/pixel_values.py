@@ -20,13 +20,14 @@ def is_picture_shape(shape: Sequence[int]) -> bool:
     return len(shape) in (3, 4) and shape[0] in (1, 3)
 
 
-def finite_bytes(pixels: Tensor, start: int = 0) -> Tensor:
-    """`to_bytes` on the CPU, of samples that are numbered from ``start`` on.
+def finished(samples: Tensor, start: int, dtype: torch.dtype) -> Tensor:
+    """Samples on the CPU, as they are written and measured: 8-bit pixels (``torch.uint8``), or floats of a type.
 
     Raises:
-        UserError: one is not finite.
+        UserError: one, numbered from ``start`` on, is not finite.
     """
-    return to_bytes(finite(pixels, start)).cpu()
+    samples = finite(samples, start)
+    return (to_bytes(samples) if dtype == torch.uint8 else samples.to(dtype)).cpu()
 
 
 def first_not_finite(values: Tensor) -> int | None:

@@ -162,9 +162,13 @@ class Description:
         return stored.mul_(scale)
 
     @cached_property
+    def _shift_and_scale(self) -> tuple[Tensor, Tensor]:
+        return self.normalisation.tensors(torch.empty(1, *self.shape))
+
+    @cached_property
     def _affine(self) -> tuple[Tensor | None, Tensor]:
         """What is subtracted from means, unless it is nothing, and what a stored array is then multiplied with."""
-        shift, scale = self.normalisation.tensors(torch.empty(1, *self.shape))
+        shift, scale = self._shift_and_scale
         return shift if shift.any() else None, torch.cat([scale] * (2 if self.posterior else 1), dim=1)
 
     def condition(self, name: str, stored: np.ndarray[Any, Any]) -> Tensor:
@@ -173,7 +177,7 @@ class Description:
             return torch.from_numpy(stored.view(np.uint8) != 0)  # another process may have written anything there
         found = torch.from_numpy(stored)
         if name == "image":
-            shift, scale = self.normalisation.tensors(torch.empty(1, *self.shape))
+            shift, scale = self._shift_and_scale
             return (found.float() - shift) * scale
         return found.float() if found.is_floating_point() else found.long()
 

@@ -23,7 +23,7 @@ from ..data.shard_description import DATASET
 from ..errors import UserError
 from ..features.networks import FRAMES
 from ..guidance import CFG
-from ..pixel_values import finite, finite_bytes, is_picture_shape
+from ..pixel_values import finished, finite, is_picture_shape
 from ..runs.condition_rows import ConditionRows
 from ..runs.pipeline import Pipeline
 from ..types import Labels
@@ -114,7 +114,7 @@ class DecodedDataset(SampleSet):
     def read(self, start: int, stop: int) -> SampleBatch:
         """Reads, or generates, the samples ``start`` … ``stop`` − 1."""
         x, labels = self._decoded(start, stop)
-        return SampleBatch(start, finite_bytes(x, start) if self.pictures else finite(x, start).float().cpu(), labels)
+        return SampleBatch(start, finished(x, start, torch.uint8 if self.pictures else torch.float32), labels)
 
     def _decoded(self, start: int, stop: int) -> tuple[Tensor, Labels | None]:
         batch = self.dataset.fetch(np.arange(start, stop))

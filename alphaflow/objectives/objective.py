@@ -322,8 +322,7 @@ class Objective(Compact, LossFunction):
         guided = guided_velocity(
             self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
         )
-        found = guided.v, cond, few, generator, guided.rest, guided.own
-        return TrainingDraw(z, r, t, *found, how=self.derivative)
+        return TrainingDraw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own, how=self.derivative)
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..guidance import CFG
 from ..guidance_input import guidance_setting
 from ..network import Wrapped
-from ..pixel_values import finite, finite_bytes
+from ..pixel_values import finished
 from ..samplers import Sampler
 from ..seeds import derived
 from ..sources import Source, seen
@@ -89,7 +89,7 @@ class Maker:
         fresh = torch.Generator(run.device).manual_seed(derived(self.seed, start))
         with torch.no_grad():
             x = run.decoded(self.sampler(self._model, run.source(noise, cond), cond, fresh))
-        return finite_bytes(x, start) if self.dtype == torch.uint8 else finite(x, start).to(self.dtype).cpu()
+        return finished(x, start, self.dtype)
 
     def _noise(self, start: int, stop: int) -> Tensor:
         if self.noise is not None:

@@ -16,7 +16,7 @@ from ..data.dataset import Dataset, describe_data
 from ..errors import UserError, said
 from ..guidance import CFG
 from ..network import known
-from ..pixel_values import finite, finite_bytes, is_picture_shape
+from ..pixel_values import finished, is_picture_shape
 from ..recipe import Recipe
 from ..samplers import ODE, Sampler
 from ..sources import Gaussian, Source, seen
@@ -132,6 +132,11 @@ class Pipeline(ABC):
         """
         return is_picture_shape(self.shape) if self.autoencoder.plain else is_picture_shape(self.pixel_shape)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of samples unless one says: 8-bit pixels where they are pictures, else float32."""
+        return torch.uint8 if self.makes_pictures else torch.float32
+
     def decoded(self, x: Tensor) -> Tensor:
         """What the network makes (b, …) as the samples that one looks at: decoded, where an autoencoder made them."""
         return x if self.autoencoder.plain else self.autoencoder.decode(x)
@@ -144,7 +149,7 @@ class Pipeline(ABC):
         """
         with torch.no_grad():
             x = self.decoded(x.to(self.device))
-        return finite_bytes(x, start) if self.makes_pictures else finite(x, start).float().cpu()
+        return finished(x, start, self.dtype)
 
     def _check_guidable(self) -> None:
         if not self.classes and not self.conditioning.seen:
@@ -231,7 +236,7 @@ class Pipeline(ABC):
         """
         sampler = self.sampler(nfe, guidance)
         if dtype is None:
-            dtype = torch.uint8 if self.makes_pictures else torch.float32
+            dtype = self.dtype
         if dtype != torch.uint8 and not dtype.is_floating_point:
             raise UserError(f"`dtype=` is torch.uint8, for pixels, or a floating type, got {dtype}")
         if dtype == torch.uint8 and not self.makes_pictures:
