@@ -44,6 +44,15 @@ def describe(value: Any) -> Any:
     return {"type": name, **{key: describe(item) for key, item in arguments.items()}}
 
 
+def described_anywhere(value: Any) -> Any:
+    """As `describe`, but on the device of whoever rebuilds it; None where it is the user's own."""
+    try:
+        described = describe(value)
+    except NotDescribableError:
+        return None
+    return {**described, "device": "auto"} if described is not None and "device" in described else described
+
+
 def rebuild(described: Any, kinds: Mapping[str, Any], most: int = MOST) -> Any:
     """The object that `describe` described.
 

@@ -18,7 +18,7 @@ import numpy as np
 from alphaflow.autoencoders.autoencoder import Autoencoder, Normalisation, per_channel
 from alphaflow.data.arrays import read_array
 from alphaflow.data.listing.listing import Listing
-from alphaflow.describe import NotDescribableError, describe
+from alphaflow.describe import described_anywhere
 from alphaflow.errors import UserError
 from alphaflow.text.text_encoder import TextEncoder
 
@@ -55,8 +55,8 @@ def about(
     if text is not None and text.vocabulary is not None:
         held["tokens"]["vocabulary"] = text.vocabulary
     return {
-        "autoencoder": _described(autoencoder),
-        **({} if text is None else {"text_encoder": _described(text)}),
+        "autoencoder": described_anywhere(autoencoder),
+        **({} if text is None else {"text_encoder": described_anywhere(text)}),
         **({"conditions": held} if held else {}),
         "versions": _versions(),
         "shape": [channels, *stored.shape[1:]],
@@ -69,15 +69,6 @@ def about(
         "classes": len(listing.class_names) or None,
         "class_names": listing.class_names,
     }
-
-
-def _described(encoder: Autoencoder | TextEncoder) -> Any:
-    """An encoder as JSON, on the device of whoever uses it; None where it is the user's own."""
-    try:
-        described = describe(encoder)
-    except NotDescribableError:
-        return None
-    return {**described, "device": "auto"} if "device" in described else described
 
 
 def _first_arrays(out: Path, shard: shard_writer.ShardRecord) -> dict[str, np.ndarray[Any, Any]]:

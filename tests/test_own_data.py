@@ -30,6 +30,7 @@ from torch.utils.data import (
 
 import alphaflow as af
 from alphaflow.costs import phases
+from alphaflow.data.dataset import describe_data
 from alphaflow.training.flops import example
 from alphaflow.training.sanity import check_conditions, check_mask
 
@@ -589,6 +590,23 @@ def test_conditions_are_compared_before_the_first_step(
     with pytest.raises(af.UserError, match=wrong):
         af.Trainer(made, device="cpu", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()  # nothing stands in the way of the next try
+
+
+def test_a_text_encoder_is_described_for_any_machine() -> None:
+    """Not on the device where it was used; None where it is the user's own, or there is none."""
+
+    class Own(af.ByteText):
+        """Somebody's."""
+
+    x, tokens = np.zeros((8, 1, 4, 4)), np.ones((8, 5), np.int64)
+    for encoder, wanted in [
+        (af.TransformersText("some/model", device="cuda:3"),
+         {"type": "TransformersText", "name": "some/model", "length": 77, "device": "auto"}),
+        (af.ByteText(length=5), {"type": "ByteText", "length": 5}),
+        (Own(), None),
+        (None, None),
+    ]:  # fmt: skip
+        assert describe_data(af.Arrays(x, tokens=tokens, text_encoder=encoder))["text"] == wanted
 
 
 def test_dit_says_what_it_takes() -> None:

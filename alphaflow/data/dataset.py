@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from ..describe import Configured, NotDescribableError, describe
+from ..describe import Configured, described_anywhere
 from ..errors import UserError
 from ..seeds import global_seed, stream
 from ..types import Batch
@@ -330,9 +330,6 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     Also the conditions, where they are known, and what made tokens of sentences.
     """
     forms = dataset.condition_forms
-    text = None
-    with suppress(NotDescribableError):
-        text = describe(dataset.text_encoder)
     return {
         "shape": list(dataset.shape),
         "classes": dataset.classes,
@@ -340,5 +337,5 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "class_names": names_of_classes(dataset),
         "fps": dataset.fps,
         "conditions": None if forms is None else {name: form.described for name, form in forms.items()},
-        "text": text,
+        "text": described_anywhere(dataset.text_encoder),
     }

@@ -18,7 +18,7 @@ from ..data.fields import taken
 from ..data.folders import ImageFolder
 from ..data.latent_shards import LatentShards
 from ..data.shard_description import DATASET
-from ..describe import describe
+from ..describe import described_anywhere
 from ..errors import UserError
 from ..types import Cond
 from .conditioning import Conditioning
@@ -162,7 +162,7 @@ def _shards(place: Path, run: Pipeline) -> LatentShards:
     """Shards whose sentences were encoded as the run's were."""
     shards = LatentShards(place)
     known = run.record["data"].get("text") if isinstance(run, Run) and "tokens" in run.conditioning.needed else None
-    if known is not None and shards.text_encoder is not None and describe(shards.text_encoder) != known:
+    if known is not None and shards.text_encoder is not None and described_anywhere(shards.text_encoder) != known:
         raise UserError(
             f"{place}: its sentences were encoded by {shards.text_encoder!r}, the run's by another encoder; encode "
             "them as the run's data were"
