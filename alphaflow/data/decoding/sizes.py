@@ -18,5 +18,5 @@ def sides(size: Size) -> tuple[int, int]:
     if len(found) != 2 or not all(is_whole(side) for side in found):
         raise UserError(f"the image size is a whole number of pixels, or (h, w), got {size!r}")
     if min(found) < 1:
-        raise UserError(f"the image size must be at least 1 pixel, got {size}")
+        raise UserError(f"the image size must be above 0, at least 1 pixel, got {size}")
     return found
