@@ -98,11 +98,6 @@ class JoinedRows(ConditionRows):
         return cond.replace(**self.more.read(start, stop)[0].tensors), truth
 
 
-def rows_of(dataset: IndexedDataset | None, run: Pipeline) -> ConditionRows | None:
-    """The conditions of a data set; None where a run's samples are made of nothing but labels, or it has no length."""
-    return None if dataset is None or not run.conditioning.needed else DatasetRows(dataset, run.conditioning)
-
-
 def shown_beside(run: Pipeline, cond: Cond, truth: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """What is looked at beside samples: the condition ``image`` and the truth, as pixels or floats as samples are.
 
