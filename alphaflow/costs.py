@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .objectives.objective import LossFunction
+from .objectives.loss_function import LossFunction
 from .training.flops import count_flops
 from .training.trainer import Trainer
 from .types import Batch

@@ -1,4 +1,4 @@
-"""The total derivative of a network along its trajectory. The one place that knows how it is taken.
+"""The derivative of a network in a direction (dz, dr, dt), as along its path. The one place that knows how it is taken.
 
 A network that offers its own tangent (`Network.offers_tangent`) is asked for it; any other is differentiated by
 ``torch.func.jvp``. The result is the same, the price is not. Where a layer can't be differentiated forward, a central
@@ -21,7 +21,7 @@ from .errors import UserError, said
 from .flow import expand_like
 from .network import Upcast, known, unwrapped
 from .parallel.device import exact_float32, fp32_products
-from .types import Cond, Model, Sample, Time
+from .types import Cond, Direction, Model, Sample, Time
 
 Derivative = Literal["exact", "difference"]
 """How du/dt is to be taken: exactly, or by a central difference."""
@@ -58,12 +58,13 @@ def with_derivative(
     r: Time,
     t: Time,
     cond: Cond,
-    along: Sample,
+    along: Sample | Direction,
     *,
     derivative: Derivative = "exact",
+    graph: bool = False,
     **options: Any,
 ) -> tuple[Any, Sample]:
-    """The network's output for a whole batch, with gradient, and du/dt of its first samples, without.
+    """The network's output for a whole batch, with gradient, and the derivative of its first samples.
 
     Args:
         model: u(z, r, t, cond).
@@ -71,37 +72,56 @@ def with_derivative(
         r: (b,).
         t: (b,).
         cond: what u is conditioned on.
-        along: dz/dt of the first n samples, (n, …).
-        derivative: how du/dt is taken.
-        **options: what else the network takes.
+        along: the direction of the first n samples, or dz/dt (n, …) of their path (`Direction.of`).
+        derivative: how the derivative is taken.
+        graph: the derivative has a gradient, too. No fused attention and no tangent of the network's own has one: it is
+            taken by ``torch.func.jvp`` through plain attention, or as a difference.
+        **options: what else the network takes; nothing with ``graph``.
 
     Returns:
-        What the network gives for these arguments, and du/dt (n, …).
+        What the network gives for these arguments, and dz·∂_z u + dr·∂_r u + dt·∂_t u (n, …).
 
     Raises:
         UserError: a layer can't be differentiated forward.
     """
-    network, n = Upcast(model), len(along)
-    way = derivative_of(model, derivative)
-    if way == "its own tangent":
-        out, dudt = network(z, r, t, cond, along=along.to(z.dtype), **options)
-        return out, dudt.detach()
+    network, direction = Upcast(model), Direction.of(along, t)
+    direction = direction._replace(z=direction.z.to(z.dtype))
+    n, way = len(direction.t), derivative_of(model, derivative)
     few = z[:n], r[:n], t[:n], cond[:n]
-    dudt = _difference(network, *few, along) if way == "central differences" else _forward_ad(network, *few, along)[1]
-    return network(z, r, t, cond, **options), dudt
+    if way == "central differences":
+        du = _difference(network, *few, direction, graph=graph)  # first: of the prediction's dropout
+        return network(z, r, t, cond, **options), du
+    if graph:
+        u, du = _forward_ad(Upcast(unwrapped(model)), *few, direction, graph=True)
+        if n == len(z):  # what averages gradients among processes waits for a call
+            return network(z, r, t, cond), du
+        return torch.cat([u, network(z[n:], r[n:], t[n:], cond[n:])]), du
+    if way == "its own tangent":
+        out, du = network(z, r, t, cond, along=direction, **options)
+        return out, du.detach()
+    du = _forward_ad(network, *few, direction)[1]
+    return network(z, r, t, cond, **options), du
 
 
 def total_derivative(
-    model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample, *, derivative: Derivative = "exact"
+    model: Model,
+    z: Sample,
+    r: Time,
+    t: Time,
+    cond: Cond,
+    along: Sample | Direction,
+    *,
+    derivative: Derivative = "exact",
 ) -> tuple[Sample, Sample]:
-    """The network's output and its derivative along the path.
+    """The network's output and its derivative in a direction (dz, dr, dt), along a path for example.
 
-    du/dt = v·∂_z u + ∂_t u: the Jacobian-vector product of u at (z_t, r, t) along (v, 0, 1)
-    (MeanFlow, arXiv 2505.13447, eq. 8). No graph is kept: both results are constants to the optimiser.
+    dz·∂_z u + dr·∂_r u + dt·∂_t u: the Jacobian-vector product of u at (z_t, r, t). Along a path, (v, 0, 1), it is
+    du/dt (MeanFlow, arXiv 2505.13447, eq. 8). No graph is kept: both results are constants to the optimiser.
 
-    ``"difference"`` takes it from the network's values at (z ± h·v, r, t ± h), h = 0.005, without leaving r ≤ t ≤ 1: at
-    the ends the difference is one-sided. Its error falls with h², at the ends with h. Both values are of the same
-    dropout, and in float32 at least, whatever the precision of training: bfloat16 has no digits left to subtract.
+    ``"difference"`` takes it from the network's values at (z, r, t) ± h·(dz, dr, dt), h = 0.005, without leaving
+    0 ≤ r ≤ t ≤ 1: at the ends the difference is one-sided. Its error falls with h², at the ends with h. Both values are
+    of the same dropout, and in float32 at least, whatever the precision of training: bfloat16 has no digits left to
+    subtract.
 
     Args:
         model: u(z, r, t, cond), any callable.
@@ -109,34 +129,43 @@ def total_derivative(
         r: (b,).
         t: (b,).
         cond: what u is conditioned on.
-        v: dz/dt, (b, …).
-        derivative: how du/dt is taken: ``"exact"``, or ``"difference"``.
+        along: the direction, or dz/dt (b, …) of a path on which r stays (`Direction.of`).
+        derivative: how it is taken: ``"exact"``, or ``"difference"``.
 
     Returns:
-        u⁻ and du⁻/dt, both (b, …).
+        u⁻ and its derivative, both (b, …).
 
     Raises:
         UserError: a layer can't be differentiated forward.
     """
     if derivative_of(model, derivative) == "torch.func.jvp":
-        return _forward_ad(Upcast(model), z, r, t, cond, v)
+        return _forward_ad(Upcast(model), z, r, t, cond, Direction.of(along, t))
     with torch.no_grad():
-        return with_derivative(model, z, r, t, cond, v, derivative=derivative)
+        return with_derivative(model, z, r, t, cond, along, derivative=derivative)
 
 
-@torch.no_grad()
-def _difference(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample, h: float = STEP) -> Sample:
-    """(u(z + h·v, r, t + h) − u(z − h·v, r, t − h)) / 2h; where r ≤ t ≤ 1 is too narrow for that, one-sided.
+def _difference(
+    model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Direction, h: float = STEP, *, graph: bool = False
+) -> Sample:
+    """(u at (z, r, t) + h·(dz, dr, dt) − u at … − h·…) / 2h; where 0 ≤ r ≤ t ≤ 1 is too narrow for that, one-sided.
 
-    The times are never nearer to each other than h: where t − r < h is narrower still, the lower one lies below r.
+    The two are never nearer to each other than h: where there is no room even for that, the second lies outside.
     """
-    times = (t + h).clamp(max=1), torch.maximum(t - h, r.clamp(max=1 - h))
+    ahead = _room(r, t, along, h)
+    behind = torch.maximum(_room(r, t, Direction(along.z, -along.r, -along.t), h), h - ahead)
     values = []
-    for time in times:
-        with _reproducible(z.device):
-            values.append(model(z + expand_like(time - t, z) * v, r, time, cond))
-    ahead, behind = values
-    return (ahead - behind) / expand_like(times[0] - times[1], z)
+    for step in (ahead, -behind):
+        with _reproducible(z.device), torch.set_grad_enabled(graph):
+            values.append(model(z + expand_like(step, z) * along.z, r + step * along.r, t + step * along.t, cond))
+    return (values[0] - values[1]) / expand_like(ahead + behind, z)
+
+
+def _room(r: Time, t: Time, along: Direction, h: float) -> Time:
+    """How far (r, t) can go in a direction inside 0 ≤ r ≤ t ≤ 1, h at most: (b,)."""
+    found = torch.full_like(t, h)
+    for room, speed in ((r, -along.r), (t - r, along.r - along.t), (1 - t, along.t)):
+        found = torch.minimum(found, torch.where(speed > 0, room / speed.clamp(min=1e-12), h))
+    return found
 
 
 @contextmanager
@@ -152,22 +181,25 @@ def _reproducible(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _forward_ad(model: Model, z: Sample, r: Time, t: Time, cond: Cond, v: Sample) -> tuple[Sample, Sample]:
+def _forward_ad(
+    model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Direction, *, graph: bool = False
+) -> tuple[Sample, Sample]:
     """Output and derivative by forward-mode AD. Fused attention has none in PyTorch: it runs on its plain kernel.
 
     A compiled network runs here as it was written: the compiler can't see through ``torch.func.jvp``, and would leave
     the network alone ever after. What it predicts elsewhere is compiled.
     """
 
-    def u(z: Sample, t: Time) -> Sample:
+    def u(z: Sample, r: Time, t: Time) -> Sample:
         out: Sample = model(z, r, t, cond)
         return out
 
     def taken() -> tuple[Sample, Sample]:
         as_written = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), as_written:
-            value, derivative, *_ = torch.func.jvp(u, (z, t), (v, torch.ones_like(t)))
-        return value.detach(), derivative.detach()
+        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), as_written:
+            # the compiler doesn't follow a third slice of a batch
+            value, derivative, *_ = torch.func.jvp(u, (z, r.clone(), t), tuple(along))
+        return (value, derivative) if graph else (value.detach(), derivative.detach())
 
     _load_rules()
     try:

@@ -138,6 +138,8 @@ class GuidanceInputs(Compact, TrainedGuidance):
 
     Args:
         scales: the range of ω, ω ≥ 1.
+        own: whether v_c has a part in the target. Without, it is ω·v + (1 − ω)·v_u, the same in expectation with one
+            evaluation less, and samples that lose their label have ω = 1 (TVM, arXiv 2511.19797).
         starts, ends: the ranges that t_min and t_max are drawn from, uniformly.
         label_drop: the share of samples that lose their condition.
     """
@@ -147,6 +149,7 @@ class GuidanceInputs(Compact, TrainedGuidance):
     starts: Interval = (0.0, 0.5)
     ends: Interval = (0.5, 1.0)
     label_drop: float = 0.1
+    own: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.scales[0] <= self.scales[1]:
@@ -162,13 +165,18 @@ class GuidanceInputs(Compact, TrainedGuidance):
         mask = chance < self.label_drop
         low, high = math.log(self.scales[0]), math.log(self.scales[1])
         omega = torch.exp(low + (high - low) * scale)
+        if not self.own:
+            omega = torch.where(mask, 1, omega)
         t_min = torch.where(r == t, 0, self.starts[0] + (self.starts[1] - self.starts[0]) * start)
         t_max = torch.where(r == t, 1, self.ends[0] + (self.ends[1] - self.ends[0]) * end)
         return cond.drop(mask).replace(guidance=packed(omega, t_min, t_max)), mask
 
     def mix(self, cond: Cond, t: Time, dropped: Tensor) -> Mix | None:
-        """1, 1 − 1/ω and −(1 − 1/ω), with the ω that counts at t; v itself for dropped samples."""
-        more = torch.where(dropped, 0, 1 - 1 / scale_at(cond, t)).to(t.dtype)
+        """1, 1 − 1/ω and −(1 − 1/ω), or ω, 0 and 1 − ω, with the ω that counts at t; v itself for dropped samples."""
+        omega = torch.where(dropped, 1, scale_at(cond, t)).to(t.dtype)
+        if not self.own:
+            return Mix(omega, torch.zeros_like(omega), 1 - omega)
+        more = 1 - 1 / omega
         return Mix(torch.ones_like(t), more, -more)
 
     def instant(self, cond: Cond, t: Time) -> Cond:

@@ -20,10 +20,10 @@ class Network(nn.Module, Configured):
     of it derives from this class and sets it, on the class or in ``__init__``; the rest keeps its default.
 
     Attributes:
-        offers_tangent: it can differentiate itself along the path, beside its prediction:
-            ``network(z, r, t, cond, along=v) -> (u, dudt)``. u (b, …) is as without ``along``, with gradient;
-            v (n, …) is dz/dt of the first n samples, and dudt (n, …) their du/dt = v·∂_z u + ∂_t u, without a graph.
-            With options of the network's own, u is what it gives with these. `alphaflow.tangents` has the rules.
+        offers_tangent: it can differentiate itself beside its prediction: ``network(z, r, t, cond, along=direction) ->
+            (u, du)``. u (b, …) is as without ``along``, with gradient; the `Direction` is that of the first n samples,
+            and du (n, …) is dz·∂_z u + dr·∂_r u + dt·∂_t u, without a graph. With options of the network's own, u is
+            what it gives with these. `alphaflow.tangents` has the rules.
         velocity_head: blocks of a second branch that predicts the instantaneous velocity, which
             ``network(…, velocity=True) -> (u, v)`` gives too (`ImprovedMeanFlow`); 0 for none.
         takes_guidance: guidance is an input, ``cond.guidance`` (b, 3) (`GuidanceInputs`); None where it doesn't say.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .autoencoders.autoencoder import Autoencoder
     from .averages import Average
     from .data.dataset import Dataset
-    from .objectives.objective import LossFunction
+    from .objectives.loss_function import LossFunction
     from .samplers import Sampler
     from .schedules import Scheduled
 
@@ -92,7 +92,7 @@ class Recipe:
     def _check_parts(self) -> None:
         """Whether network, objective and data go together; a function as the objective becomes one."""
         from .network import check_declared, known
-        from .objectives.objective import LossFunction
+        from .objectives.loss_function import LossFunction
 
         check_declared(self.model)
         object.__setattr__(self, "objective", LossFunction.of(self.objective))

@@ -1,4 +1,4 @@
-"""Where on the path to train: distributions of one time t, and of pairs r ≤ t.
+"""Where on the path to train: distributions of one time t (`pairs` has those of pairs), and grids to sample on.
 
 A distribution is any object with ``sample(b, device, generator) -> (b,)`` in [0, 1]. One that also has ``cdf`` and
 ``quantile`` can be truncated.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -164,145 +163,6 @@ class BetaTimes(Compact):
         first, second = torch._standard_gamma(shapes, generator=generator)
         t: Time = (first / (first + second)).float()
         return t
-
-
-@runtime_checkable
-class PairDistribution(Protocol):
-    """A distribution of pairs r ≤ t."""
-
-    def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
-        """Draws b times t without a partner (for samples with r = t): (b,)."""
-        ...
-
-    def pairs(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> tuple[Time, Time]:
-        """Draws b pairs (r, t), r ≤ t: two tensors (b,)."""
-        ...
-
-
-Pairing = Literal["sorted", "min", "product", "truncated", "zero"]
-
-
-class Pairs(ABC):
-    """A `PairDistribution` as objectives use it.
-
-    Attributes:
-        zero: every r is 0.
-        finest: the length of the shortest jump on its grid of times; 0 where there is no grid.
-    """
-
-    zero: bool = False
-    finest: float = 0.0
-
-    @abstractmethod
-    def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
-        """Draws b times t without a partner (for samples with r = t): (b,)."""
-
-    @abstractmethod
-    def pairs(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> tuple[Time, Time]:
-        """Draws b pairs (r, t), r ≤ t: two tensors (b,)."""
-
-    @staticmethod
-    def of(times: TimeDistribution | PairDistribution, pairing: Pairing) -> Pairs:
-        """Times that are paired already, as they are; others paired so."""
-        if isinstance(times, Pairs):
-            return times
-        return _Foreign(times) if isinstance(times, PairDistribution) else TimePairs(times, pairing)
-
-
-@dataclass(frozen=True)
-class _Foreign(Pairs):
-    """A distribution of pairs of the user's own, which may draw anything."""
-
-    inner: PairDistribution
-
-    def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
-        return self.inner.sample(b, device, generator)
-
-    def pairs(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> tuple[Time, Time]:
-        r, t = self.inner.pairs(b, device, generator)
-        if bool((r > t).any()):
-            raise ValueError(f"a jump goes from t down to r, but {self.inner} drew r > t: swap them")
-        return r, t
-
-
-@dataclass(frozen=True, repr=False)
-class TimePairs(Compact, Pairs):
-    """Pairs r ≤ t from one distribution of times.
-
-    Args:
-        times: the distribution that each draw comes from.
-        pairing: ``"sorted"``: two draws, t the larger and r the smaller (MeanFlow's); ``"min"``: t the first draw,
-            r = min of both; ``"product"``: r = t·draw; ``"truncated"``: t a draw, r a draw given that it is below t;
-            ``"zero"``: r = 0, as consistency models have it.
-    """
-
-    times: TimeDistribution = LogitNormal()
-    pairing: Pairing = "sorted"
-
-    def __post_init__(self) -> None:
-        if self.pairing not in ("sorted", "min", "product", "truncated", "zero"):
-            raise ValueError(f"pairing is sorted, min, product, truncated or zero, got {self.pairing!r}")
-        if self.pairing == "truncated" and not isinstance(self.times, Invertible):
-            raise ValueError(f"pairing truncated needs times with cdf and quantile; {self.times} has none: use min")
-
-    @property
-    def zero(self) -> bool:  # type: ignore[override]
-        """Whether every r is 0."""
-        return self.pairing == "zero"
-
-    def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
-        """Draws b times t without a partner (for samples with r = t): (b,)."""
-        return self.times.sample(b, device, generator)
-
-    def pairs(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> tuple[Time, Time]:
-        """Draws b pairs (r, t), r ≤ t: two tensors (b,)."""
-        first = self.times.sample(b, device, generator)
-        if self.pairing == "zero":
-            return torch.zeros_like(first), first
-        if self.pairing == "truncated":
-            assert isinstance(self.times, Invertible)
-            share = torch.rand(b, device=device, generator=generator)
-            below = self.times.quantile(share * self.times.cdf(first)).to(first.dtype)
-            return torch.minimum(below, first), first
-        second = self.times.sample(b, device, generator)
-        if self.pairing == "sorted":
-            return torch.minimum(first, second), torch.maximum(first, second)
-        if self.pairing == "min":
-            return torch.minimum(first, second), first
-        return first * second, first
-
-
-@dataclass(frozen=True, repr=False)
-class DyadicPairs(Compact, Pairs):
-    """The grid of Shortcut Models (arXiv 2410.12557): jumps of 1, ½, ¼, … down to 2/steps, from multiples of the jump.
-
-    Times without a partner are multiples of 1/steps, t > 0.
-
-    Args:
-        steps: steps of the finest grid, a power of two, at least 2.
-    """
-
-    steps: int = 128
-
-    def __post_init__(self) -> None:
-        if self.steps < 2 or self.steps & (self.steps - 1):
-            raise ValueError(f"DyadicPairs needs a power of two of at least 2, got {self.steps}")
-
-    @property
-    def finest(self) -> float:  # type: ignore[override]
-        """The length of the grid's shortest jump."""
-        return 1 / self.steps
-
-    def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
-        """Draws b times t without a partner: (b,)."""
-        return (torch.randint(self.steps, (b,), device=device, generator=generator) + 1) / self.steps
-
-    def pairs(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> tuple[Time, Time]:
-        """Draws b pairs (r, t), r < t: two tensors (b,)."""
-        levels = self.steps.bit_length() - 1
-        count = 2 ** torch.randint(levels, (b,), device=device, generator=generator)  # jumps from 1 to 0
-        index = (torch.rand(b, device=device, generator=generator) * count).floor()
-        return index / count, (index + 1) / count
 
 
 def grid(steps: int) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,27 @@ Labels: TypeAlias = Int[Tensor, " b"]
 
 NO_CLASS = -1
 """The label of a sample without a class. Networks turn it into their learned 'no class' (`Cond.class_index`)."""
+
+
+class Direction(NamedTuple):
+    """A direction in (z, r, t), along which a network is differentiated; of the first n samples of a batch.
+
+    Attributes:
+        z: dz, (n, …).
+        r, t: dr and dt, (n,).
+    """
+
+    z: Sample
+    r: Time
+    t: Time
+
+    @staticmethod
+    def of(along: Sample | Direction, like: Time) -> Direction:
+        """A direction as it is; a dz/dt (n, …) as that of a path on which only z and t move, (dz/dt, 0, 1)."""
+        if isinstance(along, Direction):
+            return along
+        t = torch.ones_like(like[: len(along)])
+        return Direction(along, torch.zeros_like(t), t)
 
 
 class Cond:

@@ -43,16 +43,19 @@ class AdaptiveWeighting(Compact):
 
     α is 1 for samples with r = t and for the MeanFlow branch; w stands in place of α⁻¹. At p = 1 it is α-Flow's
     α / (‖Δ‖² + c). Because Δ = α·δ, where δ tends to MeanFlow's residual, w·Δ tends to δ/‖δ‖^{2p} as α → 0: MeanFlow's
-    weighted gradient, at every p, as long as c ≪ ‖Δ‖².
+    weighted gradient, at every p, as long as c ≪ ‖Δ‖²; with ``scale_c`` always.
 
     Args:
         c: keeps the weights of small errors finite.
         p: how much less; at 0 w = α⁻¹.
+        scale_c: c·α² in place of c, as ‖Δ‖² falls (SoFlow, arXiv 2512.15657).
     """
 
     c: float = 1e-3
     p: float = 1.0
+    scale_c: bool = False
 
     def __call__(self, error: PerSample, alpha: PerSample) -> PerSample:
         """Weights (b,)."""
-        return alpha ** (2 * self.p - 1) / (error + self.c) ** self.p
+        c = self.c * alpha.square() if self.scale_c else self.c
+        return alpha ** (2 * self.p - 1) / (error + c) ** self.p

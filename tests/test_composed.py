@@ -197,7 +197,7 @@ def test_all_objectives_and_their_parts_are_rebuilt() -> None:
     """Every public class that an objective is, or is made of."""
     public = {name: getattr(af, name) for name in af.__all__}  # loads all of them
     known = {each.__name__ for each in families(af.Objective)} & public.keys()
-    for name in ("schedules", "times", "weighting", "guidance", "sources"):
+    for name in ("schedules", "times", "pairs", "weighting", "guidance", "sources"):
         inside = [kind for kind in public.values() if isinstance(kind, type) and kind.__module__ == f"alphaflow.{name}"]
         known |= {kind.__name__ for kind in inside if dataclasses.is_dataclass(kind)}
     assert known - {"CFG"} == OBJECTIVES.keys()

@@ -68,13 +68,13 @@ CASES = [(shape, options) for shape in SHAPES.values() for options in KINDS.valu
 def test_tangents(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     model, cond, (z, r, t) = network(shape, **options), condition(shape, options), inputs(shape)
     along = torch.randn(z.shape, dtype=z.dtype, generator=torch.Generator().manual_seed(3))
-    value, wanted = _forward_ad(model, z, r, t, cond, along)
+    value, wanted = _forward_ad(model, z, r, t, cond, af.Direction.of(along, t))
     for n in (B, 2):  # of all samples, or of the first ones
-        u, dudt = model(z, r, t, cond, along=along[:n])
+        u, dudt = model(z, r, t, cond, along=af.Direction.of(along[:n], t))
         assert distance(u, value) < 1e-12
         assert distance(dudt, wanted[:n]) < 1e-12
     model.recompute = True
-    again, tangent = model(z, r, t, cond, along=along)
+    again, tangent = model(z, r, t, cond, along=af.Direction.of(along, t))
     assert distance(again, value) < 1e-12
     assert distance(tangent, wanted) < 1e-12
     weights = list(model.parameters())

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import alphaflow as af
 from alphaflow.network import Network, Upcast, Wrapped, known
-from alphaflow.objectives.objective import LossFunction
+from alphaflow.objectives.loss_function import LossFunction
+from alphaflow.pairs import Pairs
 from alphaflow.runs.pipeline import InTraining
-from alphaflow.times import Pairs
 
 
 class Plain(nn.Module):

@@ -72,7 +72,9 @@ def test_the_error_falls_with_the_square_of_h() -> None:
     """Against a network whose derivative is known, and against torch.func.jvp; inside 0 ≤ r ≤ t ≤ 1."""
     z, v, r, t = random(64, 3), random(64, 3, seed=1), torch.full((64,), 0.2).double(), torch.full((64,), 0.6).double()
     wanted = slope(z, r, t, v)
-    errors = [distance(_difference(curved, z, r, t, af.Cond(), v, h), wanted) for h in (0.02, 0.01, 0.005)]
+    errors = [
+        distance(_difference(curved, z, r, t, af.Cond(), af.Direction.of(v, t), h), wanted) for h in (0.02, 0.01, 0.005)
+    ]
     for coarse, fine in pairwise(errors):
         assert 3.9 < coarse / fine < 4.1
     u, exact = af.total_derivative(curved, z, r, t, af.Cond(), v)
@@ -99,7 +101,7 @@ def test_it_stays_between_r_and_one(r: float, t: float, lower: float, upper: flo
         return 2 * z + t[:, None]
 
     z, v, zeros = random(4, 3), random(4, 3, seed=1), torch.zeros(4, dtype=torch.float64)
-    found = _difference(linear, z, zeros + r, zeros + t, af.Cond(), v)
+    found = _difference(linear, z, zeros + r, zeros + t, af.Cond(), af.Direction.of(v, zeros))
     assert [float(times[0]) for _, _, times in seen] == pytest.approx([upper, lower])
     for moved, same, times in seen:
         assert torch.allclose(moved, z + (times - t)[:, None] * v)

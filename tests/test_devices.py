@@ -308,7 +308,7 @@ def test_a_network_of_clips(network: Any) -> None:
     model = network((1, 3, 8, 8)).to(CUDA)
     for shape in ((1, 3, 8, 8), (1, 5, 8, 12), (1, 8, 8)):
         z, t = torch.zeros(2, *shape, device=CUDA), torch.zeros(2, device=CUDA)
-        check(model(z, t, t, along=z), CUDA)
+        check(model(z, t, t, along=af.Direction.of(z, t)), CUDA)
 
 
 def test_a_networks_weights_from_another() -> None:

@@ -18,7 +18,7 @@ FLOORS = [
         "averages", "data.listing", "flow", "guidance_input", "media", "metrics", "network", "schedules",
         "times", "weighting",
     },
-    {"guidance", "models", "parallel", "sources"},
+    {"guidance", "models", "pairs", "parallel", "sources"},
     {"autoencoders", "derivatives", "features", "samplers", "text"},
     {"data", "objectives"},
     {"published", "recipe"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import alphaflow as af
 from alphaflow.diagnosis.decomposition import decompose
 from alphaflow.network import Upcast
-from alphaflow.objectives.consistency import LogWeight
+from alphaflow.objectives.learned_weight import LogWeight
 from alphaflow.types import Batch
 
 
@@ -167,7 +167,7 @@ def test_a_prediction_of_another_shape_or_precision(smooth: Any) -> None:
 
 
 def test_consistencys_learned_weight_is_not_rounded() -> None:
-    weight = LogWeight()
+    weight = LogWeight(1)
     nn.init.normal_(weight.weight)
     t = torch.rand(64, generator=torch.Generator().manual_seed(0))
     plain = weight(t)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import alphaflow as af
-from alphaflow.objectives.objective import LossFunction
+from alphaflow.objectives.loss_function import LossFunction
 from alphaflow.sources import seen
 
 RHO, SIGMA = 0.6, 0.5

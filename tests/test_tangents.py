@@ -225,14 +225,14 @@ def test_networks(shape: tuple[int, ...], options: dict[str, Any], recompute: bo
     assert model.offers_tangent
     _, wanted = af.total_derivative(Hidden(model), z, r, t, cond, v)
     model.recompute = recompute
-    u, dudt = model(z, r, t, cond, along=v[:N])
+    u, dudt = model(z, r, t, cond, along=af.Direction.of(v[:N], t))
     assert distance(dudt, wanted[:N]) < 1e-12
     assert torch.equal(u, plain)
     assert not dudt.requires_grad
     if gradient is not None:
         assert distance(grad(model, u.square().sum()), gradient) < 1e-12
     if options:
-        (both, head), again = model(z, r, t, cond, velocity=True, along=v[:N])
+        (both, head), again = model(z, r, t, cond, velocity=True, along=af.Direction.of(v[:N], t))
         assert torch.equal(again, dudt)
         assert torch.equal(both, u)
         assert torch.equal(head, model(z, r, t, cond, velocity=True)[1])
@@ -245,7 +245,7 @@ def test_recomputation_takes_no_tangent_again() -> None:
     counts: list[bool] = []
     own = model.blocks[1].forward
     model.blocks[1].forward = lambda x, *more: (counts.append(isinstance(x, Dual)), own(x, *more))[1]  # type: ignore[method-assign, assignment]
-    u, _ = model(z, r, t, cond, along=v)
+    u, _ = model(z, r, t, cond, along=af.Direction.of(v, t))
     u.square().sum().backward()
     assert counts == [True, False]
 
@@ -269,7 +269,7 @@ def test_recomputation_with_dropout() -> None:
         model.recompute = recompute
         z, r, t, cond, v = inputs((2, 4, 4))
         torch.manual_seed(7)
-        u, _ = model(z, r, t, cond, along=v[:N])
+        u, _ = model(z, r, t, cond, along=af.Direction.of(v[:N], t))
         u.square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert distance(gradients[1], gradients[0]) < 1e-12
@@ -282,7 +282,7 @@ def test_recomputation_keeps_no_tangents() -> None:
     for block in model.blocks:
         block.register_forward_hook(lambda _, inputs, out: alive.append(weakref.ref(out.tangent)))
     z, r, t, cond, v = inputs((2, 4, 4))
-    u, _ = model(z, r, t, cond, along=v)
+    u, _ = model(z, r, t, cond, along=af.Direction.of(v, t))
     assert len(alive) == 3
     assert not [each for each in alive if each() is not None]
     assert u.requires_grad
@@ -350,7 +350,7 @@ class Counting(af.Network):
             self.graph += len(z)
         else:
             self.constant += len(z)
-        self.tangent += len(options["along"]) if options.get("along") is not None else 0
+        self.tangent += len(options["along"].t) if options.get("along") is not None else 0
         return self.inner(z, r, t, cond, **options)
 
 
@@ -552,7 +552,7 @@ def test_a_users_network_of_rules() -> None:
     model = scope["Mixer"](size=6, width=16).double()
     assert af.derivative_of(model) == "its own tangent"
     z, r, t, cond, v = inputs((6,))
-    u, dudt = model(z, r, t, cond, along=v[:N])
+    u, dudt = model(z, r, t, cond, along=af.Direction.of(v[:N], t))
     _, wanted = af.total_derivative(lambda *arguments: model(*arguments), z, r, t, cond, v)
     assert distance(dudt, wanted[:N]) < 1e-12
     assert torch.equal(u, model(z, r, t, cond))

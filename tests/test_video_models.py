@@ -158,7 +158,7 @@ def test_tangents(shape: tuple[int, ...], options: dict[str, Any], recompute: bo
     model.recompute = recompute
     z, r, t, cond = inputs(3, shape)
     along = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    u, tangent = model(z, r, t, cond, along=along)
+    u, tangent = model(z, r, t, cond, along=af.Direction.of(along, t))
     first = cond[slice(0, 2)]
     model.recompute = False  # a checkpoint has no forward derivative
     with sdpa_kernel(SDPBackend.MATH):

@@ -10,10 +10,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..flow import expand_like
 from ..guidance_input import guidance_at
 from ..network import Network
 from ..tangents import Dual, Value, add, linearly, primal, silu
-from ..types import Cond, Sample, Time
+from ..types import Cond, Direction, Sample, Time
 from .blocks import Block, Context, Final
 from .conditions import TokenEmbedding, VectorEmbedding, image_of
 from .dit_options import check_options, conditions_of
@@ -51,7 +52,9 @@ class DiT(Network):
         vocabulary: number of different ``cond.tokens`` that are indices.
         image: channels of ``cond.image``.
         guidance: the scale ω and the interval of guidance are inputs, ``cond.guidance`` (b, 3); without one ω = 1
-            (`GuidanceInputs`). ω is embedded as 1 − 1/ω.
+            (`GuidanceInputs`). ω is embedded as 1 − 1/ω. ``"scaled"``: and u is multiplied by ω (`TerminalVelocity`).
+        late: only the last blocks, so many, and the last layer see t − r, the others only t (decoupled MeanFlow, arXiv
+            2510.24474), so that a flow model's blocks do at r < t what they have learned; None for all blocks.
         velocity_head: blocks of a second branch, beside the last ones, that predicts the instantaneous velocity for
             `ImprovedMeanFlow`; sampling doesn't run it. 0 for none.
         factorised: of videos: each block attends within frames, then across them at each place (`Block`), in place of
@@ -90,7 +93,8 @@ class DiT(Network):
         vocabulary: int | None = None,
         image: int | None = None,
         mlp_ratio: float = 4.0,
-        guidance: bool = False,
+        guidance: bool | Literal["scaled"] = False,
+        late: int | None = None,
         velocity_head: int = 0,
         factorised: bool = False,
     ) -> None:
@@ -100,11 +104,12 @@ class DiT(Network):
             "shape": tuple(shape), "patch": patch, "depth": depth, "width": width,
             "heads": heads, "classes": classes, "vector": vector, "tokens": tokens, "vocabulary": vocabulary,
             "image": image, "mlp_ratio": mlp_ratio,
-            "guidance": guidance, "velocity_head": velocity_head, "factorised": factorised,
+            "guidance": guidance, "late": late, "velocity_head": velocity_head, "factorised": factorised,
         }  # fmt: skip
         check_options(**self.config)
         self.shape, self.classes = tuple(shape), classes
-        self.takes_guidance, self.velocity_head = guidance, velocity_head
+        self.takes_guidance, self.velocity_head = bool(guidance), velocity_head
+        self.late = depth if late is None else late
         crossed = tokens is not None or vocabulary is not None
         self.conditions = conditions_of(**self.config)
         self.patch = patch_of(patch, len(shape))
@@ -141,7 +146,7 @@ class DiT(Network):
 
     @overload
     def forward(
-        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: bool = False, along: Sample
+        self, z: Sample, r: Time, t: Time, cond: Cond | None = None, *, velocity: bool = False, along: Direction
     ) -> tuple[Any, Sample]: ...
 
     @overload
@@ -157,7 +162,7 @@ class DiT(Network):
         cond: Cond | None = None,
         *,
         velocity: bool = False,
-        along: Sample | None = None,
+        along: Direction | None = None,
     ) -> Any:
         """The mean velocity u (b, …) of the jump t → r from z (b, …); r, t (b,).
 
@@ -167,8 +172,8 @@ class DiT(Network):
             t: times of z.
             cond: the conditions that it takes, or some of them.
             velocity: also run the velocity head, and return (u, v) in place of u.
-            along: dz/dt of the first n samples (n, …): also return du/dt of these, (n, …), without a graph
-                (`Network`).
+            along: a direction (dz, dr, dt) of the first n samples: also return u's derivative in it, (n, …), without
+                a graph (`Network`).
 
         Raises:
             ValueError: a condition that this network doesn't take, or of another shape, or samples that its patches
@@ -182,9 +187,9 @@ class DiT(Network):
             raise UserError(f"this DiT takes {listed}, not {strange[0]!r}")
         if along is None:
             return self._run(z, t, r, cond, velocity)[0]
-        return self._run(Dual(z, along), Dual(t, torch.ones_like(t[: len(along)])), r, cond, velocity)
+        return self._run(Dual(z, along.z), Dual(t, along.t), Dual(r, along.r), cond, velocity)
 
-    def _run(self, z: Value, t: Value, r: Time, cond: Cond, velocity: bool) -> tuple[Any, Tensor | None]:
+    def _run(self, z: Value, t: Value, r: Value, cond: Cond, velocity: bool) -> tuple[Any, Tensor | None]:
         """The output, u or (u, v), and the tangent of u where there is one."""
         grid, like = self._grid_of(primal(z)), primal(z)
         tokens = add(self.patches(linearly(as_clips, z)), self._positions_of(grid).to(like.dtype))
@@ -192,13 +197,17 @@ class DiT(Network):
             tokens = add(tokens, self.image_patches(as_clips(image)))
         context = None if self.embed_tokens is None else self.embed_tokens(cond, like)
         c = silu(self._embed(r, t, cond))
-        fork = len(self.blocks) - self.velocity_head
-        for block in self.blocks[:fork]:
-            tokens = self._through(block, tokens, c, grid, context)
+        early, fork = len(self.blocks) - self.late, len(self.blocks) - self.velocity_head
+        timed = silu(self._embed(r, t, cond, jump=False)) if early else c
         shared = tokens
-        for block in self.blocks[fork:]:
-            tokens = self._through(block, tokens, c, grid, context)
+        for number, block in enumerate(self.blocks):
+            tokens = self._through(block, tokens, timed if number < early else c, grid, context)
+            if number < fork:
+                shared = tokens
         u = linearly(lambda patches: self._unpatch(patches, grid).view(-1, *like.shape[1:]), self.final(tokens, c))
+        if self.config["guidance"] == "scaled":
+            omega = expand_like(guidance_at(cond, primal(r), primal(t))[0], like)
+            u = linearly(lambda x: x * omega[: len(x)], u)
         value, tangent = u if isinstance(u, Dual) else (u, None)
         if not velocity:
             return value, tangent
@@ -240,15 +249,17 @@ class DiT(Network):
         channels = {INPUT: self.shape[0], IMAGE: self.config["image"] or 0}
         return inflated(weights, self.state_dict(), channels, self.patch[0], of_images and self.grid[0] > 1)
 
-    def _embed(self, r: Time, t: Value, cond: Cond) -> Value:
-        """The condition of every block (b, width): times, class, guidance."""
-        c: Value = add(self.embed_t(t), self.embed_jump(add(t, -r)))
+    def _embed(self, r: Value, t: Value, cond: Cond, jump: bool = True) -> Value:
+        """What conditions a block (b, width): times, with the length of the jump or without, class, guidance."""
+        c: Value = self.embed_t(t)
+        if jump:
+            c = add(c, self.embed_jump(add(t, linearly(torch.neg, r))))
         if self.embed_class is not None and self.classes is not None:
-            c = add(c, self.embed_class(cond.class_index(self.classes, r.shape[0], r.device)))
+            c = add(c, self.embed_class(cond.class_index(self.classes, len(primal(r)), primal(r).device)))
         if self.embed_vector is not None:
-            c = add(c, self.embed_vector(cond, r))
+            c = add(c, self.embed_vector(cond, primal(r)))
         if self.takes_guidance:
-            omega, t_min, t_max = guidance_at(cond, r, primal(t))
+            omega, t_min, t_max = guidance_at(cond, primal(r), primal(t))
             for embed, value in zip(self.embed_guidance, (1 - 1 / omega, t_min, t_max), strict=True):
                 c = add(c, embed(value))
         return c

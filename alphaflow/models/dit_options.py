@@ -8,7 +8,7 @@ LARGEST = 65_536
 """Largest depth, width and number of heads; larger values are surely a mistake."""
 
 
-def conditions_of(*, classes: int | None, guidance: bool, **sizes: Any) -> tuple[str, ...]:
+def conditions_of(*, classes: int | None, guidance: Any, **sizes: Any) -> tuple[str, ...]:
     """The names of the conditions that a network of these options takes."""
     crossed = sizes["tokens"] is not None or sizes["vocabulary"] is not None
     takes = {"labels": classes, "vector": sizes["vector"], "tokens": crossed, "mask": crossed, "image": sizes["image"]}
@@ -25,6 +25,8 @@ def check_options(
     classes: int | None,
     tokens: int | None,
     vocabulary: int | None,
+    guidance: Any,
+    late: int | None,
     velocity_head: int,
     factorised: bool,
     **sizes: Any,
@@ -47,6 +49,12 @@ def check_options(
         raise ValueError(f"depth, width and heads must be at most {LARGEST:,}, got {depth}, {width} and {heads}")
     if width % 4:
         raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
+    if guidance not in (False, True, "scaled"):
+        raise ValueError(
+            f'guidance is an input (True), scales the output, too ("scaled"), or is neither, got {guidance!r}'
+        )
+    if late is not None and not 1 <= late <= depth:
+        raise ValueError(f"1 to {depth} (depth) blocks are late ones, which see the length of the jump, got {late}")
     if not 0 <= velocity_head <= depth:
         raise ValueError(f"the velocity head has 0 to {depth} (depth) blocks, got {velocity_head}")
     if len(shape) < 4 and (factorised or (isinstance(patch, tuple) and len(patch) == 3)):

@@ -5,17 +5,17 @@ Both train jumps to the data only, r = 0: the network's estimate of the clean sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
 
 from ..flow import expand_like, jump, mean_square
+from ..pairs import Pairing
 from ..schedules import Scheduled, value_at
-from ..times import Pairing
 from ..types import Model, PerSample, Sample, Time
-from .objective import Objective
+from .eulerian import tangent, warmed
+from .learned_weight import LearnedWeight
 from .records import RegressionTarget, TrainingDraw
 from .two_point import TwoPoint
 
@@ -75,30 +75,8 @@ class ConsistencyTraining(TwoPoint):
         return float(max(round(value_at(self.intervals, step)), 1))
 
 
-class LogWeight(nn.Module):
-    """The learned log-weight w(t) of sCM: a linear map of 16 sines and 16 cosines of t, zero at the start.
-
-    Their periods over t ∈ [0, 1]: ½, 1, 1½, … 8.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        rates = torch.pi * torch.arange(1, 17, dtype=torch.float32)
-        self.rates: Tensor
-        self.register_buffer("rates", rates, persistent=False)
-        self.weight = nn.Parameter(torch.zeros(32))
-        self.bias = nn.Parameter(torch.zeros(()))
-
-    def forward(self, t: Time) -> PerSample:
-        """(b,) → (b,)."""
-        angles = t.to(self.weight.dtype)[:, None] * self.rates
-        features = torch.cat([angles.sin(), angles.cos()], dim=1)
-        weight: Tensor = (features * self.weight).sum(1) + self.bias  # autocast would round a product of matrices
-        return weight.to(t.dtype)
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ContinuousConsistency(Objective):
+class ContinuousConsistency(LearnedWeight):
     """Continuous-time consistency training as sCM does it (arXiv 2410.11081), on the straight path.
 
     The tangent of f(z, t) = z − t·u(z, 0, t) along the path is g = df⁻/dt = ṽ − u⁻ − t·du⁻/dt. Its last part is warmed
@@ -117,7 +95,6 @@ class ContinuousConsistency(Objective):
     warmup: int = 10_000
     c: float = 0.1
     adaptive: bool = True
-    _weight: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
     pairing: ClassVar[Pairing] = "zero"
     takes_ema_target: ClassVar[bool] = False
 
@@ -126,28 +103,21 @@ class ContinuousConsistency(Objective):
         if self.warmup < 0 or self.c < 0:
             raise ValueError(f"ContinuousConsistency needs warmup >= 0 and c >= 0, got {self.warmup} and {self.c}")
         if self.adaptive:
-            object.__setattr__(self, "_weight", LogWeight())
+            self.learn(1)
 
-    @property
-    def network(self) -> nn.Module | None:
-        """w(t), (b,) → (b,), to be trained beside the model; None where ``adaptive`` is off."""
-        return self._weight
-
-    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
+    def along(self, draw: TrainingDraw, step: int) -> Sample | None:
         """ṽ."""
         return draw.v
 
     def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """u⁻ + g/(‖g‖ + c), g = ṽ − u⁻ − ramp·t·du⁻/dt."""
-        u, dudt = draw.derivative(model, draw.v)
-        ramp = min(1.0, step / self.warmup) if self.warmup else 1.0
-        g = draw.v - u - ramp * expand_like(draw.t, u) * dudt
+        u, g = tangent(model, draw, warmed(step, self.warmup))
         g = g / (expand_like(mean_square(g).sqrt(), g) + self.c)
         return RegressionTarget(u + g, torch.ones_like(draw.t))
 
     def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """e^{w(t)}·‖u − target‖² − w(t)."""
-        if self._weight is None:
+        if self.network is None:
             return super().few_step_loss(u, target, draw)
-        w: PerSample = self._weight(draw.t)
+        w: PerSample = self.network(draw.t)
         return w.exp() * mean_square(u - target.u) - w

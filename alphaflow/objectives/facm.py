@@ -9,13 +9,11 @@ from typing import ClassVar
 import torch
 
 from ..flow import expand_like, mean_square
-from ..times import Pairing
+from ..pairs import Pairing
 from ..types import Model, PerSample, Sample
 from .objective import Objective
 from .records import RegressionTarget, TrainingDraw
-
-SHORT = 0.1
-"""Shorter vectors count as this long in the cosine: it has no finite gradient at u = 0, where new networks begin."""
+from .cosine import dissimilarity
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -23,8 +21,9 @@ class FACM(Objective):
     """Flow-anchored consistency: an accelerator at r = 0 and a flow-matching anchor at r = t.
 
     Accelerator: u_avg = ṽ − t·du⁻/dt, target u⁻ − a·clip(u⁻ − u_avg, −1, 1) with a = 1 − (1 − t)^p, loss e/(e + c)^½
-    (denominator detached) times cos((1 − t)·π/2). Anchor: ‖u − ṽ‖² + 1 − cosine similarity over channels (dimension 1;
-    over a single channel it says no more than a sign).
+    (denominator detached) times cos((1 − t)·π/2). Anchor: ‖u − ṽ‖² + 1 − cosine similarity over channels
+    (`dissimilarity`).
+
     The paper gives both losses to every sample; here the batch is split by fm_share, half and half by default, which
     is half of their sum in expectation.
 
@@ -44,7 +43,7 @@ class FACM(Objective):
         if self.p <= 0 or self.c <= 0:
             raise ValueError(f"FACM needs p > 0 and c > 0, got {self.p} and {self.c}")
 
-    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
+    def along(self, draw: TrainingDraw, step: int) -> Sample | None:
         """ṽ."""
         return draw.v
 
@@ -63,7 +62,4 @@ class FACM(Objective):
 
     def flow_loss(self, u: Sample, draw: TrainingDraw) -> PerSample:
         """‖u − ṽ‖² + 1 − cos(u, ṽ)."""
-        lengths = u.norm(dim=1).clamp(min=SHORT) * draw.v.norm(dim=1).clamp(min=SHORT)
-        cosine = (u * draw.v).sum(dim=1) / lengths
-        similarity: PerSample = cosine.reshape(len(u), -1).mean(1)
-        return mean_square(u - draw.v) + 1 - similarity
+        return mean_square(u - draw.v) + dissimilarity(u, draw.v)

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 
 from ..derivatives import with_derivative
-from ..flow import expand_like, mean_square
+from ..flow import mean_square
 from ..network import known
-from ..types import Cond, Model, PerSample, Sample, Time
+from ..types import Cond, Direction, Model, PerSample, Sample, Time
+from .eulerian import mean_flow_target
 from .objective import Objective
 from .records import Prediction, RegressionTarget, TrainingDraw
 
@@ -31,15 +32,14 @@ class ImprovedMeanFlow(Objective):
 
     wants_own: ClassVar[bool] = True
 
-    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
+    def along(self, draw: TrainingDraw, step: int) -> Sample | None:
         """v_θ(z_t, t)."""
         return draw.own
 
     def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
         """ṽ − (t − r)·du⁻/dt along v_θ: ‖u − target‖² is ‖V − ṽ‖²."""
         assert draw.own is not None, "a draw of another family"
-        _, dudt = draw.derivative(model, draw.own)
-        return RegressionTarget(draw.v - expand_like(draw.t - draw.r, draw.z) * dudt, torch.ones_like(draw.t))
+        return mean_flow_target(model, draw, draw.own)
 
     def flow_model(self, model: Model) -> Model:
         """v_θ: the network's velocity head if it has one, else u(z, t, t)."""
@@ -51,7 +51,7 @@ class ImprovedMeanFlow(Objective):
 
         return head if known(model).velocity_head else model
 
-    def predict(self, model: Model, draw: TrainingDraw, along: Sample | None = None) -> Prediction:
+    def predict(self, model: Model, draw: TrainingDraw, along: Sample | Direction | None = None) -> Prediction:
         """u, and v_θ where the network has a head for it."""
         if not known(model).velocity_head:
             return super().predict(model, draw, along)

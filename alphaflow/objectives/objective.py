@@ -7,10 +7,9 @@ whose loss is no weighted squared error also overrides `Objective.few_step_loss`
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,73 +19,16 @@ from ..describe import Compact
 from ..flow import expand_like, interpolate, mean_square, velocity
 from ..guidance import Guided, TrainedGuidance
 from ..network import Upcast, upcast
+from ..pairs import PairDistribution, Pairing, Pairs
 from ..parallel.shared import may_be_split
 from ..schedules import Scheduled, value_at
 from ..sources import Coupling, Gaussian, Source, check_coupled, seen
-from ..times import LogitNormal, PairDistribution, Pairing, Pairs, TimeDistribution
-from ..types import Cond, Loss, Model, PerSample, Sample, Time
+from ..times import LogitNormal, TimeDistribution
+from ..types import Cond, Direction, Loss, Model, PerSample, Sample, Time
 from ..weighting import AdaptiveWeighting, Weighting
 from .guided import guided_velocity
+from .loss_function import LossFunction
 from .records import Prediction, RegressionTarget, TrainingDraw
-
-
-class LossFunction(ABC):
-    """What training asks of an objective: a loss, and what belongs to it. `of` makes one of any function.
-
-    Attributes:
-        guidance: classifier-free guidance trained into the target velocity, or None.
-        source: what stands at t = 1, and where sampling starts.
-        derivative: how du/dt is taken, where the loss needs it.
-    """
-
-    guidance: TrainedGuidance | None = None
-    source: Source = Gaussian()
-    derivative: Derivative = "exact"
-
-    @property
-    def network(self) -> nn.Module | None:
-        """A network of the objective's own that is trained beside the model, or None."""
-        return None
-
-    def scalars(self, step: int) -> dict[str, float]:
-        """The scheduled values at a step, for logs."""
-        return {}
-
-    def takes_derivative(self, step: int) -> bool:
-        """Whether the loss at a step needs du/dt."""
-        return False
-
-    def prepare(self, device: torch.device) -> None:
-        """Moves what belongs to the objective to a device."""
-        if self.network is not None:
-            self.network.to(device)
-
-    @abstractmethod
-    def __call__(
-        self,
-        model: Model,
-        x: Sample,
-        cond: Cond | None = None,
-        step: int = 0,
-        generator: torch.Generator | None = None,
-        *,
-        ema: Model | None = None,
-        start: int = 0,
-    ) -> Loss:
-        """One batch's loss; arguments as `Objective` takes them."""
-
-    @staticmethod
-    def of(function: Callable[..., Loss]) -> LossFunction:
-        """Any ``function(model, x, cond, step, generator) -> Loss`` as an objective."""
-        return function if isinstance(function, LossFunction) else _Function(function)
-
-
-class _Function(LossFunction):
-    def __init__(self, function: Callable[..., Loss]) -> None:
-        self.function = function
-
-    def __call__(self, *arguments: Any, ema: Model | None = None, start: int = 0) -> Loss:
-        return self.function(*arguments)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -98,21 +40,29 @@ class Objective(Compact, LossFunction):
     Args:
         fm_share: the share of a batch with r = t, a number or a schedule; ⌊share·b⌋ samples of the whole batch, however
             it is worked on in parts.
-        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `DyadicPairs`).
+        zero_share: the share of a batch whose r is 0, counted likewise: so many of the few-step samples, all of them at
+            most. If ⌊fm_share·b⌋ was rounded, it may be one sample more.
+        times: where on the path to train: a distribution of times, or of pairs (`TimePairs`, `GapPairs`,
+            `DyadicPairs`).
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
+        balance: each few-step sample's loss is scaled to the mean loss of those with r = t, a constant to the optimiser
+            (AnyFlow, github.com/NVlabs/AnyFlow), of the samples that are worked on at once; where there is none with
+            r = t, nothing is scaled.
         teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
         source: what stands at t = 1: noise, a condition plus noise, or any function of (noise, cond).
         coupling: which x₁ of a batch goes with which sample; None for as they are drawn.
         ema_target: every u⁻ in a target comes from the weights' moving average (θ⁻) instead of the network itself.
-        derivative: how du/dt is taken, where the target needs it: ``"exact"``, or ``"difference"`` for networks with
-            layers that can't be differentiated forward (`total_derivative`).
+        derivative: how the network's derivative is taken, where the target needs it: ``"exact"``, or ``"difference"``
+            for networks with layers that can't be differentiated forward (`total_derivative`).
     """
 
     fm_share: Scheduled = 0.5
+    zero_share: Scheduled = 0.0
     times: TimeDistribution | PairDistribution = LogitNormal(-0.4, 1.0)
     guidance: TrainedGuidance | None = None
     weighting: Weighting = AdaptiveWeighting()
+    balance: bool = False
     teacher: Model | None = None
     source: Source = Gaussian()
     coupling: Coupling | None = None
@@ -125,10 +75,10 @@ class Objective(Compact, LossFunction):
     """Whether u⁻ may be another network than the one in training."""
     wants_own: ClassVar[bool] = False
     """Whether few-step targets need u⁻(z_t, t, t, y)."""
+    derived: ClassVar[Literal["target", "network", "with gradient"]] = "target"
+    """Whose derivative is taken: that of u⁻, or the network's in training, without gradient or with it."""
 
     def __post_init__(self) -> None:
-        if not callable(self.fm_share):
-            _check_share(self.fm_share)
         if isinstance(self.times, type) or not isinstance(self.times, TimeDistribution):
             raise ValueError(f"times is a distribution such as LogitNormal(), got {self.times!r}")
         if self.guidance is not None and not isinstance(self.guidance, TrainedGuidance):
@@ -140,6 +90,22 @@ class Objective(Compact, LossFunction):
             raise ValueError(f"{type(self).__name__}'s target starts at the network's own output: no ema_target")
         if self.pairing == "zero" and not self.paired.zero:
             raise ValueError(f"{type(self).__name__} needs r = 0: give a plain distribution, not {self.times}")
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        fixed = {
+            name: share
+            for name, share in (("fm_share", self.fm_share), ("zero_share", self.zero_share))
+            if not callable(share)
+        }
+        for name, share in fixed.items():
+            _check_share(share, name)
+        if self.zero_share != 0 and (self.paired.zero or self.paired.finest):
+            raise ValueError(f"zero_share has no part here: r is 0 anyway, or on a grid, with {self.paired}")
+        if sum(fixed.values()) > 1 + 1e-9:
+            raise ValueError(f"fm_share + zero_share are shares of one batch, got {self.fm_share} + {self.zero_share}")
+        if self.balance and fixed.get("fm_share") == 0:
+            raise ValueError("balance needs samples with r = t to balance with: an fm_share above 0")
 
     @property
     def paired(self) -> Pairs:
@@ -158,13 +124,21 @@ class Objective(Compact, LossFunction):
         share = self.share(step)
         return b - math.floor(share * (start + b) + 1e-9) + math.floor(share * start + 1e-9)
 
+    def zeros(self, b: int, step: int, start: int = 0) -> int:
+        """How many of these few-step samples have r = 0."""
+        most, share = 1 - self.share(step), _check_share(value_at(self.zero_share, step), "zero_share")
+        part = min(share / most, 1) if share else 0
+        before = self.few(start, step)
+        return math.floor(part * (before + self.few(b, step, start)) + 1e-9) - math.floor(part * before + 1e-9)
+
     def scalars(self, step: int) -> dict[str, float]:
         """The scheduled values at a step, for logs."""
-        return {"fm_share": self.share(step)}
+        zero = {"zero_share": value_at(self.zero_share, step)} if self.zero_share != 0 else {}
+        return {"fm_share": self.share(step), **zero}
 
     def takes_derivative(self, step: int) -> bool:
-        """Whether the loss at a step needs du/dt: a family that has a `direction` does, for its few-step samples."""
-        return type(self).direction is not Objective.direction and self.share(step) < 1
+        """Whether the loss at a step needs a derivative: a family that has `along` does, for its few-step samples."""
+        return type(self).along is not Objective.along and self.share(step) < 1
 
     @abstractmethod
     def target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
@@ -180,18 +154,20 @@ class Objective(Compact, LossFunction):
         error = mean_square(u - draw.v)
         return self.weighting(error.detach(), torch.ones_like(draw.t)) * error
 
-    def direction(self, draw: TrainingDraw, step: int) -> Sample | None:
-        """dz/dt of the few-step samples, which ``draw`` consists of, if their target needs du⁻/dt; else None.
+    def along(self, draw: TrainingDraw, step: int) -> Sample | Direction | None:
+        """The direction of the derivative that the target of the few-step samples, which ``draw`` consists of, needs.
 
-        It is then taken along with the prediction, where both are of the same network: `TrainingDraw.derivative`.
+        dz/dt where it is that of a path on which r stays (`Direction.of`); None for no derivative. It is then taken
+        along with the prediction, where both are of the same network: `TrainingDraw.derivative`.
         """
         return None
 
-    def predict(self, model: Model, draw: TrainingDraw, along: Sample | None = None) -> Prediction:
-        """The network's prediction for a draw, with gradient; with du/dt of the few-step samples if dz/dt is given."""
+    def predict(self, model: Model, draw: TrainingDraw, along: Sample | Direction | None = None) -> Prediction:
+        """The network's prediction for a draw, with gradient; with its derivative of the few-step samples if asked."""
         if along is None:
             return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
-        u, dudt = with_derivative(model, draw.z, draw.r, draw.t, draw.cond, along, derivative=self.derivative)
+        graph, z, r, t = self.derived == "with gradient", draw.z, draw.r, draw.t
+        u, dudt = with_derivative(model, z, r, t, draw.cond, along, derivative=self.derivative, graph=graph)
         return Prediction(u, dudt=dudt)
 
     def auxiliary_loss(self, prediction: Prediction, draw: TrainingDraw) -> PerSample | None:
@@ -246,14 +222,16 @@ class Objective(Compact, LossFunction):
             raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
         model = Upcast(model)
         frozen = Upcast(ema) if self.ema_target and ema is not None else model  # u⁻
-        n, given = self.few(len(x), step, start), Cond() if cond is None else cond
-        draw = self.draw(frozen, x, given, step, generator, few=n, predicted=frozen is model)
-        along = self._along(draw, step) if frozen is model else None
+        n, zeros, given = self.few(len(x), step, start), self.zeros(len(x), step, start), cond or Cond()
+        draw = self.draw(frozen, x, given, step, generator, few=n, zeros=zeros, predicted=frozen is model)
+        along = self._along(draw, step) if frozen is model or self.derived != "target" else None
         prediction = self.predict(model, draw, along)
         u, draw = upcast(prediction.u, x), draw.completed(prediction)
-        target = self._target(frozen, draw, step, own=frozen is model)
+        target = self._target(frozen, draw, step)
         few_step = self.few_step_loss(u[:n], target, draw.few_step()) if n else draw.t[:0]
         flow = self.flow_loss(u[n:], draw.flow()) if n < len(x) else draw.t[:0]
+        if self.balance and 0 < n < len(x):
+            few_step = few_step * (flow.detach().mean() / (few_step.detach() + 1e-5))
         per_sample = torch.cat([few_step, flow])
         auxiliary = self.auxiliary_loss(prediction, draw)
         if auxiliary is not None:
@@ -261,29 +239,22 @@ class Objective(Compact, LossFunction):
         goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
         return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
 
-    def _along(self, draw: TrainingDraw, step: int) -> Sample | None:
-        """dz/dt of the samples whose du/dt comes with the prediction; None where none does.
-
-        Where others have few-step samples, a network that may be split takes it of one sample here, too.
-        """
+    def _few_step(self, draw: TrainingDraw, step: int) -> TrainingDraw | None:
+        """The few-step samples; where others have some, of a network that may be split, one sample; else None."""
         if draw.few:
-            return self.direction(draw.few_step(), step)
-        if may_be_split() and self.share(step) < 1:
-            return None if self.direction(draw.part(slice(1), few=1), step) is None else draw.v[:1]
-        return None
+            return draw.few_step()
+        return draw.part(slice(1), few=1) if may_be_split() and self.share(step) < 1 else None
 
-    def _target(self, model: Model, draw: TrainingDraw, step: int, own: bool) -> RegressionTarget:
-        """The few-step samples' target, of n = 0 too; ``own``: u⁻ is the network in training.
+    def _along(self, draw: TrainingDraw, step: int) -> Sample | Direction | None:
+        """The direction of the samples whose derivative comes with the prediction; None where none does."""
+        few = self._few_step(draw, step)
+        return None if few is None else self.along(few, step)
 
-        Where others have few-step samples, a network that may be split runs here, too.
-        """
-        if draw.few:
-            return self.target(model, draw.few_step(), step).detached()
-        if may_be_split() and self.share(step) < 1:
-            one = draw.part(slice(1), few=1)
-            if not own or self.direction(one, step) is None:  # else the derivative comes with the prediction
-                self.target(model, one, step)
-        return RegressionTarget(draw.v[:0], draw.t[:0])
+    def _target(self, model: Model, draw: TrainingDraw, step: int) -> RegressionTarget:
+        """The few-step samples' target, of n = 0 too."""
+        few, n = self._few_step(draw, step), draw.few
+        target = RegressionTarget(draw.v, draw.t) if few is None else self.target(model, few, step).detached()
+        return RegressionTarget(target.u[:n], target.alpha[:n])
 
     def draw(
         self,
@@ -294,24 +265,28 @@ class Objective(Compact, LossFunction):
         generator: torch.Generator | None,
         *,
         few: int | None = None,
+        zeros: int = 0,
         predicted: bool = False,
     ) -> TrainingDraw:
         """Draws times and x₁, drops conditions, mixes guidance into the velocity, by u⁻ = ``model``.
 
-        ``few`` is the number of few-step samples; None for what fm_share makes of a whole batch. If u⁻ is about to be
-        ``predicted`` for this draw, what it will say of the samples with r = t is left for later
-        (`TrainingDraw.completed`).
+        ``few`` is the number of few-step samples, and ``zeros`` how many of these have r = 0; None for what the shares
+        make of a whole batch. If u⁻ is about to be ``predicted`` for this draw, what it will say of the samples with
+        r = t is left for later (`TrainingDraw.completed`).
         """
         b = x.shape[0]
-        few = self.few(b, step) if few is None else few
+        if few is None:
+            few, zeros = self.few(b, step), self.zeros(b, step)
         r, t = self.pairs(few, step, x.device, generator)
+        r = torch.cat([torch.zeros_like(r[:zeros]), r[zeros:]])
         same = self.paired.sample(b - few, x.device, generator)
         r, t = torch.cat([r, same]).to(x.dtype), torch.cat([t, same]).to(x.dtype)
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         x1 = self.source(noise, cond)
         if self.coupling is not None:
             x1 = x1[self.coupling(x, x1)]
-        z, v, cond = interpolate(x, x1, t), velocity(x, x1), seen(cond, self.source, model)
+        z, path, cond = interpolate(x, x1, t), velocity(x, x1), seen(cond, self.source, model)
+        v = path
         dropped = torch.zeros_like(t, dtype=torch.bool)
         if self.guidance is not None:
             cond, dropped = self.guidance.drop(cond, r, t, generator)
@@ -322,7 +297,8 @@ class Objective(Compact, LossFunction):
         guided = guided_velocity(
             self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
         )
-        return TrainingDraw(z, r, t, guided.v, cond, few, generator, guided.rest, guided.own, how=self.derivative)
+        rest, own = guided.rest, guided.own
+        return TrainingDraw(z, r, t, guided.v, cond, few, generator, rest, own, path=path, how=self.derivative)
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:
@@ -337,7 +313,7 @@ def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Te
     return {"mse": mse, "residual": mse / alpha.square(), "tfm": mean_square(u - v), "tc": tc}
 
 
-def _check_share(share: float) -> float:
+def _check_share(share: float, name: str = "fm_share") -> float:
     if not 0 <= share <= 1:
-        raise ValueError(f"fm_share is a share of the batch in [0, 1], got {share}")
+        raise ValueError(f"{name} is a share of the batch in [0, 1], got {share}")
     return share

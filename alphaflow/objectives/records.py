@@ -8,7 +8,7 @@ import torch
 
 from ..derivatives import Derivative, total_derivative
 from ..flow import expand_like
-from ..types import Cond, Model, PerSample, Sample, Time
+from ..types import Cond, Direction, Model, PerSample, Sample, Time
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class TrainingDraw:
         generator: the source of what else a family draws.
         rest: ṽ is v + rest·u⁻(z_t, t, t, y), (b,), where guidance needs what the network is about to predict; or None.
         own: u⁻(z_t, t, t, y) (b, …) of the few-step samples, where the family asks for it; or None.
-        derived: u⁻(z_t, r, t) and its derivative along the path, where the prediction came with them; or None.
+        derived: u⁻(z_t, r, t) and its derivative, where the prediction came with them; or None.
+        path: dz/dt of the sample's own path, x₁ − x (b, …), which ``v`` is without guidance and teacher.
         how: how else the derivative is taken.
     """
 
@@ -38,20 +39,24 @@ class TrainingDraw:
     rest: PerSample | None = None
     own: Sample | None = None
     derived: tuple[Sample, Sample] | None = None
+    path: Sample | None = None
     how: Derivative = "exact"
 
     def completed(self, prediction: Prediction) -> TrainingDraw:
-        """The draw with what the network's prediction for it tells: all of ṽ where r = t, and du⁻/dt."""
-        v, derived, n = self.v, None, self.few
+        """The draw with what the network's prediction for it tells: all of ṽ where r = t, and the derivative."""
+        v, derived = self.v, None
         if self.rest is not None:
             instant = prediction.u if prediction.v is None else prediction.v
             v = v + expand_like(self.rest, v) * instant.detach().to(v.dtype)
         if prediction.dudt is not None:
-            derived = prediction.u[:n].detach(), prediction.dudt
+            derived = prediction.u[: len(prediction.dudt)].detach(), prediction.dudt
         return replace(self, v=v, rest=None, derived=derived)
 
-    def derivative(self, model: Model, along: Sample) -> tuple[Sample, Sample]:
-        """u⁻(z_t, r, t) and du⁻/dt with dz/dt = ``along``: as the prediction brought them, else taken now."""
+    def derivative(self, model: Model, along: Sample | Direction) -> tuple[Sample, Sample]:
+        """u⁻(z_t, r, t) and its derivative in a direction, or along a path with this dz/dt (`total_derivative`).
+
+        As the prediction brought them, else taken now.
+        """
         if self.derived is not None:
             return self.derived
         return total_derivative(model, self.z, self.r, self.t, self.cond, along, derivative=self.how)
@@ -66,9 +71,9 @@ class TrainingDraw:
 
     def part(self, n: slice, few: int) -> TrainingDraw:
         """Only the samples that a slice picks, of which so many are few-step ones."""
-        rest, own = (None if x is None else x[n] for x in (self.rest, self.own))
+        rest, own, path = (None if x is None else x[n] for x in (self.rest, self.own, self.path))
         z, r, t, v, cond = self.z[n], self.r[n], self.t[n], self.v[n], self.cond[n]
-        return replace(self, z=z, r=r, t=t, v=v, cond=cond, few=few, rest=rest, own=own)
+        return replace(self, z=z, r=r, t=t, v=v, cond=cond, few=few, rest=rest, own=own, path=path)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Prediction:
     Attributes:
         u: the mean velocity (b, …), with gradient.
         v: the instantaneous velocity (b, …), with gradient, of networks that predict it beside u; or None.
-        dudt: du/dt of the few-step samples (n, …), without gradient, where it was asked for; or None.
+        dudt: u's derivative for the few-step samples (n, …), where it was asked for; or None.
     """
 
     u: Sample

@@ -14,12 +14,17 @@ from ..data.mixture import Mixture
 from ..describe import rebuild
 from ..errors import UserError
 from ..guidance import Guidance, GuidanceInputs
-from ..objectives.alpha_flow import AlphaFlow, MeanFlow, TrajectoryFlowMatching
+from ..objectives.align_your_flow import AlignYourFlow
+from ..objectives.alpha_flow import AlphaFlow, MeanFlow, SoFlow, TrajectoryFlowMatching
 from ..objectives.consistency import ConsistencyTraining, ContinuousConsistency
+from ..objectives.decoupled_mean_flow import DecoupledMeanFlow
 from ..objectives.facm import FACM
 from ..objectives.flow_matching import FlowMatching
 from ..objectives.improved_mean_flow import ImprovedMeanFlow
+from ..objectives.lagrangian import Lagrangian, TerminalVelocity
 from ..objectives.shortcut import Shortcut, SplitMeanFlow
+from ..objectives.transition_model import TransitionModel
+from ..pairs import DyadicPairs, GapPairs, TimePairs
 from ..recipe import Recipe
 from ..samplers import SAMPLERS
 from ..schedules import (
@@ -38,9 +43,7 @@ from ..text.text_encoders import TEXT_ENCODERS
 from ..times import (
     ArctanLogNormal,
     BetaTimes,
-    DyadicPairs,
     LogitNormal,
-    TimePairs,
     TruncatedLogitNormal,
     UniformTimes,
 )
@@ -54,9 +57,10 @@ DATASETS = {
 
 _PARTS: tuple[Any, ...] = (
     AlphaFlow, MeanFlow, TrajectoryFlowMatching, ConsistencyTraining, ContinuousConsistency, FACM, FlowMatching,
-    ImprovedMeanFlow, Shortcut, SplitMeanFlow,
+    ImprovedMeanFlow, Shortcut, SplitMeanFlow, AlignYourFlow, DecoupledMeanFlow, Lagrangian, SoFlow, TerminalVelocity,
+    TransitionModel,
     Constant, Cosine, DoublingIntervals, Exponential, Linear, Logarithmic, Sigmoid, StepSchedule, WarmUp,
-    ArctanLogNormal, BetaTimes, DyadicPairs, LogitNormal, TimePairs, TruncatedLogitNormal, UniformTimes,
+    ArctanLogNormal, BetaTimes, DyadicPairs, GapPairs, LogitNormal, TimePairs, TruncatedLogitNormal, UniformTimes,
     Guidance, GuidanceInputs, AdaptiveWeighting, InverseAlphaWeighting, UniformWeighting, OptimalTransport,
 )  # fmt: skip
 LONGEST = 2**63

@@ -31,6 +31,11 @@ OBJECTIVES = {
     "sCM": af.ContinuousConsistency(),
     "FACM": af.FACM(),
     "iMF": af.ImprovedMeanFlow(),
+    "Lagrangian": af.Lagrangian(fm_share=0.75),
+    "TVM": af.TerminalVelocity(ema_target=True),
+    "TVM, differences": af.TerminalVelocity(fm_share=0.75, derivative="difference"),
+    "TiM": af.TransitionModel(guidance=af.Guidance(kappa=0.75, interval=(0.3, 0.8)), ema_target=True),
+    "DMF": af.DecoupledMeanFlow(),
 }
 
 
