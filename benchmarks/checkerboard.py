@@ -3,8 +3,9 @@
     python benchmarks/checkerboard.py [--seeds 0,1,2] [--steps 6000] [--jobs 2] [--only "MeanFlow;MeanFlow, OT"]
 
 The network knows nothing of images: it takes points (b, 2). Each objective has its defaults but for what `objectives`
-lists; "OT" couples noise and points by minibatch optimal transport. Squared errors are weighted by
-`InverseAlphaWeighting`: `AdaptiveWeighting` weights a sample by its own error, which in two dimensions pulls the
+lists; "OT" couples noise and points by minibatch optimal transport; "teacher" starts from a network trained by flow
+matching for as many steps, whose velocity it learns from. Squared errors are weighted by `InverseAlphaWeighting` where
+an objective has a choice: `AdaptiveWeighting` weights a sample by its own error, which in two dimensions pulls the
 regression away from the mean. Prints distances after 1, 2 and 8 network evaluations, mean ± standard deviation over
 seeds, beside the distance of two sets of real points, and writes benchmarks/results/checkerboard.json.
 """
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,16 @@ def objectives(steps: int) -> dict[str, af.Objective]:
         "ConsistencyTraining": af.ConsistencyTraining(intervals=af.DoublingIntervals(end=steps)),
         "ContinuousConsistency": af.ContinuousConsistency(warmup=steps // 4),
         "FACM": af.FACM(),
+        "MeanFlow, direction 0.5": af.MeanFlow(weighting=plain, direction=0.5),
+        "MeanFlow, balanced": af.MeanFlow(weighting=plain, balance=True),
+        "Lagrangian": af.Lagrangian(),
+        "TerminalVelocity": af.TerminalVelocity(),
+        "TerminalVelocity, averaged targets": af.TerminalVelocity(ema_target=True),
+        "AlignYourFlow": af.AlignYourFlow(warmup=steps // 4),
+        "AlignYourFlow, teacher": af.AlignYourFlow(warmup=steps // 4),
+        "TransitionModel": af.TransitionModel(),
+        "DecoupledMeanFlow": af.DecoupledMeanFlow(),
+        "SoFlow": af.SoFlow(alpha=af.Exponential(end=steps, first=0.1, last=0.002, clamp=0.0)),
     }
 
 
@@ -87,12 +99,8 @@ def sampler(name: str, nfe: int) -> Any:
     return af.ODE(nfe)
 
 
-def run(name: str, seed: int, steps: int, batch: int = 256) -> dict[str, Any]:
-    """Trains one objective with one seed; its distances by NFE."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(seed)
-    objective, model = objectives(steps)[name], MLP()
+def trained(objective: af.Objective, model: nn.Module, generator: torch.Generator, steps: int, batch: int) -> Any:
+    """The average of a network's weights after training."""
     ema = af.EMA(model, 0.999)
     parameters = [*model.parameters(), *(objective.network.parameters() if objective.network is not None else ())]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
@@ -105,10 +113,25 @@ def run(name: str, seed: int, steps: int, batch: int = 256) -> dict[str, Any]:
         torch.autograd.backward(loss.total)
         optimizer.step()
         ema.update()
+    return ema.model
+
+
+def run(name: str, seed: int, steps: int, batch: int = 256) -> dict[str, Any]:
+    """Trains one objective with one seed; its distances by NFE."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(seed)
+    objective, model = objectives(steps)[name], MLP()
+    if name.endswith("teacher"):
+        flow = objectives(steps)["FlowMatching"]
+        teacher = trained(flow, model, torch.Generator().manual_seed(100 + seed), steps, batch)
+        model.load_state_dict(teacher.state_dict())
+        objective = replace(objective, teacher=teacher)
+    network = trained(objective, model, generator, steps, batch)
     fresh = torch.Generator().manual_seed(1000 + seed)
     real, noise = checkerboard(POINTS, fresh), torch.randn(POINTS, 2, generator=fresh)
     distances = {
-        str(nfe): af.metrics.sliced_wasserstein(sampler(name, nfe)(ema.model, noise, None, fresh), real) for nfe in NFES
+        str(nfe): af.metrics.sliced_wasserstein(sampler(name, nfe)(network, noise, None, fresh), real) for nfe in NFES
     }
     floor = af.metrics.sliced_wasserstein(checkerboard(POINTS, fresh), real)
     return {"objective": name, "seed": seed, "distances": distances, "floor": floor}
