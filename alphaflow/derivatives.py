@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .errors import UserError, said
 from .flow import expand_like
@@ -92,6 +94,11 @@ def with_derivative(
         du = _difference(network, *few, direction, graph=graph)  # first: of the prediction's dropout
         return network(z, r, t, cond, **options), du
     if graph:
+        if known(model).recompute:
+            raise UserError(
+                "a network that recomputes keeps no graph for a derivative with gradient: leave recompute out, or give "
+                'the objective `derivative="difference"`'
+            )
         u, du = _forward_ad(Upcast(unwrapped(model)), *few, direction, graph=True)
         if n == len(z):  # what averages gradients among processes waits for a call
             return network(z, r, t, cond), du
@@ -196,7 +203,8 @@ def _forward_ad(
 
     def taken() -> tuple[Sample, Sample]:
         as_written = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
-        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), as_written:
+        norms = _DifferentiableNorms() if graph else nullcontext()
+        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), as_written, norms:
             # the compiler doesn't follow a third slice of a batch
             value, derivative, *_ = torch.func.jvp(u, (z, r.clone(), t), tuple(along))
         return (value, derivative) if graph else (value.detach(), derivative.detach())
@@ -211,6 +219,38 @@ def _forward_ad(
             f"{_where_it_fails(model, taken)} can't be differentiated forward ({said(error).partition('.')[0]}); "
             'give the objective `derivative="difference"`, which takes du/dt from two more evaluations'
         ) from error
+
+
+class _DifferentiableNorms(TorchFunctionMode):
+    """While it lasts, norms are made of operations whose forward derivative has a right gradient.
+
+    PyTorch's own rule takes mean and deviation of a layer norm or a batch norm for constants there, silently.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        """What a function gives."""
+        options = options or {}
+        if function is F.layer_norm:
+            return _layer_norm(*arguments, **options)
+        if function in (torch.layer_norm, F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm):
+            raise UserError(
+                f"{function.__name__}'s derivative has no right gradient in PyTorch (nn.LayerNorm's has, here); give "
+                'the objective `derivative="difference"`'
+            )
+        return function(*arguments, **options)
+
+
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """F.layer_norm, in float32 at least."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(x, dim=list(range(-len(shape), 0)), correction=0, keepdim=True)
+    out = (x - mean) * (variance + eps).rsqrt()
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
 
 
 def _where_it_fails(model: Model, call: Callable[[], object]) -> str:

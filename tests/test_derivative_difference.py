@@ -109,6 +109,115 @@ def test_it_stays_between_r_and_one(r: float, t: float, lower: float, upper: flo
     assert torch.allclose(found, 2 * v + 1)
 
 
+DIRECTIONS = [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, -1.0, 0.0), (1.0, 0.3, -1.0), (0.5, 1.0, 1.0), (1.0, 0.0, 0.0)]
+
+
+@pytest.mark.parametrize("way", DIRECTIONS, ids=str)
+def test_in_any_direction(way: tuple[float, float, float]) -> None:
+    """dz·∂_z u + dr·∂_r u + dt·∂_t u, by torch.func.jvp and by differences, which stay in 0 ≤ r ≤ t ≤ 1."""
+    z, v = random(64, 3), random(64, 3, seed=1)
+    t = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    t[:3] = torch.tensor([1.0, 0.9999, 0.01])
+    r = t * torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    r[:2] = torch.tensor([0.9999, 0.0])
+    direction = af.Direction(way[0] * v, torch.full_like(r, way[1]), torch.full_like(t, way[2]))
+    in_z = 3 * (3 * z).cos() * t[:, None].exp() * direction.z
+    in_r = t[:, None] ** 3 * way[1]
+    in_t = ((3 * z).sin() * t[:, None].exp() + 3 * (r * t**2)[:, None]) * way[2]
+    _, exact = af.total_derivative(curved, z, r, t, af.Cond(), direction)
+    assert distance(exact, in_z + in_r + in_t) < 1e-12
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watched(z: Tensor, r: Tensor, t: Tensor, cond: af.Cond) -> Tensor:
+        seen.append((r, t))
+        return curved(z, r, t, cond)
+
+    found = _difference(watched, z, r, t, af.Cond(), direction)
+    assert distance(found, exact) < 1e-2
+    roomy = (t - r > 0.01) & (r > 0.01) & (t < 0.99)
+    assert distance(found[roomy], exact[roomy]) < 5e-4
+    for r_seen, t_seen in seen:
+        assert (r_seen[roomy] >= 0).all()
+        assert (r_seen[roomy] <= t_seen[roomy]).all()
+        assert (t_seen <= 1 + 1e-12).all() or way[2] < 0
+
+
+@pytest.mark.parametrize("derivative", ["exact", "difference"])
+def test_a_derivative_with_gradient(derivative: Any) -> None:
+    """∂_r u of a DiT, of the first samples, and its own gradient: against fine differences in float64."""
+    torch.manual_seed(0)
+    network = af.DiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10).double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    cond, z, t = af.Cond(labels=torch.arange(6)), random(6, 1, 8, 8), torch.linspace(0.3, 0.9, 6).double()
+    r, probe = t / 2, random(4, 1, 8, 8, seed=2)
+    ahead, behind = (network(z[:4], r[:4] + h, t[:4], cond[:4]) for h in (1e-5, -1e-5))
+    wanted = (ahead - behind) / 2e-5
+    along = af.Direction(torch.zeros_like(z[:4]), torch.ones(4).double(), torch.zeros(4).double())
+    for recompute in (False, True):
+        network.recompute = recompute
+        if recompute and derivative == "exact":
+            with pytest.raises(af.UserError, match="recomputes keeps no graph"):
+                with_derivative(network, z, r, t, cond, along, graph=True)
+            continue
+        u, found = with_derivative(network, z, r, t, cond, along, derivative=derivative, graph=True)
+        assert distance(u, network(z, r, t, cond)) < 1e-14
+        tolerance = 1e-7 if derivative == "exact" else 1e-2
+        assert distance(found, wanted) < tolerance
+        gradients = []
+        for each in (found, wanted):
+            parts = torch.autograd.grad((each * probe).sum(), list(network.parameters()), retain_graph=True,
+                                        allow_unused=True, materialize_grads=True)  # fmt: skip
+            gradients.append(torch.cat([part.flatten() for part in parts]))
+        assert distance(*gradients) < tolerance
+
+
+class Normed(nn.Module):
+    """(z, r) through a norm and on, float64."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.inside, self.norm, self.out = nn.Linear(5, 6), norm, nn.Linear(6, 4)
+        self.double()
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, cond: af.Cond) -> Tensor:
+        out: Tensor = self.out(self.norm(self.inside(torch.cat([z, r[:, None]], dim=1))))
+        return out
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.LayerNorm(6), nn.LayerNorm(6, elementwise_affine=False), nn.GroupNorm(2, 6), nn.RMSNorm(6),
+     nn.Sequential(nn.GELU(), nn.Softmax(1)), nn.BatchNorm1d(6, track_running_stats=False)],
+    ids=lambda norm: type(norm).__name__,
+)  # fmt: skip
+def test_norms_have_the_right_gradient_of_a_derivative(norm: nn.Module) -> None:
+    """Where PyTorch's rule would be silently wrong, or the layer is refused: against differences in float64."""
+    torch.manual_seed(0)
+    network = Normed(norm)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    z, probe, r = random(8, 4), random(8, 4, seed=1), torch.linspace(0.1, 0.4, 8).double()
+    t, cond = r + 0.5, af.Cond()
+    along = af.Direction(torch.zeros_like(z), torch.ones_like(r), torch.zeros_like(t))
+    if isinstance(norm, nn.BatchNorm1d):
+        with pytest.raises(
+            af.UserError, match=r'batch_norm.s derivative has no right gradient.*derivative="difference"'
+        ):
+            with_derivative(network, z, r, t, cond, along, graph=True)
+        return
+    u, du = with_derivative(network, z, r, t, cond, along, graph=True)
+    assert distance(u, network(z, r, t, cond)) < 1e-13
+    wanted = (network(z, r + 1e-5, t, cond) - network(z, r - 1e-5, t, cond)) / 2e-5
+    gradients = [
+        torch.cat([part.flatten() for part in torch.autograd.grad(
+            (each * probe).sum(), list(network.parameters()), allow_unused=True, materialize_grads=True)])
+        for each in (du, wanted)
+    ]  # fmt: skip
+    assert distance(du, wanted) < 1e-8
+    assert distance(*gradients) < 1e-7
+
+
 def test_a_dit_gives_the_same_both_ways() -> None:
     """By its own tangent and by differences, with classes, at the beginning of a batch that goes on."""
     torch.manual_seed(0)

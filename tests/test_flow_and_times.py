@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 import alphaflow as af
+from alphaflow.describe import describe, rebuild
+from alphaflow.runs.composed import OBJECTIVES
 from alphaflow.times import check_grid, grid
 
 
@@ -125,6 +130,113 @@ def test_pairs(pairing: str) -> None:
     expected_r = {"sorted": 1 / 3, "min": 1 / 3, "product": 1 / 4}[pairing]
     assert t.mean().item() == pytest.approx(expected_t, abs=0.01)
     assert r.mean().item() == pytest.approx(expected_r, abs=0.01)
+
+
+def logit_normal(mean: float, std: float, n: int, seed: int) -> np.ndarray:
+    """Independent draws, by numpy."""
+    return 1 / (1 + np.exp(-np.random.default_rng(seed).normal(mean, std, n)))
+
+
+def test_pairs_of_distributions_of_their_own() -> None:
+    """t, r and the times of r = t each from their own; sorted, or the smaller of r's draw and t."""
+    n = 20_000
+    a, b, c = (logit_normal(mean, std, n, i) for i, (mean, std) in enumerate([(0.2, 0.8), (-1.0, 0.7), (0.5, 0.3)]))
+    own = {"r_times": af.LogitNormal(-1.0, 0.7), "fm_times": af.LogitNormal(0.5, 0.3)}
+    expected = {"sorted": (np.minimum(a, b), np.maximum(a, b)), "min": (np.minimum(a, b), a), "product": (a * b, a)}
+    for pairing, wanted in expected.items():
+        pairs = af.TimePairs(af.LogitNormal(0.2, 0.8), pairing, **own)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(3)
+        for found, known in zip(pairs.pairs(n, generator=generator), wanted, strict=True):
+            assert stats.ks_2samp(found.numpy(), known).pvalue > 1e-3, pairing
+        assert stats.ks_2samp(pairs.sample(n, generator=generator).numpy(), c).pvalue > 1e-3
+
+
+def test_a_truncated_pair_of_two_distributions() -> None:
+    """r is its own distribution's draw, given that it is below t; by rejection."""
+    t, r = logit_normal(0.2, 0.8, 60_000, 1), logit_normal(0.0, 0.7, 60_000, 2)
+    pairs = af.TimePairs(af.LogitNormal(0.2, 0.8), "truncated", r_times=af.LogitNormal(0.0, 0.7))
+    found_r, found_t = pairs.pairs(20_000, generator=torch.Generator().manual_seed(3))
+    assert stats.ks_2samp(found_t.numpy(), t).pvalue > 1e-3
+    bins = np.digitize(found_t.numpy(), [0.3, 0.5, 0.7]), np.digitize(t, [0.3, 0.5, 0.7])
+    for place in range(4):
+        kept = r[(bins[1] == place)][:], t[bins[1] == place]
+        below = kept[0][kept[0] <= kept[1]]
+        mine = found_r.numpy()[bins[0] == place]
+        # within a narrow range of t, rejection and truncation differ by the chance of being kept, which is nearly even
+        assert abs(np.median(mine) - np.median(below)) < 0.03
+    assert (found_r <= found_t).all()
+
+
+def test_gap_pairs() -> None:
+    """The gap, then an r given that it leaves room, by rejection; t = r + gap."""
+    gaps, draws = logit_normal(-0.8, 1.0, 20_000, 1), logit_normal(-0.4, 1.0, 400_000, 2).reshape(20, -1)
+    fits = draws <= 1 - gaps
+    r = draws[fits.argmax(0), np.arange(20_000)][fits.any(0)]
+    found_r, found_t = af.GapPairs().pairs(20_000, generator=torch.Generator().manual_seed(3))
+    assert ((found_r >= 0) & (found_r <= found_t) & (found_t <= 1)).all()
+    assert stats.ks_2samp((found_t - found_r).numpy(), gaps).pvalue > 1e-3
+    assert fits.any(0).mean() > 0.99
+    assert stats.ks_2samp(found_r.numpy(), r).pvalue > 1e-3
+    times = af.GapPairs(fm_times=af.LogitNormal(0.5, 0.3)).sample(20_000, generator=torch.Generator().manual_seed(3))
+    assert stats.ks_2samp(times.numpy(), logit_normal(0.5, 0.3, 20_000, 4)).pvalue > 1e-3
+
+
+def test_a_share_of_sorted_pairs_set_to_r_t() -> None:
+    """Original MeanFlow's way: without a partner t is the larger of two draws."""
+    pairs = af.TimePairs(af.LogitNormal(), fm_times="pair")
+    found = pairs.sample(20_000, generator=torch.Generator().manual_seed(3)).numpy()
+    larger = np.maximum(logit_normal(-0.4, 1.0, 20_000, 1), logit_normal(-0.4, 1.0, 20_000, 2))
+    assert stats.ks_2samp(found, larger).pvalue > 1e-3
+    assert stats.ks_2samp(found, logit_normal(-0.4, 1.0, 20_000, 3)).pvalue < 1e-6
+
+
+@pytest.mark.parametrize(("fm", "zero", "b"), [(0.5, 0.1, 40), (0.25, 0.75, 8), (0.3, 0.2, 10), (0.0, 1.0, 7)])
+def test_a_share_with_r_zero_is_a_count_of_the_whole_batch(fm: float, zero: float, b: int) -> None:
+    """However the batch is cut; among the few-step samples, first of them; t as it was drawn."""
+    objective = af.MeanFlow(fm_share=fm, zero_share=zero)
+    for size in (1, 2, 3, b):
+        starts = range(0, b, size)
+        parts = [(objective.few(min(size, b - s), 0, s), objective.zeros(min(size, b - s), 0, s)) for s in starts]
+        assert all(0 <= zeros <= few for few, zeros in parts)
+        assert sum(few for few, _ in parts) == b - round(fm * b)
+        assert sum(zeros for _, zeros in parts) == round(zero * b)
+    x = torch.zeros(b, 3)
+    draw = objective.draw(lambda z, r, t, cond: z, x, af.Cond(), 0, torch.Generator().manual_seed(1))
+    plain = af.MeanFlow(fm_share=fm).draw(lambda z, r, t, cond: z, x, af.Cond(), 0, torch.Generator().manual_seed(1))
+    zeros = round(zero * b)
+    assert (draw.r[:zeros] == 0).all()
+    assert torch.equal(draw.r[zeros:], plain.r[zeros:])
+    assert torch.equal(draw.t, plain.t)
+    assert objective.scalars(0)["zero_share"] == zero
+    assert "zero_share" not in af.MeanFlow().scalars(0)
+
+
+def test_times_of_their_own_are_printed_and_recorded() -> None:
+    for times in (
+        af.TimePairs(af.LogitNormal(0.2, 0.8), "min", r_times=af.UniformTimes(), fm_times=af.BetaTimes(2.0, 1.0)),
+        af.TimePairs(fm_times="pair"),
+        af.GapPairs(gap=af.UniformTimes(), r_times=af.TruncatedLogitNormal(0.0, 1.0, low=0.1, high=0.9)),
+    ):
+        made = af.MeanFlow(times=times, zero_share=0.1, balance=True, weighting=af.AdaptiveWeighting(scale_c=True))
+        public = {name: getattr(af, name) for name in af.__all__}
+        assert eval(repr(made), public) == made
+        assert rebuild(json.loads(json.dumps(describe(made))), OBJECTIVES) == made
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: af.TimePairs(r_times=af.UniformTimes), "times are distributions"),  # type: ignore[arg-type]
+        (lambda: af.TimePairs(fm_times="t"), "times are distributions"),  # type: ignore[arg-type]
+        (lambda: af.TimePairs(pairing="zero", r_times=af.UniformTimes()), "draws no r"),
+        (lambda: af.TimePairs(pairing="truncated", r_times=af.BetaTimes()), "cdf and quantile"),
+        (lambda: af.GapPairs(r_times=af.BetaTimes()), "GapPairs needs times with cdf"),
+        (lambda: af.GapPairs(gap=0.5), "times are distributions"),  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_times(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_grids() -> None:

@@ -209,29 +209,39 @@ def inputs(shape: tuple[int, ...], b: int = B) -> tuple[Tensor, Tensor, Tensor, 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(
     ("shape", "options"),
-    [((2, 4, 4), {}), ((2, 3, 4, 4), {}), ((2, 4, 4), {"guidance": True, "velocity_head": 1})],
-    ids=["image", "video", "guided, with a velocity head"],
+    [
+        ((2, 4, 4), {}),
+        ((2, 3, 4, 4), {"late": 1}),
+        ((2, 4, 4), {"guidance": True, "velocity_head": 1}),
+        ((2, 4, 4), {"guidance": "scaled", "velocity_head": 2, "late": 2}),
+    ],
+    ids=["image", "video, one late block", "guided, with a velocity head", "scaled, late, with a velocity head"],
 )
 def test_networks(shape: tuple[int, ...], options: dict[str, Any], recompute: bool, grad: Any) -> None:
     model = made(shape, **options)
     z, r, t, cond, v = inputs(shape)
-    if options:
+    guided = "guidance" in options
+    if guided:
         cond = cond.replace(guidance=torch.tensor([[3.0, 0.1, 0.8]], dtype=torch.float64).repeat(B, 1))
     plain = model(z, r, t, cond)
-    gradient = grad(model, plain.square().sum()) if not options else None
+    gradient = grad(model, plain.square().sum()) if not guided else None
     assert af.derivative_of(model) == "its own tangent"
     assert af.derivative_of(Hidden(model)) == "torch.func.jvp"
     assert isinstance(model, af.Network)
     assert model.offers_tangent
-    _, wanted = af.total_derivative(Hidden(model), z, r, t, cond, v)
     model.recompute = recompute
+    for along in (af.Direction(v, t - 1.5, 2 * r - 1), af.Direction(0 * v, torch.ones_like(r), 0 * t)):
+        _, wanted = af.total_derivative(Hidden(model), z, r, t, cond, along)
+        _, found = model(z, r, t, cond, along=af.Direction(*(move[:N] for move in along)))
+        assert distance(found, wanted[:N]) < 1e-12
+    _, wanted = af.total_derivative(Hidden(model), z, r, t, cond, v)
     u, dudt = model(z, r, t, cond, along=af.Direction.of(v[:N], t))
     assert distance(dudt, wanted[:N]) < 1e-12
     assert torch.equal(u, plain)
     assert not dudt.requires_grad
     if gradient is not None:
         assert distance(grad(model, u.square().sum()), gradient) < 1e-12
-    if options:
+    if guided:
         (both, head), again = model(z, r, t, cond, velocity=True, along=af.Direction.of(v[:N], t))
         assert torch.equal(again, dudt)
         assert torch.equal(both, u)
@@ -373,6 +383,13 @@ FLOORS = [
     (af.ContinuousConsistency(), 0, 16),
     (af.ImprovedMeanFlow(), 8, 8),
     (af.Shortcut(), 4 + 4, 0),
+    (af.Lagrangian(), 8, 8),
+    (af.AlignYourFlow(), 0, 16),
+    (af.TransitionModel(derivative="exact"), 0, 8),
+    (af.TransitionModel(), 8 + 8, 0),
+    (af.DecoupledMeanFlow(), 0, 8),
+    (af.SoFlow(), 4, 0),
+    (af.MeanFlow(fm_share=0.5, direction=0.3), 8, 8),
 ]
 
 

@@ -11,9 +11,9 @@ import torch
 from ..flow import expand_like, mean_square
 from ..pairs import Pairing
 from ..types import Model, PerSample, Sample
+from .cosine import dissimilarity
 from .objective import Objective
 from .records import RegressionTarget, TrainingDraw
-from .cosine import dissimilarity
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

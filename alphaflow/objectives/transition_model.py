@@ -9,10 +9,10 @@ from ..derivatives import Derivative
 from ..flow import mean_square
 from ..schedules import Scheduled
 from ..types import Model, PerSample, Sample
+from .cosine import dissimilarity
 from .eulerian import mean_flow_target
 from .objective import Objective
 from .records import RegressionTarget, TrainingDraw
-from .cosine import dissimilarity
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
