@@ -36,12 +36,12 @@ NO_RULE = ("forward AD", "forward mode AD", "functorch transforms")
 
 
 def derivative_of(
-    model: Model, derivative: Derivative = "exact"
+    model: Model, derivative: Derivative = "exact", *, graph: bool = False
 ) -> Literal["its own tangent", "torch.func.jvp", "central differences"]:
-    """How du/dt of a network is taken."""
+    """How a network's derivative is taken; ``graph``: one that has a gradient."""
     if derivative == "difference":
         return "central differences"
-    return "its own tangent" if known(model).offers_tangent else "torch.func.jvp"
+    return "its own tangent" if known(model).offers_tangent and not graph else "torch.func.jvp"
 
 
 def check_derivative(derivative: object) -> None:
@@ -88,26 +88,33 @@ def with_derivative(
     """
     network, direction = Upcast(model), Direction.of(along, t)
     direction = direction._replace(z=direction.z.to(z.dtype))
-    n, way = len(direction.t), derivative_of(model, derivative)
+    n, way = len(direction.t), derivative_of(model, derivative, graph=graph)
     few = z[:n], r[:n], t[:n], cond[:n]
     if way == "central differences":
         du = _difference(network, *few, direction, graph=graph)  # first: of the prediction's dropout
         return network(z, r, t, cond, **options), du
     if graph:
-        if known(model).recompute:
-            raise UserError(
-                "a network that recomputes keeps no graph for a derivative with gradient: leave recompute out, or give "
-                'the objective `derivative="difference"`'
-            )
-        u, du = _forward_ad(Upcast(unwrapped(model)), *few, direction, graph=True)
-        if n == len(z):  # what averages gradients among processes waits for a call
-            return network(z, r, t, cond), du
-        return torch.cat([u, network(z[n:], r[n:], t[n:], cond[n:])]), du
+        return _with_graph(model, z, r, t, cond, direction)
     if way == "its own tangent":
         out, du = network(z, r, t, cond, along=direction, **options)
         return out, du.detach()
     du = _forward_ad(network, *few, direction)[1]
     return network(z, r, t, cond, **options), du
+
+
+def _with_graph(model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Direction) -> tuple[Sample, Sample]:
+    """A batch's output, and the derivative of its first samples, both with gradient, by forward-mode AD."""
+    if known(model).recompute:
+        raise UserError(
+            "a network that recomputes keeps no graph for a derivative with gradient: leave recompute out, or give the "
+            'objective `derivative="difference"`'
+        )
+    n = len(along.t)
+    u, du = _forward_ad(Upcast(unwrapped(model)), z[:n], r[:n], t[:n], cond[:n], along, graph=True)
+    network = Upcast(model)
+    if n == len(z):  # what averages gradients among processes waits for a call
+        return network(z, r, t, cond), du
+    return torch.cat([u, network(z[n:], r[n:], t[n:], cond[n:])]), du
 
 
 def total_derivative(

@@ -23,7 +23,6 @@ def info(found: RecipeFile, /, *, measure: Measure = 3, device: Device = "auto",
     """
     import torch
 
-    from alphaflow.derivatives import derivative_of
     from alphaflow.parallel.device import find_device
 
     torch.manual_seed(0)
@@ -31,7 +30,7 @@ def info(found: RecipeFile, /, *, measure: Measure = 3, device: Device = "auto",
     print(f"{found.name}: {made.model}, {made.steps} steps of {_batch_size(made)}")
     parts = sum(p.numel() for p in made.model.parameters())
     print(f"parameters: {parts:,}; weights, gradients, Adam and one average in fp32: {parts * 20 / 2**20:,.0f} MiB")
-    print(f"du/dt, if the objective needs it, is computed by {derivative_of(made.model, made.objective.derivative)}")
+    print(f"du/dt, if the objective needs it, is computed by {made.objective.derivative_by(made.model)}")
     _costs(made, find_device(device), measure)
 
 

@@ -60,6 +60,46 @@ def test_initialisation_of_linears() -> None:
     assert model.embed_jump.out.weight.std().item() == pytest.approx(0.02, rel=0.02)
 
 
+def test_only_late_blocks_see_the_length_of_the_jump() -> None:
+    """The others' tokens don't change with r; with all blocks late it is the usual network, to the bit."""
+    torch.manual_seed(1)
+    options = {"patch": 2, "depth": 3, "width": 24, "heads": 3, "classes": 5}
+    plain = af.DiT((3, 6, 4), **options).double()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    late, whole = (af.DiT((3, 6, 4), late=count, **options).double() for count in (1, 3))
+    for each in (late, whole):
+        each.load_state_dict(plain.state_dict())
+    z, r, t, cond = inputs(4)
+    assert torch.equal(whole(z, r, t, cond), plain(z, r, t, cond))
+    assert not torch.allclose(late(z, r, t, cond), plain(z, r, t, cond))
+    tokens: list[Tensor] = []
+    for block in late.blocks:
+        block.register_forward_hook(lambda *given: tokens.append(given[2]))
+    outs = [late(z, r / divisor, t, cond) for divisor in (1, 2)]
+    assert torch.equal(tokens[0], tokens[3])
+    assert torch.equal(tokens[1], tokens[4])
+    assert not torch.allclose(tokens[2], tokens[5])
+    assert not torch.allclose(*outs)
+    assert "late=1" in repr(late)
+    assert "late" not in repr(plain)
+
+
+def test_a_scaled_network_is_multiplied_by_its_guidance() -> None:
+    """By the scale that counts: ω inside its interval at r = t, and ω for jumps; without guidance by 1."""
+    torch.manual_seed(1)
+    options = {"patch": 2, "depth": 2, "width": 24, "heads": 3, "classes": 5}
+    scaled, plain = (af.DiT((3, 6, 4), guidance=how, **options).double() for how in ("scaled", True))
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    scaled.load_state_dict(plain.state_dict())
+    z, r, t, cond = inputs(4)
+    guided = cond.replace(guidance=torch.tensor([[3.0, 0.0, 0.05]], dtype=torch.float64).repeat(4, 1))
+    assert torch.allclose(scaled(z, r, t, guided), 3 * plain(z, r, t, guided), rtol=1e-13)
+    assert torch.allclose(scaled(z, t, t, guided), plain(z, t, t, guided), rtol=1e-13)
+    assert torch.equal(scaled(z, r, t, cond), plain(z, r, t, cond))
+
+
 def test_forward_equals_an_independent_one(model: af.DiT) -> None:
     """Written out with a strided convolution, explicit softmax attention, and loops over heads and patches."""
     z, r, t, cond = inputs(3)

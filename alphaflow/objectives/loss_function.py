@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from ..derivatives import Derivative
+from ..derivatives import Derivative, derivative_of
 from ..guidance import TrainedGuidance
 from ..sources import Gaussian, Source
 from ..types import Cond, Loss, Model, Sample
@@ -21,12 +21,14 @@ class LossFunction(ABC):
     Attributes:
         guidance: classifier-free guidance trained into the target velocity, or None.
         source: what stands at t = 1, and where sampling starts.
-        derivative: how du/dt is taken, where the loss needs it.
+        derivative: how a derivative is taken, where the loss needs it.
+        derived: whose it is: that of u⁻, or the network's in training, without gradient or with it.
     """
 
     guidance: TrainedGuidance | None = None
     source: Source = Gaussian()
     derivative: Derivative = "exact"
+    derived: ClassVar[Literal["target", "network", "with gradient"]] = "target"
 
     @property
     def network(self) -> nn.Module | None:
@@ -40,6 +42,10 @@ class LossFunction(ABC):
     def takes_derivative(self, step: int) -> bool:
         """Whether the loss at a step needs du/dt."""
         return False
+
+    def derivative_by(self, model: Model) -> str:
+        """How a network's derivative is taken, where the loss needs it (`derivative_of`)."""
+        return derivative_of(model, self.derivative, graph=self.derived == "with gradient")
 
     def prepare(self, device: torch.device) -> None:
         """Moves what belongs to the objective to a device."""

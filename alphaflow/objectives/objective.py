@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,8 +75,6 @@ class Objective(Compact, LossFunction):
     """Whether u⁻ may be another network than the one in training."""
     wants_own: ClassVar[bool] = False
     """Whether few-step targets need u⁻(z_t, t, t, y)."""
-    derived: ClassVar[Literal["target", "network", "with gradient"]] = "target"
-    """Whose derivative is taken: that of u⁻, or the network's in training, without gradient or with it."""
 
     def __post_init__(self) -> None:
         if isinstance(self.times, type) or not isinstance(self.times, TimeDistribution):

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import average_name
-from ..derivatives import derivative_of
 from ..describe import Compact
 from ..errors import UserError
 from ..measurement import GradientMeasurement
@@ -181,7 +180,7 @@ class Engine:
         """What isn't compiled although that was asked for."""
         objective, last = self.recipe.objective, self.recipe.steps - 1
         taken = objective.takes_derivative(0) or objective.takes_derivative(last)
-        way = derivative_of(self.model, objective.derivative)
+        way = objective.derivative_by(self.model)
         if not (self.setup.compile and taken and way == "torch.func.jvp"):
             return []
         return [
