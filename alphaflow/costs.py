@@ -103,6 +103,8 @@ def activation_bytes(recipe: Recipe, step: int, batch: int) -> int:
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
+        if tensor._is_zerotensor():  # forward-mode differentiation has some, without memory
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()

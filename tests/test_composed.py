@@ -207,6 +207,13 @@ def test_all_objectives_and_their_parts_are_rebuilt() -> None:
         af.Shortcut(times=af.DyadicPairs(16), ema_target=True, weighting=af.UniformWeighting()),
         af.ConsistencyTraining(intervals=af.DoublingIntervals(end=5)),
         af.FlowMatching(coupling=af.OptimalTransport()),
+        *(
+            af.SoFlow(),
+            af.TerminalVelocity(guidance=af.GuidanceInputs(own=False)),
+            af.TransitionModel(),
+            af.Lagrangian(),
+        ),
+        *(af.DecoupledMeanFlow(), af.AlignYourFlow(warmup=3), af.MeanFlow(direction=0.5, balance=True, zero_share=0.1)),
         af.MeanFlow(source=af.FromCondition("image", noise=0.5), times=af.TruncatedLogitNormal(-0.4, 1.0)),
     ]
     for objective in objectives:

@@ -74,6 +74,8 @@ OBJECTIVES: dict[str, af.Objective] = {
     "α-Flow": af.AlphaFlow(alpha=0.5, fm_share=0.5),
     "iMF": af.ImprovedMeanFlow(fm_share=0.5),
     "Shortcut": af.Shortcut(),
+    "Lagrangian": af.Lagrangian(),
+    "TVM": af.TerminalVelocity(),
 }
 
 

@@ -231,11 +231,19 @@ OBJECTIVES: dict[str, Callable[..., af.Objective]] = {
     "ContinuousConsistency": af.ContinuousConsistency,
     "ContinuousConsistency, not adaptive": lambda **options: af.ContinuousConsistency(adaptive=False, **options),
     "FACM": af.FACM,
+    "Lagrangian": af.Lagrangian,
+    "TerminalVelocity": af.TerminalVelocity,
+    "TerminalVelocity, differences": lambda **options: af.TerminalVelocity(derivative="difference", **options),
+    "AlignYourFlow": af.AlignYourFlow,
+    "TransitionModel": af.TransitionModel,
+    "DecoupledMeanFlow": af.DecoupledMeanFlow,
+    "SoFlow": af.SoFlow,
 }
 GUIDANCE: dict[str, Any] = {
     "none": None,
     "one scale": af.Guidance(2.0, 0.4, (0.1, 0.9)),
     "input": af.GuidanceInputs(),
+    "input, plain": af.GuidanceInputs(own=False),
 }
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "its own tangent": dit,
@@ -243,10 +251,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "velocity head": lambda guidance: dit(guidance=guidance, velocity_head=1),
 }
 GRID = [
-    *((name, guidance, "jvp") for name in OBJECTIVES for guidance in GUIDANCE),
-    *((name, "none", "its own tangent") for name in ("FlowMatching", "MeanFlow", "ImprovedMeanFlow", "FACM")),
+    *((name, guidance, "jvp") for name in OBJECTIVES for guidance in ("none", "one scale", "input")),
+    ("TerminalVelocity", "input, plain", "jvp"),
+    *(
+        (name, "none", "its own tangent")
+        for name in ("FlowMatching", "MeanFlow", "FACM", "Lagrangian", "TerminalVelocity")
+    ),
     *((name, "input", "its own tangent") for name in ("AlphaFlow", "MeanFlow")),
-    *(("ImprovedMeanFlow", guidance, "velocity head") for guidance in GUIDANCE),
+    *(("ImprovedMeanFlow", guidance, "velocity head") for guidance in ("none", "one scale", "input")),
 ]
 """What is walked: every objective with every guidance, on a small network; and what a DiT does of its own."""
 
@@ -272,12 +284,15 @@ def loss_of(objective: af.Objective, model: nn.Module, device: torch.device) -> 
 @pytest.mark.parametrize(("name", "guidance", "network"), GRID)
 def test_an_objectives_value(name: str, guidance: str, network: str) -> None:
     objective = OBJECTIVES[name](guidance=GUIDANCE[guidance])
-    check(loss_of(objective, NETWORKS[network](guidance=guidance == "input"), CUDA), CUDA)
+    check(loss_of(objective, NETWORKS[network](guidance=guidance.startswith("input")), CUDA), CUDA)
 
 
 @pytest.mark.parametrize(("name", "guidance", "network"), GRID)
 def test_an_objectives_gradient(name: str, guidance: str, network: str) -> None:
-    model, objective = NETWORKS[network](guidance=guidance == "input"), OBJECTIVES[name](guidance=GUIDANCE[guidance])
+    model, objective = (
+        NETWORKS[network](guidance=guidance.startswith("input")),
+        OBJECTIVES[name](guidance=GUIDANCE[guidance]),
+    )
     loss = loss_of(objective, model, META)
     backward(loss.total)
     check(loss, META)
@@ -324,6 +339,8 @@ TIMES: dict[str, Any] = {
     "ArctanLogNormal": af.ArctanLogNormal(),
     "Beta": af.BetaTimes(2.0, 1.0),
     "Dyadic": af.DyadicPairs(16),
+    "Gap": af.GapPairs(),
+    "TimePairs, of their own": af.TimePairs(r_times=af.UniformTimes(), fm_times="pair"),
     **{f"TimePairs, {kind}": af.TimePairs(af.LogitNormal(), kind) for kind in ("sorted", "min", "product", "zero")},
     **{
         f"TimePairs, truncated {times}": af.TimePairs(times, "truncated")
