@@ -79,14 +79,16 @@ OBJECTIVES = [
 ]
 
 
-SLOWER: dict[type[af.Objective], float] = {af.Lagrangian: 0.7, af.AlignYourFlow: 0.6, af.TransitionModel: 0.6}
+SLOWER: dict[type[af.Objective], float] = {
+    af.Lagrangian: 0.7, af.TerminalVelocity: 0.7, af.AlignYourFlow: 0.6, af.TransitionModel: 0.6
+}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 def test_training(objective: af.Objective, data: str) -> None:
-    """After 250 steps four evaluations bring noise three quarters of the way to the data, or as far as `SLOWER` says."""
+    """After 250 steps four evaluations bring noise three quarters of the way to the data, or what `SLOWER` says."""
     draw, shape, condition = DATA[data]
     generator = torch.Generator().manual_seed(1)
     model = MLP(shape, condition)
