@@ -23,6 +23,7 @@ from .errors import UserError, said
 from .flow import expand_like
 from .network import Upcast, known, unwrapped
 from .parallel.device import exact_float32, fp32_products
+from .parallel.shared import may_be_split
 from .types import Cond, Direction, Model, Sample, Time
 
 Derivative = Literal["exact", "difference"]
@@ -91,9 +92,10 @@ def with_derivative(
     n, way = len(direction.t), derivative_of(model, derivative, graph=graph)
     few = z[:n], r[:n], t[:n], cond[:n]
     if way == "central differences":
-        du = _difference(network, *few, direction, graph=graph)  # first: of the prediction's dropout
+        du = _difference(network, *few, direction, graph=graph)  # first, so that it has the prediction's dropout
         return network(z, r, t, cond, **options), du
     if graph:
+        assert not options, "a derivative with gradient comes with u alone"
         return _with_graph(model, z, r, t, cond, direction)
     if way == "its own tangent":
         out, du = network(z, r, t, cond, along=direction, **options)
@@ -112,9 +114,9 @@ def _with_graph(model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Di
     n = len(along.t)
     u, du = _forward_ad(Upcast(unwrapped(model)), z[:n], r[:n], t[:n], cond[:n], along, graph=True)
     network = Upcast(model)
-    if n == len(z):  # what averages gradients among processes waits for a call
-        return network(z, r, t, cond), du
-    return torch.cat([u, network(z[n:], r[n:], t[n:], cond[n:])]), du
+    if n < len(z):
+        return torch.cat([u, network(z[n:], r[n:], t[n:], cond[n:])]), du
+    return (network(z, r, t, cond) if may_be_split() else u), du  # processes average gradients of what is called so
 
 
 def total_derivative(
@@ -133,9 +135,9 @@ def total_derivative(
     du/dt (MeanFlow, arXiv 2505.13447, eq. 8). No graph is kept: both results are constants to the optimiser.
 
     ``"difference"`` takes it from the network's values at (z, r, t) ± h·(dz, dr, dt), h = 0.005, without leaving
-    0 ≤ r ≤ t ≤ 1: at the ends the difference is one-sided. Its error falls with h², at the ends with h. Both values are
-    of the same dropout, and in float32 at least, whatever the precision of training: bfloat16 has no digits left to
-    subtract.
+    0 ≤ r < t ≤ 1 if that is wide enough: at the ends the difference is one-sided. Its error falls with h², at the ends
+    with h. Both values are of the same dropout, and in float32 at least, whatever the precision of training: bfloat16
+    has no digits left to subtract.
 
     Args:
         model: u(z, r, t, cond), any callable.
@@ -161,9 +163,10 @@ def total_derivative(
 def _difference(
     model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Direction, h: float = STEP, *, graph: bool = False
 ) -> Sample:
-    """(u at (z, r, t) + h·(dz, dr, dt) − u at … − h·…) / 2h; where 0 ≤ r ≤ t ≤ 1 is too narrow for that, one-sided.
+    """(u at (z, r, t) + h·(dz, dr, dt) − u at … − h·…) / 2h; where 0 ≤ r < t ≤ 1 is too narrow for that, one-sided.
 
-    The two are never nearer to each other than h: where there is no room even for that, the second lies outside.
+    The two are never nearer to each other than h: where there is no room even for that, the second lies outside. Where
+    r < t both have that, too: at r = t a network may be guided otherwise (`guidance_at`).
     """
     ahead = _room(r, t, along, h)
     behind = torch.maximum(_room(r, t, Direction(along.z, -along.r, -along.t), h), h - ahead)
@@ -175,9 +178,9 @@ def _difference(
 
 
 def _room(r: Time, t: Time, along: Direction, h: float) -> Time:
-    """How far (r, t) can go in a direction inside 0 ≤ r ≤ t ≤ 1, h at most: (b,)."""
+    """How far (r, t) can go in a direction inside 0 ≤ r < t ≤ 1, h at most: (b,)."""
     found = torch.full_like(t, h)
-    for room, speed in ((r, -along.r), (t - r, along.r - along.t), (1 - t, along.t)):
+    for room, speed in ((r, -along.r), ((t - r) * 0.999, along.r - along.t), (1 - t, along.t)):
         found = torch.minimum(found, torch.where(speed > 0, room / speed.clamp(min=1e-12), h))
     return found
 
@@ -212,7 +215,7 @@ def _forward_ad(
         as_written = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
         norms = _DifferentiableNorms() if graph else nullcontext()
         with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), as_written, norms:
-            # the compiler doesn't follow a third slice of a batch
+            # a copy of r: torch.compile fails where three slices of a batch are differentiated
             value, derivative, *_ = torch.func.jvp(u, (z, r.clone(), t), tuple(along))
         return (value, derivative) if graph else (value.detach(), derivative.detach())
 
@@ -229,9 +232,10 @@ def _forward_ad(
 
 
 class _DifferentiableNorms(TorchFunctionMode):
-    """While it lasts, norms are made of operations whose forward derivative has a right gradient.
+    """While it lasts, layer norms are made of operations whose forward derivative has a right gradient.
 
-    PyTorch's own rule takes mean and deviation of a layer norm or a batch norm for constants there, silently.
+    PyTorch's own rule takes mean and deviation of a layer norm or a batch norm for constants there, silently. What has
+    no right gradient, or none, is refused.
     """
 
     def __torch_function__(
@@ -241,7 +245,7 @@ class _DifferentiableNorms(TorchFunctionMode):
         options = options or {}
         if function is F.layer_norm:
             return _layer_norm(*arguments, **options)
-        if function in (torch.layer_norm, F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm):
+        if function in _WITHOUT_GRADIENT:
             raise UserError(
                 f"{function.__name__}'s derivative has no right gradient in PyTorch (nn.LayerNorm's has, here); give "
                 'the objective `derivative="difference"`'
@@ -252,12 +256,19 @@ class _DifferentiableNorms(TorchFunctionMode):
 def _layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """F.layer_norm, in float32 at least."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    """F.layer_norm, computed in float32 at least; its result has x's precision, under autocast float32's."""
+    given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
     variance, mean = torch.var_mean(x, dim=list(range(-len(shape), 0)), correction=0, keepdim=True)
     out = (x - mean) * (variance + eps).rsqrt()
     out = out if weight is None else out * weight
-    return out if bias is None else out + bias
+    out = out if bias is None else out + bias
+    return out if torch.is_autocast_enabled(x.device.type) else out.to(given)
+
+
+_WITHOUT_GRADIENT = (
+    torch.layer_norm, torch.native_layer_norm, F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm,
+    torch.instance_norm, F.glu,
+)  # fmt: skip
 
 
 def _where_it_fails(model: Model, call: Callable[[], object]) -> str:

@@ -99,7 +99,7 @@ class TimePairs(Compact, Pairs):
         if self.pairing == "zero" and self.r_times is not None:
             raise ValueError(f"pairing zero draws no r: leave r_times={self.r_times} out")
         if self.pairing == "truncated":
-            _invertible(self._of_r, "pairing truncated", "use min")
+            _invertible(self._of_r, "pairing truncated", "use min", whole=self.r_times is not None)
 
     @property
     def _of_r(self) -> TimeDistribution:
@@ -147,7 +147,7 @@ class GapPairs(Compact, Pairs):
 
     def __post_init__(self) -> None:
         _check(self.gap, self.r_times, self.fm_times)
-        _invertible(self.r_times, "GapPairs", "use TimePairs")
+        _invertible(self.r_times, "GapPairs", "use TimePairs", whole=True)
 
     def sample(self, b: int, device: Device = None, generator: torch.Generator | None = None) -> Time:
         """Draws b times t without a partner (for samples with r = t): (b,)."""
@@ -195,13 +195,16 @@ class DyadicPairs(Compact, Pairs):
 
 def _check(*times: object) -> None:
     for each in times:
-        if isinstance(each, type) or not isinstance(each, TimeDistribution):
+        if isinstance(each, type | PairDistribution) or not isinstance(each, TimeDistribution):
             raise ValueError(f"times are distributions such as LogitNormal(), got {each!r}")
 
 
-def _invertible(times: TimeDistribution, what: str, instead: str) -> None:
+def _invertible(times: TimeDistribution, what: str, instead: str, *, whole: bool) -> None:
+    """Refuses times that can't be truncated; ``whole``: or that don't reach down to 0, where r may have to lie."""
     if not isinstance(times, Invertible):
         raise ValueError(f"{what} needs times with cdf and quantile; {times} has none: {instead}")
+    if whole and float(times.quantile(torch.zeros(1))) > 0:
+        raise ValueError(f"{what} needs times of r that reach down to 0, got {times}")
 
 
 def _truncated(times: TimeDistribution, below: Time, generator: torch.Generator | None) -> Time:

@@ -102,7 +102,7 @@ def test_it_stays_between_r_and_one(r: float, t: float, lower: float, upper: flo
 
     z, v, zeros = random(4, 3), random(4, 3, seed=1), torch.zeros(4, dtype=torch.float64)
     found = _difference(linear, z, zeros + r, zeros + t, af.Cond(), af.Direction.of(v, zeros))
-    assert [float(times[0]) for _, _, times in seen] == pytest.approx([upper, lower])
+    assert [float(times[0]) for _, _, times in seen] == pytest.approx([upper, lower], abs=1e-5)
     for moved, same, times in seen:
         assert torch.allclose(moved, z + (times - t)[:, None] * v)
         assert torch.equal(same, zeros + r)
@@ -116,10 +116,9 @@ DIRECTIONS = [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, -1.0, 0.0), (1.0, 0.3, -1.
 def test_in_any_direction(way: tuple[float, float, float]) -> None:
     """dz·∂_z u + dr·∂_r u + dt·∂_t u, by torch.func.jvp and by differences, which stay in 0 ≤ r ≤ t ≤ 1."""
     z, v = random(64, 3), random(64, 3, seed=1)
-    t = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    t[:3] = torch.tensor([1.0, 0.9999, 0.01])
-    r = t * torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    r[:2] = torch.tensor([0.9999, 0.0])
+    t = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 0.9 + 0.1
+    r = t * torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 0.9
+    t[:4], r[:4] = torch.tensor([1.0, 0.9999, 0.5, 0.306]), torch.tensor([0.3, 0.3, 0.0, 0.3])
     direction = af.Direction(way[0] * v, torch.full_like(r, way[1]), torch.full_like(t, way[2]))
     in_z = 3 * (3 * z).cos() * t[:, None].exp() * direction.z
     in_r = t[:, None] ** 3 * way[1]
@@ -137,9 +136,9 @@ def test_in_any_direction(way: tuple[float, float, float]) -> None:
     roomy = (t - r > 0.01) & (r > 0.01) & (t < 0.99)
     assert distance(found[roomy], exact[roomy]) < 5e-4
     for r_seen, t_seen in seen:
-        assert (r_seen[roomy] >= 0).all()
-        assert (r_seen[roomy] <= t_seen[roomy]).all()
-        assert (t_seen <= 1 + 1e-12).all() or way[2] < 0
+        assert (r_seen > -1e-12).all()
+        assert (r_seen < t_seen).all()
+        assert (t_seen < 1 + 1e-12).all()
 
 
 @pytest.mark.parametrize("derivative", ["exact", "difference"])
@@ -188,7 +187,8 @@ class Normed(nn.Module):
 @pytest.mark.parametrize(
     "norm",
     [nn.LayerNorm(6), nn.LayerNorm(6, elementwise_affine=False), nn.GroupNorm(2, 6), nn.RMSNorm(6),
-     nn.Sequential(nn.GELU(), nn.Softmax(1)), nn.BatchNorm1d(6, track_running_stats=False)],
+     nn.Sequential(nn.GELU(), nn.Softmax(1)), nn.BatchNorm1d(6, track_running_stats=False),
+     nn.Sequential(nn.Linear(6, 12), nn.GLU())],
     ids=lambda norm: type(norm).__name__,
 )  # fmt: skip
 def test_norms_have_the_right_gradient_of_a_derivative(norm: nn.Module) -> None:
@@ -200,10 +200,11 @@ def test_norms_have_the_right_gradient_of_a_derivative(norm: nn.Module) -> None:
     z, probe, r = random(8, 4), random(8, 4, seed=1), torch.linspace(0.1, 0.4, 8).double()
     t, cond = r + 0.5, af.Cond()
     along = af.Direction(torch.zeros_like(z), torch.ones_like(r), torch.zeros_like(t))
-    if isinstance(norm, nn.BatchNorm1d):
-        with pytest.raises(
-            af.UserError, match=r'batch_norm.s derivative has no right gradient.*derivative="difference"'
-        ):
+    refused = {nn.BatchNorm1d: "batch_norm", nn.GLU: "glu"}.get(
+        type(norm[-1] if isinstance(norm, nn.Sequential) else norm)
+    )
+    if refused is not None:
+        with pytest.raises(af.UserError, match=f"{refused}'s derivative has no right gradient.*difference"):
             with_derivative(network, z, r, t, cond, along, graph=True)
         return
     u, du = with_derivative(network, z, r, t, cond, along, graph=True)
@@ -216,6 +217,17 @@ def test_norms_have_the_right_gradient_of_a_derivative(norm: nn.Module) -> None:
     ]  # fmt: skip
     assert distance(du, wanted) < 1e-8
     assert distance(*gradients) < 1e-7
+
+
+def test_a_network_in_bfloat16_has_a_derivative_with_gradient() -> None:
+    """Its norms keep their precision, in which the next layer's weights are."""
+    network, z = Normed(nn.LayerNorm(6)).bfloat16(), torch.ones(4, 4, dtype=torch.bfloat16)
+    r = torch.full((4,), 0.5, dtype=torch.bfloat16)
+    along = af.Direction(torch.zeros_like(z), torch.ones_like(r), torch.zeros_like(r))
+    _, du = with_derivative(network, z, r, r, af.Cond(), along, graph=True)
+    torch.autograd.backward(du.sum())
+    assert network.inside.weight.grad is not None
+    assert network.inside.weight.grad.isfinite().all()
 
 
 def test_a_dit_gives_the_same_both_ways() -> None:

@@ -41,7 +41,7 @@ def test_gradients_of_many_processes_are_those_of_one(torchrun: Torchrun, count:
     done = torchrun(count, WORKERS / "gradients.py", *modes)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("ERROR")]
-    assert len(lines) == 17 * len(modes)
+    assert len(lines) == 18 * len(modes)
     for _, mode, name, error in lines:
         assert float(error) < 1e-10, (mode, name, error)
 

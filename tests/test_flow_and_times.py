@@ -215,7 +215,7 @@ def test_times_of_their_own_are_printed_and_recorded() -> None:
     for times in (
         af.TimePairs(af.LogitNormal(0.2, 0.8), "min", r_times=af.UniformTimes(), fm_times=af.BetaTimes(2.0, 1.0)),
         af.TimePairs(fm_times="pair"),
-        af.GapPairs(gap=af.UniformTimes(), r_times=af.TruncatedLogitNormal(0.0, 1.0, low=0.1, high=0.9)),
+        af.GapPairs(gap=af.UniformTimes(), r_times=af.TruncatedLogitNormal(0.0, 1.0, high=0.9)),
     ):
         made = af.MeanFlow(times=times, zero_share=0.1, balance=True, weighting=af.AdaptiveWeighting(scale_c=True))
         public = {name: getattr(af, name) for name in af.__all__}
@@ -232,6 +232,10 @@ def test_times_of_their_own_are_printed_and_recorded() -> None:
         (lambda: af.TimePairs(pairing="truncated", r_times=af.BetaTimes()), "cdf and quantile"),
         (lambda: af.GapPairs(r_times=af.BetaTimes()), "GapPairs needs times with cdf"),
         (lambda: af.GapPairs(gap=0.5), "times are distributions"),  # type: ignore[arg-type]
+        (lambda: af.GapPairs(fm_times=af.DyadicPairs(8)), "times are distributions"),
+        (lambda: af.TimePairs(af.GapPairs()), "times are distributions"),
+        (lambda: af.GapPairs(r_times=af.TruncatedLogitNormal(low=0.3)), "reach down to 0"),
+        (lambda: af.TimePairs(pairing="truncated", r_times=af.TruncatedLogitNormal(low=0.3)), "reach down to 0"),
     ],
 )
 def test_wrong_times(make: Any, message: str) -> None:

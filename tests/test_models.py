@@ -61,7 +61,7 @@ def test_initialisation_of_linears() -> None:
 
 
 def test_only_late_blocks_see_the_length_of_the_jump() -> None:
-    """The others' tokens don't change with r; with all blocks late it is the usual network, to the bit."""
+    """The others' tokens don't change with r; at r = t it is the usual network, as one is whose blocks are all late."""
     torch.manual_seed(1)
     options = {"patch": 2, "depth": 3, "width": 24, "heads": 3, "classes": 5}
     plain = af.DiT((3, 6, 4), **options).double()
@@ -72,6 +72,7 @@ def test_only_late_blocks_see_the_length_of_the_jump() -> None:
         each.load_state_dict(plain.state_dict())
     z, r, t, cond = inputs(4)
     assert torch.equal(whole(z, r, t, cond), plain(z, r, t, cond))
+    assert torch.equal(late(z, t, t, cond), plain(z, t, t, cond))
     assert not torch.allclose(late(z, r, t, cond), plain(z, r, t, cond))
     tokens: list[Tensor] = []
     for block in late.blocks:
@@ -81,7 +82,7 @@ def test_only_late_blocks_see_the_length_of_the_jump() -> None:
     assert torch.equal(tokens[1], tokens[4])
     assert not torch.allclose(tokens[2], tokens[5])
     assert not torch.allclose(*outs)
-    assert "late=1" in repr(late)
+    assert eval(repr(late), {"DiT": af.DiT}).config == late.config
     assert "late" not in repr(plain)
 
 
@@ -90,6 +91,7 @@ def test_a_scaled_network_is_multiplied_by_its_guidance() -> None:
     torch.manual_seed(1)
     options = {"patch": 2, "depth": 2, "width": 24, "heads": 3, "classes": 5}
     scaled, plain = (af.DiT((3, 6, 4), guidance=how, **options).double() for how in ("scaled", True))
+    assert eval(repr(scaled), {"DiT": af.DiT}).config == scaled.config
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     scaled.load_state_dict(plain.state_dict())

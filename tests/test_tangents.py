@@ -384,6 +384,7 @@ FLOORS = [
     (af.ImprovedMeanFlow(), 8, 8),
     (af.Shortcut(), 4 + 4, 0),
     (af.Lagrangian(), 8, 8),
+    (af.Lagrangian(guidance=KAPPA), 8 + 8, 8),  # ∅ where r = t; there the prediction has y
     (af.AlignYourFlow(), 0, 16),
     (af.TransitionModel(derivative="exact"), 0, 8),
     (af.TransitionModel(), 8 + 8, 0),

@@ -53,8 +53,8 @@ class DiT(Network):
         image: channels of ``cond.image``.
         guidance: the scale ω and the interval of guidance are inputs, ``cond.guidance`` (b, 3); without one ω = 1
             (`GuidanceInputs`). ω is embedded as 1 − 1/ω. ``"scaled"``: and u is multiplied by ω (`TerminalVelocity`).
-        late: only the last blocks, so many, and the last layer see t − r, the others only t (decoupled MeanFlow, arXiv
-            2510.24474), so that a flow model's blocks do at r < t what they have learned; None for all blocks.
+        late: only the last blocks, so many, and the last layer see t − r; the others see a jump of length 0, as where
+            r = t (decoupled MeanFlow, arXiv 2510.24474): they do at r < t what a flow model's do. None for all blocks.
         velocity_head: blocks of a second branch, beside the last ones, that predicts the instantaneous velocity for
             `ImprovedMeanFlow`; sampling doesn't run it. 0 for none.
         factorised: of videos: each block attends within frames, then across them at each place (`Block`), in place of
@@ -250,10 +250,9 @@ class DiT(Network):
         return inflated(weights, self.state_dict(), channels, self.patch[0], of_images and self.grid[0] > 1)
 
     def _embed(self, r: Value, t: Value, cond: Cond, jump: bool = True) -> Value:
-        """What conditions a block (b, width): times, with the length of the jump or without, class, guidance."""
-        c: Value = self.embed_t(t)
-        if jump:
-            c = add(c, self.embed_jump(add(t, linearly(torch.neg, r))))
+        """What conditions a block (b, width): t and the length of the jump, or 0 in its place, class, guidance."""
+        length = add(t, linearly(torch.neg, r)) if jump else torch.zeros_like(primal(t))
+        c: Value = add(self.embed_t(t), self.embed_jump(length))
         if self.embed_class is not None and self.classes is not None:
             c = add(c, self.embed_class(cond.class_index(self.classes, len(primal(r)), primal(r).device)))
         if self.embed_vector is not None:
@@ -292,7 +291,7 @@ class DiT(Network):
     def __repr__(self) -> str:
         shape, *rest = self.config.items()
         loud = ("patch", "depth", "width", "heads", "classes", "mlp_ratio")
-        given = [f"{name}={value}" for name, value in rest if value or name in loud]
+        given = [f"{name}={value!r}" for name, value in rest if value or name in loud]
         return f"DiT({shape[1]}, {', '.join(given)})"
 
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import is_whole
+
 LARGEST = 65_536
 """Largest depth, width and number of heads; larger values are surely a mistake."""
 
@@ -49,11 +51,11 @@ def check_options(
         raise ValueError(f"depth, width and heads must be at most {LARGEST:,}, got {depth}, {width} and {heads}")
     if width % 4:
         raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
-    if guidance not in (False, True, "scaled"):
+    if not (isinstance(guidance, bool) or guidance == "scaled"):
         raise ValueError(
             f'guidance is an input (True), scales the output, too ("scaled"), or is neither, got {guidance!r}'
         )
-    if late is not None and not 1 <= late <= depth:
+    if late is not None and not (is_whole(late) and 1 <= late <= depth):
         raise ValueError(f"1 to {depth} (depth) blocks are late ones, which see the length of the jump, got {late}")
     if not 0 <= velocity_head <= depth:
         raise ValueError(f"the velocity head has 0 to {depth} (depth) blocks, got {velocity_head}")

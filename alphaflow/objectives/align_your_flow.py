@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from ..errors import is_number
 from ..flow import expand_like, mean_square
 from ..pairs import PairDistribution
 from ..schedules import Scheduled
@@ -24,9 +25,10 @@ LAST = 0.99
 class AlignYourFlow(Objective):
     """Align Your Flow's Eulerian map distillation (AYF-EMD, arXiv 2506.14603), with a teacher or on data.
 
-    The jump's end, z_t − (t − r)·u, is trained to move by g/(‖g‖ + c), g = ṽ − u⁻ − κ·(t − r)·du⁻/dt, ‖g‖ the 2-norm of
-    a sample; κ is warmed up from 0 to 0.99. Of a teacher ṽ is the velocity, whose estimate has less variance than
-    ε − x: the paper starts the network from the teacher's weights.
+    The jump's end, z_t − (t − r)·u, is trained to move by −g/(‖g‖ + c), g = ṽ − u⁻ − κ·(t − r)·du⁻/dt, ‖g‖ the 2-norm
+    of a sample; κ is warmed up from 0 to 0.99. With a teacher ṽ is its velocity, which has less variance than ε − x:
+    the paper starts the network from the teacher's weights. The loss has a constant value, about; what is logged as
+    ``mse`` is the error of u, that of the jump's end ÷ (t − r)².
 
     Args:
         warmup: steps until the tangent is whole.
@@ -43,7 +45,7 @@ class AlignYourFlow(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.warmup < 0 or self.c < 0:
+        if not (self.warmup >= 0 and is_number(self.c) and self.c >= 0):
             raise ValueError(f"AlignYourFlow needs warmup >= 0 and c >= 0, got {self.warmup} and {self.c}")
 
     def along(self, draw: TrainingDraw, step: int) -> Sample | None:

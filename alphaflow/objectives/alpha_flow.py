@@ -94,11 +94,12 @@ class MeanFlow(AlphaFlow):
         super().__post_init__()
         if not is_number(self.direction):
             raise ValueError(f"direction is a finite number β, 0 for ṽ and 1 for v_θ, got {self.direction!r}")
+        if self.direction != 0 and not callable(self.alpha) and self.alpha != 0:
+            raise ValueError(f"a direction is that of the derivative, which α = {self.alpha} doesn't have")
 
-    @property
-    def wants_own(self) -> bool:  # type: ignore[override]
+    def wants_own(self, step: int) -> bool:
         """Whether v_θ has a part in the direction."""
-        return self.direction != 0
+        return self.direction != 0 and value_at(self.alpha, step) == 0
 
     def along(self, draw: TrainingDraw, step: int) -> Sample | None:
         """(1 − β)·ṽ + β·v_θ at α = 0."""

@@ -20,10 +20,11 @@ CAUCHY = 0.01
 class DecoupledMeanFlow(LearnedWeight):
     """Decoupled MeanFlow (DMF, arXiv 2510.24474): MeanFlow's target, the loss log(e^−λ·‖Δ‖² + 0.01) + λ, λ learned.
 
-    λ(r, t) is a small network (`LogWeight`) that samples with r = t train, too. That is log(‖Δ‖² + 0.01·e^λ), so λ only
-    ever falls, and the gradient tends to that of log ‖Δ‖². The authors guide by ``Guidance(kappa=0.6, interval=(0.0,
-    0.7), dropped="plain")`` and start from a flow model, whose network they split: ``DiT(late=8)``. There each sample
-    has both losses; here the batch is split by fm_share, as half of their sum.
+    λ(r, t) is a small network (`LogWeight`) that samples with r = t train, too. The loss is log(‖Δ‖² + 0.01·e^λ), which
+    grows with λ at all times: as λ falls, the gradient tends to that of log ‖Δ‖². The authors guide by
+    ``Guidance(kappa=0.6, interval=(0.0, 0.7), dropped="plain")`` and start from a flow model, whose network they split:
+    ``DiT(late=8)``. There each sample has both losses; here the batch is split by fm_share, which is half of their sum
+    in expectation.
 
     Args:
         fm_share, times, guidance, teacher, ema_target, derivative: see `Objective`; ``weighting`` has no part here.
@@ -56,4 +57,4 @@ class DecoupledMeanFlow(LearnedWeight):
     def _cauchy(self, u: Sample, target: Sample, draw: TrainingDraw) -> PerSample:
         assert self.network is not None
         weight: PerSample = self.network(draw.r, draw.t)
-        return ((-weight).exp() * mean_square(u - target) + CAUCHY).log() + weight
+        return (mean_square(u - target) + CAUCHY * weight.exp()).log()

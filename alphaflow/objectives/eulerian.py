@@ -18,7 +18,7 @@ def mean_flow_target(model: Model, draw: TrainingDraw, along: Sample) -> Regress
 def tangent(model: Model, draw: TrainingDraw, ramp: float) -> tuple[Sample, Sample]:
     """u⁻, and how the end of its jump, z_t − (t − r)·u⁻, moves with t along the path: ṽ − u⁻ − ramp·(t − r)·du⁻/dt.
 
-    Consistency models and flow maps are trained towards 0 of it; its last part is warmed up from ramp = 0.
+    At the exact mean velocity it is 0 in expectation. Its last part is warmed up from ramp = 0.
     """
     u, dudt = draw.derivative(model, draw.v)
     return u, draw.v - u - ramp * expand_like(draw.t - draw.r, u) * dudt

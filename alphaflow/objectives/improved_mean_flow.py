@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -30,7 +30,9 @@ class ImprovedMeanFlow(Objective):
         fm_share, times, guidance, weighting, teacher, ema_target, derivative: see `Objective`.
     """
 
-    wants_own: ClassVar[bool] = True
+    def wants_own(self, step: int) -> bool:
+        """Always: v_θ is the derivative's direction."""
+        return True
 
     def along(self, draw: TrainingDraw, step: int) -> Sample | None:
         """v_θ(z_t, t)."""

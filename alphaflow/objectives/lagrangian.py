@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 
 from ..flow import expand_like, jump
+from ..guidance import GuidanceInputs
 from ..guidance_input import guidance_at
 from ..pairs import GapPairs, PairDistribution
 from ..times import TimeDistribution
@@ -31,9 +32,18 @@ class Lagrangian(Objective):
     Args:
         fm_share, times, guidance, weighting, teacher, ema_target, derivative: see `Objective`. A teacher and guidance
             act by the samples with r = t only.
+
+    Raises:
+        ValueError: no sample has r = t, so that u = 0 would do.
     """
 
     weighting: Weighting = UniformWeighting()
+    wants_velocity: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fm_share == 0:
+            raise ValueError(f"{type(self).__name__} knows the data by samples with r = t: an fm_share above 0")
 
     def along(self, draw: TrainingDraw, step: int) -> Direction:
         """(0, 1, 0): r moves."""
@@ -56,8 +66,8 @@ class TerminalVelocity(Lagrangian):
     ``ema_target=True`` with ``Recipe(ema=(0.99, 0.9999))``. There each sample has both losses; here the batch is split
     by fm_share, which is half of their sum in expectation.
 
-    With ``guidance=GuidanceInputs(scales=(1, 4), starts=(0, 0), ends=(1, 1), own=False)`` and
-    ``DiT(guidance="scaled")``, the output is multiplied by the guidance scale ω and both losses are divided by ω².
+    With ``guidance=GuidanceInputs(scales=(1, 4), starts=(0, 0), ends=(1, 1), own=False)`` both losses are divided by
+    ω², the guidance scale's square; ``DiT(guidance="scaled")`` multiplies the output by ω.
 
     ∂_r u needs a derivative that has a gradient. No fused attention has that, nor a network's own tangent: the network
     runs under ``torch.func.jvp`` with plain attention, or twice more with ``derivative="difference"``.
@@ -67,20 +77,21 @@ class TerminalVelocity(Lagrangian):
     """
 
     times: TimeDistribution | PairDistribution = GapPairs()
-    derived: ClassVar[Literal["target", "network", "with gradient"]] = "with gradient"
+    differentiated: ClassVar[Literal["target", "network", "with gradient"]] = "with gradient"
 
     def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """‖u − (t − r)·∂_r u − u⁻(ẑ_r, r, r)‖² ÷ ω², weighted."""
         assert draw.derived is not None, "the prediction comes with its derivative"
         _, change = draw.derived
         moving = expand_like(draw.t - draw.r, u) * (change - change.detach())  # 0, with the gradient of ∂_r u
-        return super().few_step_loss(u - moving, target, draw) / _scale(draw)
+        return super().few_step_loss(u - moving, target, draw) / self._scale(draw)
 
     def flow_loss(self, u: Sample, draw: TrainingDraw) -> PerSample:
         """‖u − ṽ‖² ÷ ω², weighted."""
-        return super().flow_loss(u, draw) / _scale(draw)
+        return super().flow_loss(u, draw) / self._scale(draw)
 
-
-def _scale(draw: TrainingDraw) -> PerSample:
-    """ω² of each sample (b,), 1 where guidance is no input."""
-    return guidance_at(draw.cond, draw.r, draw.t)[0].square()
+    def _scale(self, draw: TrainingDraw) -> PerSample:
+        """ω² of each sample (b,), or 1."""
+        if isinstance(self.guidance, GuidanceInputs) and not self.guidance.own:
+            return guidance_at(draw.cond, draw.r, draw.t)[0].square()
+        return torch.ones_like(draw.t)

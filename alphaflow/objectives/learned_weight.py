@@ -14,7 +14,7 @@ from .objective import Objective
 class LogWeight(nn.Module):
     """A learned logarithm of a weight: a linear map of 16 sines and 16 cosines of each time, zero at the start.
 
-    Their periods over [0, 1]: ½, 1, 1½, … 8.
+    Over [0, 1] they have ½, 1, 1½, … 8 periods.
 
     Args:
         times: how many times it sees.

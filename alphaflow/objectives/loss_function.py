@@ -22,13 +22,13 @@ class LossFunction(ABC):
         guidance: classifier-free guidance trained into the target velocity, or None.
         source: what stands at t = 1, and where sampling starts.
         derivative: how a derivative is taken, where the loss needs it.
-        derived: whose it is: that of u⁻, or the network's in training, without gradient or with it.
+        differentiated: whose it is: that of u⁻, or the network's in training, without gradient or with it.
     """
 
     guidance: TrainedGuidance | None = None
     source: Source = Gaussian()
     derivative: Derivative = "exact"
-    derived: ClassVar[Literal["target", "network", "with gradient"]] = "target"
+    differentiated: ClassVar[Literal["target", "network", "with gradient"]] = "target"
 
     @property
     def network(self) -> nn.Module | None:
@@ -45,7 +45,7 @@ class LossFunction(ABC):
 
     def derivative_by(self, model: Model) -> str:
         """How a network's derivative is taken, where the loss needs it (`derivative_of`)."""
-        return derivative_of(model, self.derivative, graph=self.derived == "with gradient")
+        return derivative_of(model, self.derivative, graph=self.differentiated == "with gradient")
 
     def prepare(self, device: torch.device) -> None:
         """Moves what belongs to the objective to a device."""

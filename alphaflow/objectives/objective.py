@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -46,9 +46,9 @@ class Objective(Compact, LossFunction):
             `DyadicPairs`).
         guidance: classifier-free guidance trained into the target velocity, or None.
         weighting: how squared errors are weighted.
-        balance: each few-step sample's loss is scaled to the mean loss of those with r = t, a constant to the optimiser
-            (AnyFlow, github.com/NVlabs/AnyFlow), of the samples that are worked on at once; where there is none with
-            r = t, nothing is scaled.
+        balance: each few-step sample's loss is divided by itself and multiplied by the mean loss of those with r = t,
+            both constants to the optimiser (AnyFlow, github.com/NVlabs/AnyFlow): all count the same, whatever their
+            weights. The mean is that of the samples that are worked on at once; if none has r = t, nothing is scaled.
         teacher: a trained network whose instantaneous velocity stands in place of ε − x (distillation), or None.
         source: what stands at t = 1: noise, a condition plus noise, or any function of (noise, cond).
         coupling: which x₁ of a batch goes with which sample; None for as they are drawn.
@@ -73,8 +73,8 @@ class Objective(Compact, LossFunction):
     """How a plain distribution of times is paired."""
     takes_ema_target: ClassVar[bool] = True
     """Whether u⁻ may be another network than the one in training."""
-    wants_own: ClassVar[bool] = False
-    """Whether few-step targets need u⁻(z_t, t, t, y)."""
+    wants_velocity: ClassVar[bool] = True
+    """Whether few-step targets contain ṽ: if not, theirs is the path's own, without guidance and teacher."""
 
     def __post_init__(self) -> None:
         if isinstance(self.times, type) or not isinstance(self.times, TimeDistribution):
@@ -102,8 +102,8 @@ class Objective(Compact, LossFunction):
             raise ValueError(f"zero_share has no part here: r is 0 anyway, or on a grid, with {self.paired}")
         if sum(fixed.values()) > 1 + 1e-9:
             raise ValueError(f"fm_share + zero_share are shares of one batch, got {self.fm_share} + {self.zero_share}")
-        if self.balance and fixed.get("fm_share") == 0:
-            raise ValueError("balance needs samples with r = t to balance with: an fm_share above 0")
+        if self.balance and fixed.get("fm_share") in (0, 1):
+            raise ValueError("balance needs few-step samples and some with r = t: an fm_share between 0 and 1")
 
     @property
     def paired(self) -> Pairs:
@@ -124,10 +124,13 @@ class Objective(Compact, LossFunction):
 
     def zeros(self, b: int, step: int, start: int = 0) -> int:
         """How many of these few-step samples have r = 0."""
-        most, share = 1 - self.share(step), _check_share(value_at(self.zero_share, step), "zero_share")
-        part = min(share / most, 1) if share else 0
-        before = self.few(start, step)
+        part, before = self._zero_part(step), self.few(start, step)
         return math.floor(part * (before + self.few(b, step, start)) + 1e-9) - math.floor(part * before + 1e-9)
+
+    def _zero_part(self, step: int) -> float:
+        """The part of the few-step samples that has r = 0."""
+        most, share = 1 - self.share(step), _check_share(value_at(self.zero_share, step), "zero_share")
+        return min(share / most, 1) if most > 0 else 0
 
     def scalars(self, step: int) -> dict[str, float]:
         """The scheduled values at a step, for logs."""
@@ -152,6 +155,10 @@ class Objective(Compact, LossFunction):
         error = mean_square(u - draw.v)
         return self.weighting(error.detach(), torch.ones_like(draw.t)) * error
 
+    def wants_own(self, step: int) -> bool:
+        """Whether few-step targets need u⁻(z_t, t, t, y) at a step."""
+        return False
+
     def along(self, draw: TrainingDraw, step: int) -> Sample | Direction | None:
         """The direction of the derivative that the target of the few-step samples, which ``draw`` consists of, needs.
 
@@ -164,7 +171,7 @@ class Objective(Compact, LossFunction):
         """The network's prediction for a draw, with gradient; with its derivative of the few-step samples if asked."""
         if along is None:
             return Prediction(model(draw.z, draw.r, draw.t, draw.cond))
-        graph, z, r, t = self.derived == "with gradient", draw.z, draw.r, draw.t
+        graph, z, r, t = self.differentiated == "with gradient", draw.z, draw.r, draw.t
         u, dudt = with_derivative(model, z, r, t, draw.cond, along, derivative=self.derivative, graph=graph)
         return Prediction(u, dudt=dudt)
 
@@ -222,7 +229,7 @@ class Objective(Compact, LossFunction):
         frozen = Upcast(ema) if self.ema_target and ema is not None else model  # u⁻
         n, zeros, given = self.few(len(x), step, start), self.zeros(len(x), step, start), cond or Cond()
         draw = self.draw(frozen, x, given, step, generator, few=n, zeros=zeros, predicted=frozen is model)
-        along = self._along(draw, step) if frozen is model or self.derived != "target" else None
+        along = self._along(draw, step) if frozen is model or self.differentiated != "target" else None
         prediction = self.predict(model, draw, along)
         u, draw = upcast(prediction.u, x), draw.completed(prediction)
         target = self._target(frozen, draw, step)
@@ -230,6 +237,8 @@ class Objective(Compact, LossFunction):
         flow = self.flow_loss(u[n:], draw.flow()) if n < len(x) else draw.t[:0]
         if self.balance and 0 < n < len(x):
             few_step = few_step * (flow.detach().mean() / (few_step.detach() + 1e-5))
+        if not n and prediction.dudt is not None and prediction.dudt.requires_grad:
+            flow = flow + 0 * prediction.dudt.sum()  # the backward pass of a network that is split is everybody's
         per_sample = torch.cat([few_step, flow])
         auxiliary = self.auxiliary_loss(prediction, draw)
         if auxiliary is not None:
@@ -263,18 +272,18 @@ class Objective(Compact, LossFunction):
         generator: torch.Generator | None,
         *,
         few: int | None = None,
-        zeros: int = 0,
+        zeros: int | None = None,
         predicted: bool = False,
     ) -> TrainingDraw:
         """Draws times and x₁, drops conditions, mixes guidance into the velocity, by u⁻ = ``model``.
 
         ``few`` is the number of few-step samples, and ``zeros`` how many of these have r = 0; None for what the shares
-        make of a whole batch. If u⁻ is about to be ``predicted`` for this draw, what it will say of the samples with
-        r = t is left for later (`TrainingDraw.completed`).
+        make of a whole batch, or of so many. If u⁻ is about to be ``predicted`` for this draw, what it will say of the
+        samples with r = t is left for later (`TrainingDraw.completed`).
         """
         b = x.shape[0]
-        if few is None:
-            few, zeros = self.few(b, step), self.zeros(b, step)
+        few = self.few(b, step) if few is None else few
+        zeros = math.floor(self._zero_part(step) * few + 1e-9) if zeros is None else zeros
         r, t = self.pairs(few, step, x.device, generator)
         r = torch.cat([torch.zeros_like(r[:zeros]), r[zeros:]])
         same = self.paired.sample(b - few, x.device, generator)
@@ -284,19 +293,27 @@ class Objective(Compact, LossFunction):
         if self.coupling is not None:
             x1 = x1[self.coupling(x, x1)]
         z, path, cond = interpolate(x, x1, t), velocity(x, x1), seen(cond, self.source, model)
-        v = path
         dropped = torch.zeros_like(t, dtype=torch.bool)
         if self.guidance is not None:
             cond, dropped = self.guidance.drop(cond, r, t, generator)
+        draw = TrainingDraw(z, r, t, path, cond, few, generator, path=path, how=self.derivative)
+        if self.wants_velocity or few == b:
+            return self._guided(model, draw, dropped, step, predicted)
+        flow = self._guided(model, draw.flow(), dropped[few:], step, predicted)
+        rest = None if flow.rest is None else torch.cat([torch.zeros_like(t[:few]), flow.rest])
+        return replace(draw, v=torch.cat([path[:few], flow.v]), rest=rest)
+
+    def _guided(self, model: Model, draw: TrainingDraw, dropped: Tensor, step: int, predicted: bool) -> TrainingDraw:
+        """The draw with ṽ, of the teacher and of guidance, in place of its path's velocity."""
+        z, t, v, cond = draw.z, draw.t, draw.v, draw.cond
         if self.teacher is not None:
             with torch.no_grad():
                 v = Upcast(self.teacher)(z, t, t, cond.without("guidance")).to(v.dtype)
-        flow, wanted = self.flow_model(Upcast(model)), self.wants_own
+        network, wanted = self.flow_model(Upcast(model)), self.wants_own(step)
         guided = guided_velocity(
-            self.guidance, flow, z, t, cond, v, dropped, few=few, predicted=predicted, wanted=wanted
+            self.guidance, network, z, t, cond, v, dropped, few=draw.few, predicted=predicted, wanted=wanted
         )
-        rest, own = guided.rest, guided.own
-        return TrainingDraw(z, r, t, guided.v, cond, few, generator, rest, own, path=path, how=self.derivative)
+        return replace(draw, v=guided.v, rest=guided.rest, own=guided.own)
 
 
 def _terms(u: Sample, goal: Sample, v: Sample, alpha: PerSample) -> dict[str, Tensor]:

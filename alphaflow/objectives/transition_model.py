@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..derivatives import Derivative
+from ..errors import is_number
 from ..flow import mean_square
 from ..schedules import Scheduled
 from ..types import Model, PerSample, Sample
@@ -34,11 +35,11 @@ class TransitionModel(Objective):
     zero_share: Scheduled = 0.1
     derivative: Derivative = "difference"
     c: float = 1e-5
-    derived: ClassVar[Literal["target", "network", "with gradient"]] = "network"
+    differentiated: ClassVar[Literal["target", "network", "with gradient"]] = "network"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.c <= 0:
+        if not (is_number(self.c) and self.c > 0):
             raise ValueError(f"TransitionModel needs c > 0, got {self.c}")
 
     def along(self, draw: TrainingDraw, step: int) -> Sample | None:

@@ -33,7 +33,8 @@ OBJECTIVES = {
     "iMF": af.ImprovedMeanFlow(),
     "Lagrangian": af.Lagrangian(fm_share=0.75),
     "TVM": af.TerminalVelocity(ema_target=True),
-    "TVM, differences": af.TerminalVelocity(fm_share=0.75, derivative="difference"),
+    "TVM, differences": af.TerminalVelocity(fm_share=0.9375, derivative="difference"),
+    "TVM, few": af.TerminalVelocity(fm_share=0.9375),
     "TiM": af.TransitionModel(guidance=af.Guidance(kappa=0.75, interval=(0.3, 0.8)), ema_target=True),
     "DMF": af.DecoupledMeanFlow(),
 }
