@@ -262,7 +262,7 @@ def _layer_norm(
     out = (x - mean) * (variance + eps).rsqrt()
     out = out if weight is None else out * weight
     out = out if bias is None else out + bias
-    return out if torch.is_autocast_enabled(x.device.type) else out.to(given)
+    return out if out.dtype == given or torch.is_autocast_enabled(x.device.type) else out.to(given)
 
 
 _WITHOUT_GRADIENT = (

@@ -233,18 +233,22 @@ class Objective(Compact, LossFunction):
         prediction = self.predict(model, draw, along)
         u, draw = upcast(prediction.u, x), draw.completed(prediction)
         target = self._target(frozen, draw, step)
+        per_sample = self._per_sample(u, target, draw, prediction)
+        goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
+        return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
+
+    def _per_sample(self, u: Sample, target: RegressionTarget, draw: TrainingDraw, prediction: Prediction) -> PerSample:
+        """The loss of each sample (b,)."""
+        n = draw.few
         few_step = self.few_step_loss(u[:n], target, draw.few_step()) if n else draw.t[:0]
-        flow = self.flow_loss(u[n:], draw.flow()) if n < len(x) else draw.t[:0]
-        if self.balance and 0 < n < len(x):
+        flow = self.flow_loss(u[n:], draw.flow()) if n < len(u) else draw.t[:0]
+        if self.balance and 0 < n < len(u):
             few_step = few_step * (flow.detach().mean() / (few_step.detach() + 1e-5))
         if not n and prediction.dudt is not None and prediction.dudt.requires_grad:
             flow = flow + 0 * prediction.dudt.sum()  # the backward pass of a network that is split is everybody's
-        per_sample = torch.cat([few_step, flow])
         auxiliary = self.auxiliary_loss(prediction, draw)
-        if auxiliary is not None:
-            per_sample = per_sample + auxiliary
-        goal, alpha = torch.cat([target.u, draw.v[n:]]), torch.cat([target.alpha, torch.ones_like(draw.t[n:])])
-        return Loss(per_sample.mean(), per_sample, _terms(u.detach(), goal, draw.v, alpha))
+        per_sample = torch.cat([few_step, flow])
+        return per_sample if auxiliary is None else per_sample + auxiliary
 
     def _few_step(self, draw: TrainingDraw, step: int) -> TrainingDraw | None:
         """The few-step samples; where others have some, of a network that may be split, one sample; else None."""
