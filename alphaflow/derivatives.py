@@ -35,6 +35,12 @@ STEP = 0.005
 NO_RULE = ("forward AD", "forward mode AD", "functorch transforms")
 """What PyTorch says where a layer, or a custom function, can't be differentiated forward."""
 
+WITHOUT_GRADIENT = (
+    torch.layer_norm, torch.native_layer_norm, F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm,
+    torch.instance_norm, F.glu,
+)  # fmt: skip
+"""Functions whose forward derivative has a wrong gradient in PyTorch, or none; F.layer_norm is replaced, not refused."""
+
 
 def derivative_of(
     model: Model, derivative: Derivative = "exact", *, graph: bool = False
@@ -116,7 +122,8 @@ def _with_graph(model: Model, z: Sample, r: Time, t: Time, cond: Cond, along: Di
     network = Upcast(model)
     if n < len(z):
         return torch.cat([u, network(z[n:], r[n:], t[n:], cond[n:])]), du
-    return (network(z, r, t, cond) if may_be_split() else u), du  # processes average gradients of what is called so
+    # gradients are averaged among processes only if the network was called as they share it, not as it is inside
+    return (network(z, r, t, cond) if may_be_split() else u), du
 
 
 def total_derivative(
@@ -245,7 +252,7 @@ class _DifferentiableNorms(TorchFunctionMode):
         options = options or {}
         if function is F.layer_norm:
             return _layer_norm(*arguments, **options)
-        if function in _WITHOUT_GRADIENT:
+        if function in WITHOUT_GRADIENT:
             raise UserError(
                 f"{function.__name__}'s derivative has no right gradient in PyTorch (nn.LayerNorm's has, here); give "
                 'the objective `derivative="difference"`'
@@ -263,12 +270,6 @@ def _layer_norm(
     out = out if weight is None else out * weight
     out = out if bias is None else out + bias
     return out if out.dtype == given or torch.is_autocast_enabled(x.device.type) else out.to(given)
-
-
-_WITHOUT_GRADIENT = (
-    torch.layer_norm, torch.native_layer_norm, F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm,
-    torch.instance_norm, F.glu,
-)  # fmt: skip
 
 
 def _where_it_fails(model: Model, call: Callable[[], object]) -> str:

@@ -98,6 +98,14 @@ def smooth() -> type[Smooth]:
     return Smooth
 
 
+@pytest.fixture
+def batch() -> tuple[Tensor, af.Cond]:
+    """Eight samples (2, 3) of four classes, float64, which objectives are compared with their references on."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(8, 2, 3, dtype=torch.float64, generator=generator)
+    return x, af.Cond(labels=torch.randint(4, (8,), generator=generator))
+
+
 def gradient(model: torch.nn.Module, loss: Tensor) -> Tensor:
     """All parameter gradients of a loss, as one vector."""
     found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)

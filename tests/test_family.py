@@ -31,13 +31,6 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.fixture
-def batch() -> tuple[Tensor, af.Cond]:
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(8, *SHAPE, dtype=torch.float64, generator=generator)
-    return x, af.Cond(labels=torch.randint(CLASSES, (8,), generator=generator))
-
-
-@pytest.fixture
 def model(smooth: Any) -> torch.nn.Module:
     return smooth(math.prod(SHAPE), CLASSES)
 

@@ -7,7 +7,7 @@ No path through z_t is needed: the target knows data only by the samples with r 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
@@ -18,6 +18,7 @@ from ..pairs import GapPairs, PairDistribution
 from ..times import TimeDistribution
 from ..types import Direction, Model, PerSample, Sample
 from ..weighting import UniformWeighting, Weighting
+from .loss_function import Differentiated
 from .objective import Objective
 from .records import RegressionTarget, TrainingDraw
 
@@ -77,7 +78,7 @@ class TerminalVelocity(Lagrangian):
     """
 
     times: TimeDistribution | PairDistribution = GapPairs()
-    differentiated: ClassVar[Literal["target", "network", "with gradient"]] = "with gradient"
+    differentiated: ClassVar[Differentiated] = "with gradient"
 
     def few_step_loss(self, u: Sample, target: RegressionTarget, draw: TrainingDraw) -> PerSample:
         """‖u − (t − r)·∂_r u − u⁻(ẑ_r, r, r)‖² ÷ ω², weighted."""

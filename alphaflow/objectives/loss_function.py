@@ -14,6 +14,9 @@ from ..guidance import TrainedGuidance
 from ..sources import Gaussian, Source
 from ..types import Cond, Loss, Model, Sample
 
+Differentiated = Literal["target", "network", "with gradient"]
+"""Whose derivative a loss needs: that of u⁻, or the network's in training, without gradient or with it."""
+
 
 class LossFunction(ABC):
     """What training asks of an objective: a loss, and what belongs to it. `of` makes one of any function.
@@ -22,13 +25,13 @@ class LossFunction(ABC):
         guidance: classifier-free guidance trained into the target velocity, or None.
         source: what stands at t = 1, and where sampling starts.
         derivative: how a derivative is taken, where the loss needs it.
-        differentiated: whose it is: that of u⁻, or the network's in training, without gradient or with it.
+        differentiated: whose it is.
     """
 
     guidance: TrainedGuidance | None = None
     source: Source = Gaussian()
     derivative: Derivative = "exact"
-    differentiated: ClassVar[Literal["target", "network", "with gradient"]] = "target"
+    differentiated: ClassVar[Differentiated] = "target"
 
     @property
     def network(self) -> nn.Module | None:

@@ -227,8 +227,8 @@ class Objective(Compact, LossFunction):
             raise ValueError(f"{type(self).__name__} has ema_target: pass the averaged network as ema")
         model = Upcast(model)
         frozen = Upcast(ema) if self.ema_target and ema is not None else model  # u⁻
-        n, zeros, given = self.few(len(x), step, start), self.zeros(len(x), step, start), cond or Cond()
-        draw = self.draw(frozen, x, given, step, generator, few=n, zeros=zeros, predicted=frozen is model)
+        n, zeros = self.few(len(x), step, start), self.zeros(len(x), step, start)
+        draw = self.draw(frozen, x, cond or Cond(), step, generator, few=n, zeros=zeros, predicted=frozen is model)
         along = self._along(draw, step) if frozen is model or self.differentiated != "target" else None
         prediction = self.predict(model, draw, along)
         u, draw = upcast(prediction.u, x), draw.completed(prediction)

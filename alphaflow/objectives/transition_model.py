@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from ..derivatives import Derivative
 from ..errors import is_number
@@ -12,6 +12,7 @@ from ..schedules import Scheduled
 from ..types import Model, PerSample, Sample
 from .cosine import dissimilarity
 from .eulerian import mean_flow_target
+from .loss_function import Differentiated
 from .objective import Objective
 from .records import RegressionTarget, TrainingDraw
 
@@ -35,7 +36,7 @@ class TransitionModel(Objective):
     zero_share: Scheduled = 0.1
     derivative: Derivative = "difference"
     c: float = 1e-5
-    differentiated: ClassVar[Literal["target", "network", "with gradient"]] = "network"
+    differentiated: ClassVar[Differentiated] = "network"
 
     def __post_init__(self) -> None:
         super().__post_init__()
