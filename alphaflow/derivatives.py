@@ -39,7 +39,7 @@ WITHOUT_GRADIENT = (
     torch.layer_norm, torch.native_layer_norm, F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm,
     torch.instance_norm, F.glu,
 )  # fmt: skip
-"""Functions whose forward derivative has a wrong gradient in PyTorch, or none; F.layer_norm is replaced, not refused."""
+"""Functions whose forward derivative has a wrong gradient in PyTorch, or none; F.layer_norm is replaced instead."""
 
 
 def derivative_of(
