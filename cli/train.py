@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shlex
 import signal
@@ -17,6 +16,7 @@ from .options import Device
 from .train_options import (
     CheckpointEvery,
     DryRun,
+    Extend,
     From,
     LogEvery,
     Loggers,
@@ -45,6 +45,7 @@ def train(
     *,
     out: Out = None,
     resume: Resume = False,
+    extend: Extend = False,
     from_run: From = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -62,8 +63,11 @@ def train(
     On SIGINT, SIGTERM, SIGUSR1 or SIGHUP training finishes its step, saves, and exits with status 130, 143, 138 or 129.
     """
     from alphaflow.diagnosis.probe import GradientProbe
+    from alphaflow.errors import UserError
     from alphaflow.training.loggers import loggers_of
 
+    if extend and not resume:
+        raise UserError("--extend goes on with a run that is there: give --resume with it")
     given = {option.name: parameters.pop(option.name) for option in MACHINE}
     probe = None if probe_every is None else GradientProbe(probe_every)
     rest: dict[str, Any] = {
@@ -76,11 +80,17 @@ def train(
     if dry_run:
         _dry_run(_seeded(found, seed, parameters), seed, rest)
     else:
-        _train(found, folder, resume, seed, parameters, rest)
+        _train(found, folder, resume, extend, seed, parameters, rest)
 
 
 def _train(
-    found: RecipeFile, out: Path, resume: bool, seed: int, parameters: dict[str, Any], rest: dict[str, Any]
+    found: RecipeFile,
+    out: Path,
+    resume: bool,
+    extend: bool,
+    seed: int,
+    parameters: dict[str, Any],
+    rest: dict[str, Any],
 ) -> None:
     """Makes the Trainer, new or continuing, and trains."""
     from alphaflow.parallel.device import find_device
@@ -100,13 +110,14 @@ def _train(
     def goes_on() -> bool:
         going = (resume or restarts > 0) and folder.exists()
         if going:
-            _check_same(folder, origin, seed, rest["start"])
+            _check_same(folder, origin, seed, rest["start"], extend)
         return going
 
     continuing = world.first(goes_on)
     trainer = Trainer(
         _seeded(found, seed, parameters),
-        out=folder.path, seed=seed, display=_display(), origin=origin, resume=continuing, **rest,
+        out=folder.path, seed=seed, display=_display(), origin=origin, resume=continuing,
+        extend=extend and continuing, **rest,
     )  # fmt: skip
     _fit(trainer, builtin=found.folder is None)
     leave()
@@ -177,37 +188,29 @@ def _say_how_it_ended(trainer: Trainer, summary: TrainingSummary, builtin: bool)
         )
 
 
-def _resolved(path: str | Path | None) -> str | None:
-    return None if path is None else str(Path(path).resolve())
+def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None, extend: bool) -> None:
+    """A run is continued with the recipe and the arguments it was trained with so far, or else by --extend.
 
+    What differs in the recipe's code is printed, comments and spacing aside.
+    """
+    from alphaflow.errors import UserError, printable
+    from alphaflow.runs.changes import changed_recipe, check_same_run
 
-def _check_same(folder: RunFolder, origin: Origin, seed: int, start: Path | None) -> None:
-    """A run is continued with the arguments it was started with."""
-    from alphaflow.errors import UserError
-
-    record = folder.read()
-    before = {**record["recipe"]["arguments"], "seed": record["seed"], "from": _resolved(record.get("start"))}
-    now = {**json.loads(json.dumps(origin.arguments)), "seed": seed, "from": _resolved(start)}
-    function = record["recipe"]["function"]
-    if function != origin.function:
-        raise UserError(f"{folder.path} was started with the function {function}, not {origin.function}")
-    if not folder.origin().text:
-        raise UserError(f"{folder.path} was composed in Python: continue it there, by af.Trainer(…, resume=True)")
-    if folder.origin().text != origin.text:
+    check_same_run(folder, origin, seed, start)
+    changes = changed_recipe(folder, origin)
+    if extend or not changes:
+        return
+    went = "extended" if folder.extended_at() >= 0 else "started"
+    if changes.code:
+        print(*(printable(line.expandtabs()) for line in changes.code.splitlines()), sep="\n", flush=True)
+        kept = f"{folder.recipe}{' and modules/' if folder.modules.is_dir() else ''}"
         raise UserError(
-            f"the recipe {origin.name} is not the one that {folder.path} was started with; "
-            f"restore it from {folder.recipe}, or start another run with --out"
+            f"the recipe {origin.name} is not the one that {folder.path} was {went} with; add --extend to go on with "
+            f"it, or restore it from {kept}, or start another run with --out"
         )
-    if record["recipe"]["name"] != origin.name:
-        raise UserError(
-            f"{folder.path} is a run of {record['recipe']['name']}, not of {origin.name}; choose another --out"
-        )
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            option = f"--{name.replace('_', '-')}"
-            was, given = ("nothing" if values.get(name) is None else values[name] for values in (before, now))
-            raise UserError(
-                f"{folder.path} was started with {option} {was}, not {given}; "
-                "resume with the same options, or start another run with --out"
-                + (f"; to train longer: --from {folder.path} --out ANOTHER" if name == "steps" else "")
-            )
+    name, (was, now) = next(iter(changes.values.items()))
+    before, given = ("nothing" if value is None else value for value in (was, now))
+    raise UserError(
+        f"{folder.path} was {went} with --{name.replace('_', '-')} {before}, not {given}; add --extend to go on with "
+        "it, or start another run with --out"
+    )

@@ -22,6 +22,14 @@ Out = Annotated[Path | None, _training(help="Folder of the run.", show_default="
 Resume = Annotated[
     bool, _training("--resume", help="Continue the run in the folder --out, or start it if there is none yet.")
 ]
+Extend = Annotated[
+    bool,
+    _training(
+        "--extend",
+        help="With --resume, go on although the recipe or its parameters were changed, for example to more steps or "
+        "another batch size. What changed is kept in run.json.",
+    ),
+]
 From = Annotated[
     Path | None,
     _training(

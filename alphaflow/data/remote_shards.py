@@ -129,12 +129,13 @@ class RemoteShards(Dataset):
         self.seed = seed
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed and the epoch."""
-        return {"seed": self.seed, "epoch": self.epoch}
+        """The seed, the epoch, and how many samples a batch of all readers has."""
+        return {"seed": self.seed, "epoch": self.epoch, "batch_size": self.batch_size * self._readers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues at the beginning of the saved epoch."""
-        self.seed, self.epoch = state["seed"], state["epoch"]
+        """Continues at the beginning of the saved epoch, or of the one after it where batches are of another size."""
+        size = self.batch_size * self._readers
+        self.seed, self.epoch = state["seed"], state["epoch"] + (state.get("batch_size", size) != size)
 
     def _epoch_stream(self) -> Iterator[dict[str, Any]]:
         import webdataset

@@ -133,6 +133,7 @@ class _Batches(Dataset):
         self.seed = global_seed() if seed is None else seed
         self._loader, self._reader = loader, reader
         self._length = None if isinstance(loader.dataset, IterableDataset) else len(loader)
+        self._samples = None if self._length is None else len(loader.sampler)  # type: ignore[arg-type]
         self._epoch = self._read = self._skip = 0
         self._running: Iterator[Any] | None = None
         self._waiting: Batch | None = None
@@ -211,22 +212,28 @@ class _Batches(Dataset):
             self._turn()
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed, the epoch, how many of its batches were given, and whether they can be given again exactly."""
+        """The seed, the epoch, how many of its batches were given, their size, and whether they come again exactly."""
         given = self._read + self._skip - (self._waiting is not None)
         return {
             "seed": self.seed,
             "epoch": self._epoch,
             "batches": given,
             "length": self._length,
+            "samples": self._samples,
+            "batch_size": self.batch_size,
             "exact": not self._doubt,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a saved state.
+        """Continues from a saved state; where batches are of another size now, with the epoch after it.
 
         Raises:
-            ValueError: the state is of another number of batches.
+            ValueError: the state is of another number of samples, or of batches of the same size.
         """
+        if self._batched_otherwise(state):
+            self.seed, self._epoch = state["seed"], state["epoch"]
+            self._turn(int(state["batches"] > 0))
+            return
         if state["length"] != self._length:
             raise ValueError(f"the data has {self._length} batches, but had {state['length']} when the run was saved")
         if self._doubt:
@@ -235,6 +242,11 @@ class _Batches(Dataset):
         self._turn(int(self._length is None and state["batches"] > 0))
         if self._length is not None:
             self._skip = state["batches"]
+
+    def _batched_otherwise(self, state: dict[str, Any]) -> bool:
+        """Whether a saved state is of the same samples in batches of another size."""
+        known = state.get("samples") is not None and state["samples"] == self._samples
+        return known and (state["batch_size"], state["length"]) != (self.batch_size, self._length)
 
     def __repr__(self) -> str:
         return f"FromTorch(DataLoader of {self.kind_name}, batch_size={self.batch_size}, seed={self.seed})"

@@ -105,6 +105,11 @@ def composed_recipe(folder: RunFolder, networks: dict[str, Any]) -> Recipe:
 
 def _rebuilt(folder: RunFolder, part: str, described: Any, kinds: dict[str, Any]) -> Any:
     if described is None:
+        if "converted" in folder.read():
+            raise UserError(
+                f"{folder.path} was converted from weights, and knows no {part} that they were trained with or on; to "
+                "evaluate it, give `reference=`"
+            )
         instead = "to evaluate it, give `reference=`; or c" if part == "dataset" else "c"
         raise UserError(
             f"{folder.path} was composed in Python and has no recipe.py, and its {part} is none of alphaflow's that "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, reason
-from ..files import parsed, replacing, sweep, write_json
+from ..files import hold, parsed, remove, replacing, sweep, write_json
 from ..recipe_modules import own_modules
 from ..version import versions
 from . import checkpoint
@@ -113,6 +114,23 @@ class RunFolder:
         for folder in (self.path, self.path / "checkpoints", self.path / "samples"):
             sweep(folder)
 
+    def check_trained(self) -> None:
+        """Raises a UserError for a run that was converted from weights: there is no training to go on with."""
+        if "converted" in self.read():
+            raise UserError(
+                f"{self.path} was converted from weights, without an optimiser to go on with; start from it, "
+                f"`start={self.path}`, with another `out=`"
+            )
+
+    def hold(self, owner: object) -> None:
+        """One process trains a run at a time: this one, as long as ``owner`` is there.
+
+        Raises:
+            UserError: another process does; or nobody can (`check_trained`).
+        """
+        self.check_trained()
+        weakref.finalize(owner, hold(self.path, "trained").release)
+
     def exists(self) -> bool:
         """Whether a run is there."""
         return self.record.is_file()
@@ -133,19 +151,51 @@ class RunFolder:
         )
         if other or ((self.path.exists() or self.path.is_symlink()) and not self.path.is_dir()):
             raise UserError(f"{self.path} exists and is not a run's folder; choose another `out=`")
+        self._keep(origin.text, kept)
+        stamp = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+        if record.get("model") is not None:
+            stamp["second_time"] = SECOND_TIME
+        write_json(self.record, {"recipe": _without_text(origin), **record, **stamp})
+
+    def extend(self, origin: Origin, record: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+        """Writes with what the run goes on: run.json with what changed, then the modules, then recipe.py.
+
+        Its seed, its start, and when and with which versions it began stay. Where a process is killed in between, the
+        recipe differs from recipe.py still, and the run can be extended again.
+
+        Args:
+            origin: where the recipe comes from now; of one without a text what is there stays.
+            record: what `describe_run` says of it now.
+            entry: what changed, and at which step.
+        """
+        before = self.read()
+        now = {**before, **record, "seed": before["seed"], "start": before.get("start")}
+        now["extended"] = [*before.get("extended", []), entry]
+        if record["model"] is not None:
+            now["second_time"] = SECOND_TIME
         if origin.text:
-            with replacing(self.recipe) as beside:
-                beside.write_text(origin.text, encoding="utf-8")
+            now["recipe"] = _without_text(origin)
+        write_json(self.record, now)
+        if origin.text:
+            kept = own_modules(origin.text, Path(origin.folder)) if origin.folder else {}
+            if not kept and self.modules.exists():
+                remove(self.modules)
+            self._keep(origin.text, kept)
+
+    def extended_at(self) -> int:
+        """The last step at which the run was extended; -1 if it wasn't."""
+        return max((entry["step"] for entry in self.read().get("extended", [])), default=-1)
+
+    def _keep(self, text: str, kept: Mapping[Path, str]) -> None:
+        """Writes the modules beside the recipe, if there are any, and recipe.py, if there is a text."""
         if kept:
             with replacing(self.modules) as beside:
                 for file, source in kept.items():
                     (beside / file).parent.mkdir(parents=True, exist_ok=True)
                     (beside / file).write_text(source, encoding="utf-8")
-        stamp = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
-        if record.get("model") is not None:
-            stamp["second_time"] = SECOND_TIME
-        origin_record = {name: value for name, value in asdict(origin).items() if name != "text"}
-        write_json(self.record, {"recipe": origin_record, **record, **stamp})
+        if text:
+            with replacing(self.recipe) as beside:
+                beside.write_text(text, encoding="utf-8")
 
     def _began(self, kept: Mapping[Path, str]) -> bool:
         """Whether modules/ holds nothing but these modules."""
@@ -192,6 +242,10 @@ class RunFolder:
         record = self.read()["recipe"]
         text = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
         return Origin(text=text, **record)
+
+
+def _without_text(origin: Origin) -> dict[str, Any]:
+    return {name: value for name, value in asdict(origin).items() if name != "text"}
 
 
 def step_of(place: Path) -> int:

@@ -24,10 +24,12 @@ def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
     begun = None if start is None else str(start)
     run = {"steps": recipe.steps, "seed": seed, "parameters": parameters, "start": begun}
+    settings = ("lr", "betas", "weight_decay", "ema", "clip")
     return {
         **described,
         "data": describe_data(recipe.dataset),
         **run,
+        "training": {name: _describe(getattr(recipe, name)) for name in settings},
         "setup": _describe(setup),
         "processes": processes,
     }
@@ -77,6 +79,11 @@ def wrong_types(record: dict[str, Any]) -> str:
         ("start", record.get("start"), (str, type(None))), ("source", record.get("source"), (dict, type(None))),
         ("objective", record.get("objective"), (dict, type(None))),
     ]  # fmt: skip
+    extended = record.get("extended", [])
+    expected += [("extended", extended, (list,))]
+    if isinstance(extended, list):
+        expected += [("extended", entry, (dict,)) for entry in extended]
+        expected += [("extended.step", entry.get("step"), (int,)) for entry in extended if isinstance(entry, dict)]
     if isinstance(record.get("objective"), dict):
         expected += [("objective.guidance", record["objective"].get("guidance"), (dict, type(None)))]
     if isinstance(record["samplers"], dict):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..errors import UserError, reason
+from ..errors import UserError, reason, said
 from ..parallel.world import World
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
@@ -66,6 +67,18 @@ class Recovery:
         self.watch.rollbacks, self.watch.bad = self.watch.rollbacks + 1, 0
         self._other_order(step, generator, feed)
         self._note(Incident(step, "rollback", reason))
+
+    def load(self, place: Path, saved: dict[str, Any], feed: Feed) -> None:
+        """Takes over what a checkpoint remembers of batches, and its place in the data.
+
+        Raises:
+            UserError: the data are others.
+        """
+        try:
+            self.watch.load_state_dict(saved["watch"])
+            feed.load_state_dict(saved["dataset"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the run in {place.parent.parent} can't go on with this data: {said(error)}") from error
 
     def keep_order(self, step: int, generator: torch.Generator, feed: Feed) -> None:
         """After a resume: the other order of the data that training had taken when it went back to this step."""

@@ -18,6 +18,7 @@ from ..averages import PowerLaw
 from ..errors import UserError, said
 from ..parallel.pieces import placed_as, whole_copies
 from ..runs import checkpoint
+from ..seeds import derived
 from ..version import versions
 from .engine import Engine
 
@@ -55,42 +56,79 @@ def plain(engine: Engine) -> dict[str, Any]:
         for key, value in engine.optimizer.state.get(parameter, {}).items()
         if not isinstance(value, Tensor)
     }
-    groups = [
-        {key: value for key, value in group.items() if key != "params" and isinstance(value, (bool, int, float, str))}
-        for group in engine.optimizer.param_groups
-    ]
+    kind, groups = type(engine.optimizer).__name__, _groups(engine)
     updates = {name: average.updates for name, average in engine.averages.items()}
     widths = {n: average.decay.width for n, average in engine.averages.items() if isinstance(average.decay, PowerLaw)}
     made = {"made_with": _circumstances(engine)}
-    return {**made, "numbers": numbers, "groups": groups, "updates": updates, "widths": widths}
+    return {**made, "optimizer": kind, "numbers": numbers, "groups": groups, "updates": updates, "widths": widths}
 
 
-def changes(saved: dict[str, Any], engine: Engine) -> str:
-    """What differs from how a checkpoint was made, of what the last bits of weights may depend on; empty if nothing."""
-    before, now = saved["made_with"], _circumstances(engine)
+_PLAIN = (bool, int, float, str)
+
+
+def _groups(engine: Engine) -> list[dict[str, Any]]:
+    """The optimiser's settings, those that are plain numbers and words, of each of its groups."""
+    return [
+        {key: value for key, value in group.items() if key != "params" and isinstance(value, _PLAIN)}
+        for group in engine.optimizer.param_groups
+    ]
+
+
+def own_optimizer(engine: Engine) -> dict[str, Any]:
+    """What run.json says of an optimiser that the recipe makes itself, as it is before the first step; else nothing."""
+    if engine.recipe.optimizer is None:
+        return {}
+    pairs = [
+        {key: value for key, value in group.items() if _is_pair(value)} for group in engine.optimizer.param_groups
+    ]  # betas, which a checkpoint doesn't keep
+    groups = [plain | more for plain, more in zip(_groups(engine), pairs, strict=True)]
+    return {"optimizer": {"type": type(engine.optimizer).__name__, "groups": groups}}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(part, _PLAIN) for part in value)
+
+
+def remarks(folder: Path, engine: Engine) -> list[str]:
+    """Says what differs from how a checkpoint was made, of what the last bits of weights may depend on."""
+    before, now = checkpoint.read_plain(folder)["made_with"], _circumstances(engine)
     names = [name for name in now if name in before and before[name] != now[name]]
-    return ", ".join(f"{name} {now[name]} (was {before[name]})" for name in names)
+    changed = ", ".join(f"{name} {now[name]} (was {before[name]})" for name in names)
+    return [f"the weights may differ, by rounding, from those of a run in one go: {changed}"] if changed else []
 
 
-def restore(folder: Path, engine: Engine, generator: torch.Generator) -> tuple[dict[str, Any], bool]:
+def restore(
+    folder: Path, engine: Engine, generator: torch.Generator, seed: int, *, settings: bool = True
+) -> dict[str, Any]:
     """Brings weights, averages, optimiser, objective and randomness to a checkpoint's state.
 
+    Randomness goes on where it stood with as many processes as before, on the same kind of device; else it is drawn
+    anew, from the seed and the step.
+
+    Args:
+        folder: folder of the checkpoint.
+        engine: takes its state over.
+        generator: that of this process's times and noise.
+        seed: seed of the run.
+        settings: whether the optimiser's are the checkpoint's, too. If not they stay the recipe's, as after a change.
+
     Returns:
-        What it keeps that is no tensor; and whether randomness goes on where it stood: it does with as many
-        processes as before, on the same kind of device.
+        What it keeps that is no tensor.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or of another network, optimiser or objective.
     """
     saved = checkpoint.read_plain(folder)
     checkpoint.load_weights(folder / checkpoint.MODEL, engine.model)
     for name, average in engine.averages.items():
+        if name not in saved["updates"]:
+            raise UserError(f"{folder} keeps no average {name!r}, only {', '.join(saved['updates'])}; leave it out")
         checkpoint.load_weights(folder / f"{name}.safetensors", average.model)
     before, now = saved["made_with"], _circumstances(engine)
     same = all(before.get(name) == now[name] for name in ("processes", "device"))
     try:
         with safe_open(folder / checkpoint.TENSORS, framework="pt") as file:
-            _take(file, saved, engine)
+            _take(file, saved, engine, settings=settings)
             if same:
                 for kind in _randomness(engine, generator):
                     _set_random(kind, file.get_tensor(f"{_RANDOM}{kind}.{engine.world.rank}"), generator, engine.device)
@@ -100,11 +138,16 @@ def restore(folder: Path, engine: Engine, generator: torch.Generator) -> tuple[d
         raise UserError(
             f"training can't go on from {folder} ({said(error)}): it is damaged, or of another optimiser or objective"
         ) from error
-    return saved, same
+    if not same:
+        generator.manual_seed(engine.world.seed(derived(seed, saved["step"])))
+    return saved
 
 
-def _take(file: Any, saved: dict[str, Any], engine: Engine) -> None:
+def _take(file: Any, saved: dict[str, Any], engine: Engine, *, settings: bool) -> None:
     """Takes over the optimiser's state, the averages' counts, and the objective's own weights."""
+    kinds = [saved.get("optimizer"), type(engine.optimizer).__name__]
+    if kinds[0] not in (None, kinds[1]) and not {*kinds} <= {"Adam", "AdamW"}:  # these two keep the same
+        raise ValueError(f"its optimiser is {kinds[0]}, not {kinds[1]}")
     optimizer: dict[torch.nn.Parameter, dict[str, Any]] = {}
     on_device = {p for group in engine.optimizer.param_groups if _counts_on_device(group) for p in group["params"]}
     owned: dict[str, list[str]] = {}
@@ -127,8 +170,9 @@ def _take(file: Any, saved: dict[str, Any], engine: Engine) -> None:
         optimizer[named[name]][kind] = value
     engine.optimizer.state.clear()
     engine.optimizer.state.update({p: values for p, values in optimizer.items() if values})
-    for group, values in zip(engine.optimizer.param_groups, saved["groups"], strict=True):
-        group.update(values)
+    if settings:
+        for group, values in zip(engine.optimizer.param_groups, saved["groups"], strict=True):
+            group.update(values)
     for name, average in engine.averages.items():
         average.updates = saved["updates"].get(name, average.updates)
     if engine.network is not None:

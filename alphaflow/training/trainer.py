@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -12,17 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..errors import UserError, said
-from ..files import hold
+from ..errors import UserError
 from ..measurement import GradientMeasurement, Measurement
 from ..parallel.device import find_device
 from ..parallel.world import join
 from ..recipe import Recipe
-from ..runs import checkpoint
-from ..runs.folder import RunFolder
+from ..runs.changes import Changes, changes_to_extend
+from ..runs.folder import RunFolder, step_of
 from ..runs.record import Origin, describe_run
 from ..runs.starting import find_weights, start_from
-from ..seeds import derived
 from ..types import Batch, Loss
 from . import recovery, state
 from .display import Display, chosen_display
@@ -62,6 +59,8 @@ class Trainer:
         loggers: what takes figures and pictures, beside the run's own metrics.jsonl; None for `TensorBoard`.
         origin: where the recipe came from, for run.json.
         resume: continue the run in ``out`` from its last whole checkpoint.
+        extend: with ``resume``, go on although the recipe was changed: with its steps, rates, batches, and settings of
+            the optimiser. What changed is kept in run.json, as ``extended``.
         start: weights to begin with: a run's folder (its last averaged weights), a checkpoint's folder, or a
             safetensors file. What the network doesn't share with it keeps its own initialisation.
         probe: a measurement of gradients during training, `GradientProbe`; its values go to metrics.jsonl.
@@ -72,7 +71,8 @@ class Trainer:
         stopped: whether a signal ended `fit` early; ``stop.signal`` is the one that this process got, or None.
 
     Raises:
-        UserError: ``out`` holds another run and ``resume`` is off; or there is nothing whole to resume from.
+        UserError: ``out`` holds another run and ``resume`` is off; or there is nothing whole to resume from; or the run
+            can't be extended: it is of another recipe, seed, start or network, or has more steps already.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Trainer:
         loggers: Sequence[Logger] | None = None,
         origin: Origin | None = None,
         resume: bool = False,
+        extend: bool = False,
         start: Path | str | None = None,
         probe: GradientMeasurement | None = None,
     ) -> None:
@@ -106,7 +107,7 @@ class Trainer:
         self.log_every = _positive("log_every", log_every, 1)
         self.display = chosen_display(display if self.world.main else None)
 
-        self.step, self._loaded = 0, -1
+        self.step, self._loaded, self._extended = 0, -1, -1
         recipe.model.to(self.device)
         self.folder = None if out is None else RunFolder(out)
         if start is not None and not (resume and self.folder is not None and self.folder.checkpoints()):
@@ -122,10 +123,14 @@ class Trainer:
         self.recovery = recovery.Recovery(self.watch, self.folder, self.world, self.display.say, seed)
         self.report = Reporter(self.engine, self.folder, self.display, loggers, record)
         self._saver: Saver | None = None
-        self._open(keep or CheckpointRetention(), origin or Origin("python"), record, resume)
+        self._open(keep or CheckpointRetention(), origin or Origin("python"), record, resume, extend)
 
-    def _open(self, keep: CheckpointRetention, origin: Origin, record: dict[str, Any], resume: bool) -> None:
+    def _open(
+        self, keep: CheckpointRetention, origin: Origin, record: dict[str, Any], resume: bool, extend: bool
+    ) -> None:
         """Begins the run's folder, or continues it, if all that is to be measured can be."""
+        if extend and not resume:
+            raise UserError("`extend=True` goes on with a run that is there: give `resume=True` with it")
         for line in self.engine.remarks():
             self.display.say(line)
         if self.probe is not None:
@@ -135,11 +140,12 @@ class Trainer:
         if folder is None:
             return
         self._saver = Saver(folder, self.engine, keep, self.evaluation)
+        record["training"] |= state.own_optimizer(self.engine)
         if resume:
-            self._resume(folder)
+            self._resume(folder, origin, record, extend)
             return
         self.world.first(lambda: folder.create(origin, record))
-        self.world.first(lambda: self._hold(folder))
+        self.world.first(lambda: folder.hold(self))
 
     @property
     def model(self) -> nn.Module:
@@ -167,9 +173,8 @@ class Trainer:
         self._batch = batch = raw.drawn(self.generator)
         loss = self.engine.gradient(batch, self.step, self.generator)
         norm = self.engine.norm()
-        total, error, size = torch.stack(
-            [value.float() for value in (loss.total.detach(), squared_error(loss), norm)]
-        ).tolist()
+        figures = (loss.total.detach(), squared_error(loss), norm)
+        total, error, size = torch.stack([value.float() for value in figures]).tolist()
         reason = self._agree(total, error, size)
         if reason:
             self._skip(examine(self.engine, raw, self.step, before, reason))
@@ -251,8 +256,7 @@ class Trainer:
             self._retry = False
             broken = self.engine.broken()
             if broken:  # by an optimiser's state that went wrong: what it wrote is not saved
-                wrong = Incident(self.step, "skipped", "the weights are not finite", broken)
-                self._skip(wrong, at_once=True)
+                self._skip(Incident(self.step, "skipped", "the weights are not finite", broken), at_once=True)
                 return saved
             self._save()
             return self.step
@@ -302,15 +306,10 @@ class Trainer:
 
     def load(self, place: Path) -> None:
         """Continues from a checkpoint folder: weights, averages, optimiser, step, randomness, place in the data."""
-        saved, same = state.restore(place, self.engine, self.generator)
+        settings = step_of(place) > self._extended  # else it was saved before the recipe was changed
+        saved = state.restore(place, self.engine, self.generator, self.seed, settings=settings)
         self.step = self._loaded = saved["step"]
-        if not same:
-            self.generator.manual_seed(self.world.seed(derived(self.seed, self.step)))
-        try:
-            self.watch.load_state_dict(saved["watch"])
-            self.feed.load_state_dict(saved["dataset"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the run in {place.parent.parent} can't go on with this data: {said(error)}") from error
+        self.recovery.load(place, saved, self.feed)
 
     def _agree(self, loss: float, error: float, norm: float) -> str:
         """What is wrong with a batch, by all processes' figures; and whether one was asked to stop, or can't write."""
@@ -325,20 +324,21 @@ class Trainer:
         if problem:
             self.display.say(f"a checkpoint can't be written ({problem}); training continues and tries again")
 
-    def _hold(self, folder: RunFolder) -> None:
-        """One process trains a run at a time: as long as this Trainer is there."""
-        weakref.finalize(self, hold(folder.path, "trained").release)
-
-    def _resume(self, folder: RunFolder) -> None:
-        folder.read()
-        self.world.first(lambda: self._hold(folder))
-        place = self.world.first(lambda: recovery.place_to_resume(folder, self.display.say))
+    def _resume(self, folder: RunFolder, origin: Origin, record: dict[str, Any], extend: bool) -> None:
+        self._extended, first = folder.extended_at(), self.world.first
+        first(lambda: folder.hold(self))
+        place = first(lambda: recovery.place_to_resume(folder, self.display.say))
+        step = 0 if place is None else step_of(place)
+        changes = first(lambda: changes_to_extend(folder, origin, record, step) if extend else Changes({}))
+        self._extended = step if changes else self._extended
         if place is not None:
             self.load(place)
             self.recovery.keep_order(self.step, self.generator, self.feed)
-            changed = state.changes(checkpoint.read_plain(place), self.engine)
-            if changed:
-                self.display.say(f"the weights may differ, by rounding, from those of a run in one go: {changed}")
+            for line in state.remarks(place, self.engine):
+                self.display.say(line)
+        if changes:
+            first(lambda: folder.extend(origin, record, changes.entry(step)))
+            self.display.say(f"extended at step {step}: {changes}")
         self.display.say(f"continuing {folder.path} at step {self.step}")
 
 
