@@ -42,8 +42,16 @@ class Network(nn.Module, Configured):
     conditions: tuple[str, ...] | None = None
     static_graph: ClassVar[bool] = False
 
-    def adapt(self, weights: Mapping[str, Tensor], *, of_images: bool = False) -> dict[str, Tensor]:
-        """Another network's weights, by name, fitted to this one as a start; ``of_images``: that one's samples are."""
+    def adapt(
+        self, weights: Mapping[str, Tensor], *, of_images: bool = False, of_flow: bool = False
+    ) -> dict[str, Tensor]:
+        """Another network's weights, by name, fitted to this one as a start.
+
+        Args:
+            weights: as they were saved.
+            of_images: that network's samples are images.
+            of_flow: that network was trained at r = t only.
+        """
         return dict(weights)
 
 
@@ -103,7 +111,8 @@ class Upcast(Wrapped):
     """A network as objectives and samplers call it: what it gives has its samples' precision at least.
 
     Under autocast a network answers in bfloat16, of 8 bits. Whatever is then made of its answers (differences, what
-    α ≪ 1 or a guidance scale multiplies) must not be rounded to as many again.
+    α ≪ 1 or a guidance scale multiplies, a sampler's steps) must not be rounded to as many again. A network whose own
+    weights are half precision is given the samples in that; times stay as they are.
 
     Args:
         model: u(z, r, t, cond). Its attributes are read through.
@@ -118,7 +127,13 @@ class Upcast(Wrapped):
         Raises:
             ValueError: u has another shape than z.
         """
-        return upcast(self.inner(z, *arguments, **options), z)
+        return upcast(self.inner(z.to(self._half() or z.dtype), *arguments, **options), z)
+
+    def _half(self) -> torch.dtype | None:
+        """The type of the network's weights, by its first, where that is half precision."""
+        network = unwrapped(self.inner)
+        first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+        return first.dtype if first is not None and first.dtype in (torch.float16, torch.bfloat16) else None
 
 
 def upcast(out: Any, z: Sample) -> Any:

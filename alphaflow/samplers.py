@@ -1,7 +1,8 @@
 """Samplers: from noise to samples in a stated number of network evaluations.
 
 ``sampler(model, noise, cond, generator) -> x``; ``sampler.nfe`` is what one sample costs. The model is called without
-gradients; noise is not changed.
+gradients; noise is not changed. Samples and times are kept in float32 at least, whatever the model's precision is:
+steps of bfloat16 would add up to 24 % of a sample in 250 of them.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class ODE(_Grid):
             call = guided if self.cfg is not None and self.cfg.applies(t) else plain
             return call(z, _fill(r, z), _fill(t, z), cond)
 
-        z = noise
+        z = noise.to(torch.promote_types(noise.dtype, torch.float32))
         for t, r in zip(self.grid, self.grid[1:], strict=False):
             step = _stepper(self.solver)
             z = step(u, z, t, r)
@@ -130,19 +131,27 @@ class Consistency(_Grid):
         """Network evaluations a sample costs."""
         return len(self.grid) - 1
 
-    @torch.no_grad()
     def __call__(
         self, model: Model, noise: Sample, cond: Cond | None = None, generator: torch.Generator | None = None
     ) -> Sample:
         """Samples x (b, …) from a draw of the source (b, …); fresh noise comes from the generator."""
+
+        def fresh(z: Sample) -> Sample:
+            return torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
+
+        return self.follow(model, noise, cond, fresh)
+
+    @torch.no_grad()
+    def follow(self, model: Model, noise: Sample, cond: Cond | None, fresh: Callable[[Sample], Sample]) -> Sample:
+        """The same with fresh noise by a function of what it is like, which is called after each step but the last."""
         cond, source = Cond() if cond is None else cond, self.source or Gaussian()
-        z, u, given = noise, Upcast(model), seen(cond, source, model)
+        z = noise.to(torch.promote_types(noise.dtype, torch.float32))
+        u, given = Upcast(model), seen(cond, source, model)
         for t, r in zip(self.grid, self.grid[1:], strict=False):
             now, zero = _fill(t, z), _fill(0.0, z)
             z = jump(z, u(z, zero, now, given), now, zero)
             if r > 0:
-                fresh = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
-                z = interpolate(z, source(fresh, cond), _fill(r, z))
+                z = interpolate(z, source(fresh(z), cond), _fill(r, z))
         return z
 
 

@@ -91,7 +91,8 @@ class Cond:
         if scalar is not None:
             raise UserError(f"a condition is (b, …), a row for each sample; {scalar!r} has no dimension")
         sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
-        if len(set(sizes.values())) > 1:
+        first = next(iter(sizes.values()), 0)
+        if any(size != first for size in sizes.values()):
             raise UserError(f"every condition needs the same batch size, got {sizes}")
         self.tensors: Mapping[str, Tensor] = tensors
 

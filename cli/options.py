@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from alphaflow.errors import UserError
 
 if TYPE_CHECKING:
     from alphaflow.guidance import CFG
+    from alphaflow.runs.run import Run
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as written by `alphaflow train`.")]
 Device = Annotated[
@@ -25,6 +26,10 @@ Trust = Annotated[
         "--trust",
         help="Allow the run's recipe.py to be executed. Use it for your own runs, or after reading the file.",
     ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    typer.Option(help="Precision of the network's weights and arithmetic; samples and times stay in fp32."),
 ]
 Checkpoint = Annotated[int | None, typer.Option(help="Step of the checkpoint to load.", show_default="the last")]
 Raw = Annotated[bool, typer.Option("--raw", help="Use the raw weights instead of their moving average.")]
@@ -61,6 +66,14 @@ Guidance = Annotated[
     ),
 ]
 GuidanceInterval = Annotated[str, typer.Option(help="Times t_min,t_max between which guidance applies, both included.")]
+
+
+def open_run(path: Path, step: int | None, raw: bool, device: str, precision: str, trust: bool) -> Run:
+    """The run of a command that samples."""
+    from alphaflow.parallel.device import PRECISIONS
+    from alphaflow.runs.run import Run
+
+    return Run(path, step=step, ema=not raw, device=device, dtype=PRECISIONS[precision], trust=trust)
 
 
 def integers(text: str, option: str, least: int | None = None) -> list[int]:

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import Checkpoint, Device, Guidance, GuidanceInterval, Raw, RunPath, Seed, Trust, guide, integers
+from .options import (
+    Checkpoint,
+    Device,
+    Guidance,
+    GuidanceInterval,
+    Precision,
+    Raw,
+    RunPath,
+    Seed,
+    Trust,
+    guide,
+    integers,
+    open_run,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +100,7 @@ def sample(
     raw: Raw = False,
     batch_size: AtOnce = None,
     device: Device = "auto",
+    precision: Precision = "fp32",
     trust: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -95,10 +109,9 @@ def sample(
     from alphaflow.media.sample_files import check_form, write_samples
     from alphaflow.progress import shown
     from alphaflow.runs.generation import Generation
-    from alphaflow.runs.run import Run
 
     guided = guide(guidance, guidance_interval)
-    opened = Run(run, step=checkpoint, ema=not raw, device=device, trust=trust)
+    opened = open_run(run, checkpoint, raw, device, precision, trust)
     opened.resize(frames, size)
     clips = opened.makes_pictures and len(opened.shape) == 4
     rate = opened.fps or DEFAULT_FPS if clips and fps is None else fps
@@ -106,7 +119,7 @@ def sample(
     rows = _rows(opened, conditions, text)
     number = count or min(16 if clips else 100, 100 if rows is None or text is not None else len(rows))
     labels = _labels(opened, number, classes, balanced, seed, rows is not None)
-    varied = _named({"guidance": guidance, "in": guidance_interval, "frames": frames, "size": size})
+    varied = _named({"guidance": guidance, "in": guidance_interval, "frames": frames, "size": size, "as": precision})
     place = out or opened.folder.path / "samples" / f"nfe-{nfe}{varied}-seed-{seed}"
     with shown(sys.stderr) as progress:
         at_once = batch_size or (16 if clips else 256)
@@ -128,7 +141,7 @@ def _say_rate(rate: float | None, known: float | None) -> None:
 def _named(settings: Mapping[str, object]) -> str:
     """What a folder's name says of settings that aren't the usual ones."""
     texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
-    shown = {name: text.replace(",", "-") for name, text in texts.items() if text not in ("None", "0,1")}
+    shown = {name: text.replace(",", "-") for name, text in texts.items() if text not in ("None", "0,1", "fp32")}
     return "".join(f"-{name}-{text}" for name, text in shown.items())
 
 

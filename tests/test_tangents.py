@@ -86,6 +86,9 @@ rule("affine norm", [TOKEN], lambda x: tangents.layer_norm(affine, x), affine)
 rule("a norm of another class", [TOKEN], lambda x: tangents.layer_norm(other, x), other)
 rule("a norm with a hook", [TOKEN], lambda x: tangents.layer_norm(hooked, x), hooked)
 rule("a layer with a hook", [TOKEN], lambda x: tangents.linear(hooked_linear, x), hooked_linear)
+rms = layer(nn.RMSNorm, WIDTH, eps=1e-6)
+rule("rms norm", [TOKEN], lambda x: tangents.rms_norm(rms, x), rms)
+rule("product", [TOKEN, TOKEN], tangents.product, torch.mul)
 rule("gelu", [TOKEN], tangents.gelu, lambda x: F.gelu(x, approximate="tanh"))
 rule("silu", [TOKEN], tangents.silu, F.silu)
 rule("modulate", [TOKEN, (WIDTH,), (WIDTH,)], tangents.modulate, lambda x, b, s: x * (1 + s[:, None]) + b[:, None])
@@ -214,8 +217,10 @@ def inputs(shape: tuple[int, ...], b: int = B) -> tuple[Tensor, Tensor, Tensor, 
         ((2, 3, 4, 4), {"late": 1}),
         ((2, 4, 4), {"guidance": True, "velocity_head": 1}),
         ((2, 4, 4), {"guidance": "scaled", "velocity_head": 2, "late": 2}),
+        ((2, 3, 4, 4), {"rms_norm": True, "swiglu": True, "qk_norm": True, "rope": True, "factorised": True}),
+        ((2, 3, 4, 4), {"qk_norm": True, "rope": True}),
     ],
-    ids=["image", "video, one late block", "guided, with a velocity head", "scaled, late, with a velocity head"],
+    ids=["image", "video, late", "guided, velocity head", "scaled, late, velocity head", "LightningDiT's", "qk-norm"],
 )
 def test_networks(shape: tuple[int, ...], options: dict[str, Any], recompute: bool, grad: Any) -> None:
     model = made(shape, **options)

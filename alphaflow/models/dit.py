@@ -15,11 +15,11 @@ from ..guidance_input import guidance_at
 from ..network import Network
 from ..tangents import Dual, Value, add, linearly, primal, silu
 from ..types import Cond, Direction, Sample, Time
-from .blocks import Block, Context, Final
+from .blocks import Block, Context, Final, Variant
 from .conditions import TokenEmbedding, VectorEmbedding, image_of
 from .dit_options import check_options, conditions_of
-from .embeddings import Grid, PatchEmbedding, TimeEmbedding, position_embedding
-from .inflation import IMAGE, INPUT, inflated
+from .embeddings import Grid, PatchEmbedding, TimeEmbedding, position_embedding, rotations
+from .inflation import IMAGE, INPUT, inflated, without_jump
 from .patches import as_clips, patch_grid, patch_of
 from .recompute import recomputed
 
@@ -59,6 +59,8 @@ class DiT(Network):
             `ImprovedMeanFlow`; sampling doesn't run it. 0 for none.
         factorised: of videos: each block attends within frames, then across them at each place (`Block`), in place of
             all tokens at once.
+        rms_norm, swiglu, qk_norm: other parts of blocks than DiT's own (`Variant`).
+        rope: queries and keys are rotated by their places, too (`rotations`).
 
     Attributes:
         offers_tangent: it does (`Network`).
@@ -97,6 +99,10 @@ class DiT(Network):
         late: int | None = None,
         velocity_head: int = 0,
         factorised: bool = False,
+        rms_norm: bool = False,
+        swiglu: bool = False,
+        qk_norm: bool = False,
+        rope: bool = False,
     ) -> None:
         super().__init__()
         self.recompute = False
@@ -105,6 +111,7 @@ class DiT(Network):
             "heads": heads, "classes": classes, "vector": vector, "tokens": tokens, "vocabulary": vocabulary,
             "image": image, "mlp_ratio": mlp_ratio,
             "guidance": guidance, "late": late, "velocity_head": velocity_head, "factorised": factorised,
+            "rms_norm": rms_norm, "swiglu": swiglu, "qk_norm": qk_norm, "rope": rope,
         }  # fmt: skip
         check_options(**self.config)
         self.shape, self.classes = tuple(shape), classes
@@ -117,29 +124,39 @@ class DiT(Network):
         if grid is None:
             raise ValueError(f"the patch {patch} doesn't divide the sample's shape {tuple(shape)}")
         self.grid = grid
-        self.patches = PatchEmbedding(shape[0], self.patch, width)
+        self._make_embeddings()
+        self._make_blocks(crossed)
+        self._initialise()
+
+    def _make_embeddings(self) -> None:
+        channels, width, heads, classes, vector, image, rope = (
+            self.config[name] for name in ("shape", "width", "heads", "classes", "vector", "image", "rope")
+        )
+        tokens, vocabulary = self.config["tokens"], self.config["vocabulary"]
+        self.patches = PatchEmbedding(channels[0], self.patch, width)
         self.image_patches = None if image is None else PatchEmbedding(image, self.patch, width, bias=False)
         self.positions: Tensor
         self.register_buffer("positions", position_embedding(self.grid, width), persistent=False)
+        self.turns: Tensor | None
+        self.register_buffer("turns", rotations(self.grid, width // heads) if rope else None, persistent=False)
         self.embed_t = TimeEmbedding(width)
         self.embed_jump = TimeEmbedding(width)
         self.embed_class = None if classes is None else nn.Embedding(classes + 1, width)
         self.embed_vector = None if vector is None else VectorEmbedding(vector, width)
-        self.embed_tokens = TokenEmbedding(width, tokens, vocabulary) if crossed else None
-        self.embed_guidance = nn.ModuleList(TimeEmbedding(width) for _ in range(3 if guidance else 0))
-        self._make_blocks(crossed)
-        self._initialise()
+        self.embed_tokens = None if tokens is None and vocabulary is None else TokenEmbedding(width, tokens, vocabulary)
+        self.embed_guidance = nn.ModuleList(TimeEmbedding(width) for _ in range(3 if self.takes_guidance else 0))
 
     def _make_blocks(self, crossed: bool) -> None:
         width, heads, ratio, factorised = (self.config[k] for k in ("width", "heads", "mlp_ratio", "factorised"))
+        variant = Variant(*(self.config[name] for name in ("rms_norm", "swiglu", "qk_norm")))
 
         def blocks(count: int) -> nn.ModuleList:
-            return nn.ModuleList(Block(width, heads, ratio, factorised, crossed) for _ in range(count))
+            return nn.ModuleList(Block(width, heads, ratio, factorised, crossed, variant) for _ in range(count))
 
         self.blocks = blocks(self.config["depth"])
-        self.final = Final(width, self.patches.proj.in_features)
+        self.final = Final(width, self.patches.proj.in_features, variant)
         self.velocity_blocks = blocks(self.velocity_head)
-        self.velocity_final = Final(width, self.patches.proj.in_features) if self.velocity_head else None
+        self.velocity_final = Final(width, self.patches.proj.in_features, variant) if self.velocity_head else None
 
     @overload
     def forward(self, z: Sample, r: Time, t: Time, cond: Cond | None = None) -> Sample: ...
@@ -207,7 +224,7 @@ class DiT(Network):
         u = linearly(lambda patches: self._unpatch(patches, grid).view(-1, *like.shape[1:]), self.final(tokens, c))
         if self.config["guidance"] == "scaled":
             omega = expand_like(guidance_at(cond, primal(r), primal(t))[0], like)
-            u = linearly(lambda x: x * omega[: len(x)], u)
+            u = linearly(lambda x: x * omega[: x.shape[0]], u)
         value, tangent = u if isinstance(u, Dual) else (u, None)
         if not velocity:
             return value, tangent
@@ -219,9 +236,10 @@ class DiT(Network):
         return (value, v.view_as(like)), tangent
 
     def _through(self, block: nn.Module, tokens: Value, c: Value, grid: Grid, context: Context | None) -> Value:
+        turns = self._turns_of(grid)
         if self.recompute and torch.is_grad_enabled():
-            return recomputed(block, tokens, c, grid[0], context)
-        out: Value = block(tokens, c, grid[0], context)
+            return recomputed(block, tokens, c, grid[0], context, turns)
+        out: Value = block(tokens, c, grid[0], context, turns)
         return out
 
     def _grid_of(self, z: Tensor) -> Grid:
@@ -244,17 +262,29 @@ class DiT(Network):
             return self.positions[: grid[0] * grid[1] * grid[2]]
         return position_embedding(grid, self.positions.shape[1], self.grid).to(self.positions.device)
 
-    def adapt(self, weights: Mapping[str, Tensor], *, of_images: bool = False) -> dict[str, Tensor]:
-        """Another DiT's weights as this one can start from them, be it of images or of other classes (`inflated`)."""
+    def _turns_of(self, grid: Grid) -> Tensor | None:
+        """The places' rotations, as `_positions_of`; None where there are none."""
+        if self.turns is None or (grid[1:] == self.grid[1:] and grid[0] <= self.grid[0]):
+            return None if self.turns is None else self.turns[:, : grid[0] * grid[1] * grid[2]]
+        return rotations(grid, self.turns.shape[2], self.grid).to(self.turns.device)
+
+    def adapt(
+        self, weights: Mapping[str, Tensor], *, of_images: bool = False, of_flow: bool = False
+    ) -> dict[str, Tensor]:
+        """Another DiT's weights as this one can start from them: of images, of other classes (`inflated`), of a flow.
+
+        A flow model never saw r < t: with ``of_flow`` every jump starts as one of length 0, u(z, r, t) = u(z, t, t).
+        """
         channels = {INPUT: self.shape[0], IMAGE: self.config["image"] or 0}
-        return inflated(weights, self.state_dict(), channels, self.patch[0], of_images and self.grid[0] > 1)
+        found = inflated(weights, self.state_dict(), channels, self.patch[0], of_images and self.grid[0] > 1)
+        return {**found, **without_jump(found)} if of_flow else found
 
     def _embed(self, r: Value, t: Value, cond: Cond, jump: bool = True) -> Value:
         """What conditions a block (b, width): t and the length of the jump, or 0 in its place, class, guidance."""
         length = add(t, linearly(torch.neg, r)) if jump else torch.zeros_like(primal(t))
         c: Value = add(self.embed_t(t), self.embed_jump(length))
         if self.embed_class is not None and self.classes is not None:
-            c = add(c, self.embed_class(cond.class_index(self.classes, len(primal(r)), primal(r).device)))
+            c = add(c, self.embed_class(cond.class_index(self.classes, primal(r).shape[0], primal(r).device)))
         if self.embed_vector is not None:
             c = add(c, self.embed_vector(cond, primal(r)))
         if self.takes_guidance:

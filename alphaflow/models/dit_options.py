@@ -31,6 +31,7 @@ def check_options(
     late: int | None,
     velocity_head: int,
     factorised: bool,
+    rope: bool,
     **sizes: Any,
 ) -> None:
     """Raises a ValueError where sizes are no sizes, or don't go together; arguments as `DiT` takes them."""
@@ -51,6 +52,8 @@ def check_options(
         raise ValueError(f"depth, width and heads must be at most {LARGEST:,}, got {depth}, {width} and {heads}")
     if width % 4:
         raise ValueError(f"the width must be a multiple of 4 for the position embedding, got {width}")
+    if rope and (width // heads) % 4:
+        raise ValueError(f"rotations by places need heads of a width that is a multiple of 4, got {width} ÷ {heads}")
     if not (isinstance(guidance, bool) or guidance == "scaled"):
         raise ValueError(
             f'guidance is an input (True), scales the output, too ("scaled"), or is neither, got {guidance!r}'

@@ -53,6 +53,37 @@ def _moments(frames: int, trained: int) -> Tensor:
     return torch.arange(frames, dtype=torch.float64) * min(1.0, (trained - 1) / max(frames - 1, 1))
 
 
+def rotations(grid: Grid, size: int, trained: Grid | None = None) -> Tensor:
+    """Cosines and sines that rotate a head's queries and keys by their places (RoPE, arXiv 2104.09864), in 2-D.
+
+    The first half of a head turns with the row, the second with the column, pair by pair, by row/10000^(2i/(size/2));
+    all frames alike (LightningDiT, arXiv 2501.01423).
+
+    Args:
+        grid: frames, rows and columns of patches.
+        size: width of a head, a multiple of 4.
+        trained: the grid that a network knows, as for `position_embedding`.
+
+    Returns:
+        (2, frames · rows · columns, size), float32.
+    """
+    (frames, rows, columns), known = grid, trained or grid
+    rates = 10_000.0 ** -(torch.arange(0, size // 2, 2, dtype=torch.float64) / (size // 2))
+    down = (_centres(rows, known[1])[:, None] * rates).repeat_interleave(2, dim=1)[:, None].expand(-1, columns, -1)
+    across = (_centres(columns, known[2])[:, None] * rates).repeat_interleave(2, dim=1)[None].expand(rows, -1, -1)
+    angles = torch.cat([down, across], dim=-1).reshape(rows * columns, size).repeat(frames, 1)
+    turns: Tensor = torch.stack([angles.cos(), angles.sin()]).float()
+    return turns
+
+
+def rotated(x: Tensor, by: Tensor) -> Tensor:
+    """Queries or keys (b, heads, n, size), turned by `rotations` (2, n, size)."""
+    cos, sin = by.to(x.dtype)
+    quarter = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+    turned: Tensor = x * cos + quarter * sin
+    return turned
+
+
 class PatchEmbedding(nn.Module):
     """Cuts samples into patches and maps each to a token: a convolution whose stride is its kernel.
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .embeddings import sincos
+from .embeddings import TimeEmbedding, sincos
 
 INPUT, IMAGE = "patches.proj", "image_patches.proj"
 OUTPUTS = ("final.out", "velocity_final.out")
 CLASSES = "embed_class.weight"
+JUMP = "embed_jump."
 
 
 def inflated(
@@ -61,3 +62,18 @@ def inflated(
         found[CLASSES] = here.clone()
         found[CLASSES][-1] = there[-1]
     return found
+
+
+def without_jump(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A DiT's embedding of t − r whose last layer starts at zero, and so does its change, at what it gives for r = t.
+
+    The layer before it keeps its weights, so that the last one gets a gradient.
+    """
+    parts = {name.removeprefix(JUMP): weight for name, weight in weights.items() if name.startswith(JUMP)}
+    if not parts:
+        return {}
+    embed = TimeEmbedding(len(parts["out.bias"])).to(parts["out.bias"].dtype)
+    embed.load_state_dict(parts)
+    with torch.no_grad():
+        constant = embed(torch.zeros(64, dtype=parts["out.bias"].dtype))[0]
+    return {f"{JUMP}out.weight": torch.zeros_like(parts["out.weight"]), f"{JUMP}out.bias": constant}

@@ -10,6 +10,15 @@ import torch
 
 from ..errors import UserError
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The precisions that a network samples in, by their names."""
+
+
+def check_precision(dtype: torch.dtype) -> None:
+    """Raises a UserError unless a network can be of this type."""
+    if not dtype.is_floating_point:
+        raise UserError(f"`dtype=` is a floating type, for example torch.bfloat16, got {dtype}")
+
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:

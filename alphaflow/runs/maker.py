@@ -65,7 +65,7 @@ class Maker:
         self.guidance = guidance
         self.noise = noise
         self.dtype = dtype
-        self._model = _Seeing(run.model, run.source) if run.source.conditions else run.model
+        self._model = as_seen(run.model, run.source)
         self._drawn = 0
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -102,8 +102,13 @@ class Maker:
         return torch.stack([torch.randn(self.run.shape, generator=self._generator) for _ in range(start, stop)])
 
 
-class _Seeing(Wrapped):
+def as_seen(model: Any, source: Source) -> Any:
     """A network that isn't given what only the source reads; samplers have it all, for sources of their own."""
+    return _Seeing(model, source) if source.conditions else model
+
+
+class _Seeing(Wrapped):
+    """A network as `as_seen` gives it."""
 
     def __init__(self, model: Any, source: Source) -> None:
         super().__init__(model)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..autoencoders.autoencoder import Autoencoder
+from ..autoencoders.pixels import Pixels
 from ..data.dataset import Dataset, describe_data
 from ..errors import UserError, said
 from ..guidance import CFG
-from ..network import known
+from ..network import Upcast, known
 from ..pixel_values import finished, is_picture_shape
 from ..recipe import Recipe
 from ..samplers import ODE, Sampler
@@ -275,7 +277,7 @@ class Pipeline(ABC):
                 conditioning = self.conditioning.resized(self.shape, shape)
                 blank = conditioning.blank(1, self.device)
                 given = seen(blank, self.source, self.model)
-                self.model(torch.zeros(1, *shape, device=self.device), one, one, given)
+                Upcast(self.model)(torch.zeros(1, *shape, device=self.device), one, one, given)
             made = self._decoded(shape)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{self.name} can't make this size: {said(error)}") from error
@@ -286,6 +288,13 @@ class Pipeline(ABC):
         if self.fps and trained and made[1] > trained[0] > 1:  # more frames of the same time (`DiT`)
             self.fps *= (made[1] - 1) / (trained[0] - 1)
         self.shape, self.pixel_shape, self.conditioning = shape, made, conditioning
+
+    def undecoded(self) -> Self:
+        """The same without its autoencoder: samples are what the network makes, floats."""
+        found = copy(self)
+        found.__dict__.pop("pixel_shape", None)
+        found.autoencoder = Pixels(self.shape[0])
+        return found
 
     @cached_property
     def pixel_shape(self) -> tuple[int, ...]:

@@ -7,20 +7,56 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
+from torch import nn
+
 from ..describe import rebuild
 from ..errors import UserError
 from ..models.dit import DiT
+from ..models.noise_prediction import NoisePrediction
 from ..recipe import Recipe
 from ..recipe_files import builtin_recipes, builtin_source, load_recipe
 from ..recipe_modules import importing
+from ..samplers import ODE, SAMPLERS, Consistency, Sampler
 from ..sources import SOURCES, Gaussian, Source
 from ..text.text_encoder import TextEncoder
 from ..text.text_encoders import TEXT_ENCODERS
 from .composed import composed_recipe
 from .folder import RunFolder
 
-NETWORKS = {"DiT": DiT}
+NETWORKS = {"DiT": DiT, "NoisePrediction": NoisePrediction}
 """What run.json may name as one."""
+
+
+def network_of(record: dict[str, Any], weights: Path, where: Path) -> nn.Module:
+    """The network that a record describes, whatever its weights; not one that a file of weights can't be of.
+
+    Raises:
+        UserError: it is none of alphaflow's, or larger than the file.
+    """
+    with torch.device("meta"):  # takes no memory
+        size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
+    if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later
+        raise UserError(f"{where} describes a network of {size:,} bytes, which {weights} can't hold")
+    return cast(nn.Module, rebuild(record["model"], NETWORKS))
+
+
+def samplers_of(record: dict[str, Any], where: Path) -> dict[int, Sampler]:
+    """The samplers that a record describes, by number of network evaluations.
+
+    Raises:
+        UserError: one is none of alphaflow's.
+    """
+    samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
+    if not all(isinstance(sampler, ODE | Consistency) for sampler in samplers.values()):
+        raise UserError(f"{where} is damaged: samplers holds what is no sampler; restore it")
+    return samplers
+
+
+def label_drop_of(record: dict[str, Any]) -> float | None:
+    """The share of samples that the network was trained on without their label; None where that isn't known."""
+    trained = record.get("objective")
+    return None if trained is None else (trained.get("guidance") or {}).get("label_drop", 0)
 
 
 def source_of(record: dict[str, Any]) -> Source | None:

@@ -14,15 +14,15 @@ from ..autoencoders.opening import AUTOENCODERS
 from ..data.dataset import Dataset
 from ..describe import rebuild
 from ..errors import UserError
-from ..parallel.device import find_device
+from ..parallel.device import check_precision, find_device
 from ..recipe import Recipe
-from ..samplers import ODE, SAMPLERS, Consistency, Sampler
+from ..samplers import Sampler
 from ..sources import Source
 from . import checkpoint
 from .composed import composed_dataset
 from .folder import RunFolder, step_of
 from .pipeline import Pipeline
-from .rebuilding import NETWORKS, recipe_of, source_of
+from .rebuilding import label_drop_of, network_of, recipe_of, samplers_of, source_of
 
 
 class Run(Pipeline):
@@ -39,6 +39,8 @@ class Run(Pipeline):
         step: step of the checkpoint; None for the last.
         ema: the averaged weights rather than the raw ones.
         device: ``"auto"`` takes a GPU if there is one.
+        dtype: precision of the network's weights and arithmetic, for example ``torch.bfloat16``; samples and times stay
+            in float32.
         trust: the run's recipe.py may be run, where a network of the user's own or the training data are needed. If
             not, nothing that the folder holds is run, but for recipes that equal a built-in one.
 
@@ -61,21 +63,20 @@ class Run(Pipeline):
         step: int | None = None,
         ema: bool = True,
         device: str | torch.device = "auto",
+        dtype: torch.dtype = torch.float32,
         trust: bool = False,
     ) -> None:
+        check_precision(dtype)
         self.folder, self.trust = RunFolder(path), trust
         self.record: dict[str, Any] = self.folder.read()
         place = self.folder.checkpoint_of(step)  # what is wrong with it is said before anything is built
         device = find_device(device)
         weights = place / (checkpoint.AVERAGE if ema else checkpoint.MODEL)
         model, samplers, autoencoder, source = self._built(weights, device, model)
-        trained = self.record.get("objective")
-        drop = None if trained is None else (trained.get("guidance") or {}).get("label_drop", 0)
-        name = str(self.folder.path)
-        data = self.record["data"]
+        drop, name, data = label_drop_of(self.record), str(self.folder.path), self.record["data"]
         super().__init__(model, samplers, autoencoder, data, device, name=name, label_drop=drop, source=source)
         self.load(place, ema=ema)
-        self.model.to(device).eval().requires_grad_(False)
+        self.model.to(device, dtype).eval().requires_grad_(False)
 
     def load(self, place: Path, *, ema: bool = True) -> None:
         """Takes over the weights of one of the run's checkpoints, a folder."""
@@ -101,11 +102,10 @@ class Run(Pipeline):
             recipe = self._recipe_for("network" if record["model"] is None and model is None else "parts")
             return model or recipe.model, recipe.samplers_by_nfe, recipe.decoder.on(device), recipe.objective.source
         assert source is not None
-        samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
-        if not all(isinstance(sampler, ODE | Consistency) for sampler in samplers.values()):
-            raise UserError(f"{self.folder.record} is damaged: samplers holds what is no sampler; restore it")
+        where = self.folder.record
+        samplers = samplers_of(record, where)
         autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS)).on(device)
-        return model or self._rebuilt(weights), samplers, autoencoder, source
+        return model or network_of(record, weights, where), samplers, autoencoder, source
 
     def _recipe_for(self, what: str) -> Recipe:
         """The run's recipe, for what only it can make.
@@ -118,12 +118,3 @@ class Run(Pipeline):
         except UserError as error:
             way = "to open the run without its recipe and data, give its network: af.Run(…, model=…)"
             raise UserError(f"{error}; {way}" if what == "network" else str(error)) from error
-
-    def _rebuilt(self, weights: Path) -> nn.Module:
-        """The network, as run.json describes it; not one that the weights can't be of."""
-        record = self.record
-        with torch.device("meta"):  # takes no memory
-            size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
-        if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later
-            raise UserError(f"{self.folder.record} describes a network of {size:,} bytes, which {weights} can't hold")
-        return cast(nn.Module, rebuild(record["model"], NETWORKS))

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import UserError
 from ..models.inflation import CLASSES
 from ..network import Network
+from ..objectives.flow_matching import FlowMatching
 from ..sources import Source
 from . import checkpoint
 from .checkpoint import read_weights
@@ -33,7 +34,7 @@ class Start:
     fitted: list[str]
 
 
-def load_matching(file: Path, model: nn.Module, *, of_images: bool = False) -> Start:
+def load_matching(file: Path, model: nn.Module, *, of_images: bool = False, of_flow: bool = False) -> Start:
     """Loads the weights that a network shares with a safetensors file, by name: a start for fine-tuning.
 
     A network with a method ``adapt`` first fits the file's weights to itself, as `DiT` does with those of images.
@@ -42,12 +43,13 @@ def load_matching(file: Path, model: nn.Module, *, of_images: bool = False) -> S
         file: the weights.
         model: takes them over.
         of_images: the file is of a network of images, which have no time.
+        of_flow: the file is of a flow model's network, which was trained at r = t only.
 
     Raises:
         UserError: the file is missing or cut short, a shared weight has another shape, or nothing is shared.
     """
     there, own = read_weights(file, model), model.state_dict()
-    weights = model.adapt(there, of_images=of_images) if isinstance(model, Network) else there
+    weights = model.adapt(there, of_images=of_images, of_flow=of_flow) if isinstance(model, Network) else there
     shared = {name: weight for name, weight in weights.items() if name in own}
     if not shared:
         raise UserError(
@@ -74,8 +76,10 @@ def start_from(file: Path, model: nn.Module, source: Source | None = None) -> st
     """
     record = _record_of(file)
     of_images = record is not None and len(record["data"]["shape"]) == 3
-    start = load_matching(file, model, of_images=of_images)
+    of_flow = record is not None and (record.get("objective") or {}).get("type") == FlowMatching.__name__
+    start = load_matching(file, model, of_images=of_images, of_flow=of_flow)
     says = [f"starting from {file}"]
+    says += ["a flow model's, so that every jump starts as one of length 0"] if of_flow else []
     says += [f"{len(start.new)} weights are new, {start.new[0]} the first"] if start.new else []
     says += [f"{len(start.unused)} of its weights are not used, {start.unused[0]} the first"] if start.unused else []
     fitted = [name for name in start.fitted if name != CLASSES]

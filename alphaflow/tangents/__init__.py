@@ -13,6 +13,8 @@ from .rules import linear as linear
 from .rules import linearly as linearly
 from .rules import modulate as modulate
 from .rules import primal as primal
+from .rules import product as product
+from .rules import rms_norm as rms_norm
 from .rules import silu as silu
 from .rules import through as through
 from .rules import waves as waves

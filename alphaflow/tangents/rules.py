@@ -68,6 +68,33 @@ def layer_norm(layer: nn.LayerNorm, x: Value) -> Value:
     return Dual(value, _normalised(layer, x, mean, rstd))
 
 
+def rms_norm(layer: nn.RMSNorm, x: Value) -> Value:
+    """RMSNorm x̂ = x·ρ, ρ = 1/√(mean(x²) + ε), over the last dimension; its tangent ρ·(dx − x̂·mean(x̂·dx)).
+
+    A weight of the layer is applied after it.
+    """
+    if isinstance(x, Tensor):
+        out: Tensor = layer(x)
+        return out
+    if not _plain(layer, nn.RMSNorm) or layer.eps is None or len(layer.normalized_shape) != 1:
+        return through(layer, x)
+    with torch.no_grad():
+        rho = torch.rsqrt(x.first.square().mean(-1, keepdim=True) + layer.eps)
+        unit = x.first * rho
+        tangent = rho * x.tangent - unit * (rho * (unit * x.tangent).mean(-1, keepdim=True))
+        tangent = tangent if layer.weight is None else tangent * layer.weight
+    return Dual(layer(x.value), tangent.to(x.value.dtype))
+
+
+def product(x: Value, y: Value) -> Value:
+    """x·y; its tangent y·dx + x·dy."""
+    if isinstance(x, Tensor):
+        return x * y
+    with torch.no_grad():
+        tangent = torch.addcmul(y.first * x.tangent, x.first, y.tangent)
+    return Dual(x.value * y.value, tangent)
+
+
 def gelu(x: Value) -> Value:
     """GELU in its tanh form; its tangent gelu′(x)·dx."""
     if isinstance(x, Tensor):
