@@ -31,13 +31,41 @@ def replacing(path: Path) -> Iterator[Path]:
     What is written may be a file or a folder. A folder that stands in the place is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    beside = _beside(path)
     remove(beside)
     try:
         yield beside
         put(beside, path)
     finally:
         remove(beside)
+
+
+@contextmanager
+def adding(path: Path) -> Iterator[Path]:
+    """As `replacing` for a folder, but nothing is replaced: in its place is nothing, or an empty folder.
+
+    Raises:
+        UserError: there is anything, from the beginning or at the end; or it is the folder that one is in.
+    """
+    path = check_apart(path)
+    check_writable(path, folder=True)
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty; give another `out=`")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(path)
+    try:
+        yield beside
+        try:
+            beside.rename(path)
+        except OSError as error:
+            raise UserError(f"{path} was made by another meanwhile, and nothing is written; give another") from error
+    finally:
+        remove(beside)
+
+
+def _beside(path: Path) -> Path:
+    """A name beside a path, of what this process writes for it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def put(beside: Path, path: Path) -> None:
@@ -173,8 +201,7 @@ def remove(path: Path) -> None:
     """Removes a file or a whole folder, if it is there. A folder goes at once, or it is swept later."""
     if path.is_dir() and not path.is_symlink():
         if not path.name.endswith(".tmp"):
-            going = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-            path = path.rename(going)
+            path = path.rename(_beside(path))
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

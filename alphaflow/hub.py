@@ -24,12 +24,18 @@ def check_hub(what: str, name: str, remedy: str) -> None:
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(f"can't load the {what} {name}: there is no such folder, and the Hub's are named OWNER/NAME")
+    problem = unreachable()
+    if problem:
+        raise UserError(f"the {what} {name} isn't cached, and {problem}; {remedy}")
+
+
+def unreachable() -> str:
+    """Why the Hub can't be reached; empty if it can be, or only through a proxy."""
     hub = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if getproxies():  # through which it may be reached
-        return
+    if getproxies():
+        return ""
     try:
         socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
     except OSError as error:
-        raise UserError(
-            f"the {what} {name} isn't cached, and {hub.hostname} can't be reached ({reason(error)}); {remedy}"
-        ) from error
+        return f"{hub.hostname} can't be reached ({reason(error)})"
+    return ""

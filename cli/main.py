@@ -14,7 +14,7 @@ import typer
 
 from alphaflow.errors import UserError
 
-from . import diagnose, encode, evaluate, info, recipes, sample, shards, stats, train
+from . import convert, diagnose, encode, evaluate, export, info, recipes, sample, shards, stats, train
 from .command import Command, add_recipe_command
 from .errors import one_line
 from .flags import RUNNING, as_flags
@@ -43,7 +43,16 @@ def build() -> typer.Typer:
     app.add_typer(recipes.app, name="recipes")
     add_recipe_command(app, train.train, *train.MACHINE)
     add_recipe_command(app, info.info)
-    for function in (sample.sample, evaluate.evaluate, diagnose.diagnose, shards.verify, shards.preview, stats.stats):
+    for function in (
+        convert.convert,
+        export.export,
+        sample.sample,
+        evaluate.evaluate,
+        diagnose.diagnose,
+        shards.verify,
+        shards.preview,
+        stats.stats,
+    ):
         app.command(no_args_is_help=True, cls=Command)(function)
     app.add_typer(encode.app, name="encode")
     return app

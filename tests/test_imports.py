@@ -24,7 +24,7 @@ FLOORS = [
     {"published", "recipe"},
     {"measurement", "recipe_files"},
     {"runs"},
-    {"diagnosis", "evaluation", "training"},
+    {"diagnosis", "evaluation", "training", "weights"},
     {"costs", "data_tools"},
     {"alphaflow", "cli"},
     {"__main__", "recipes"},

@@ -171,7 +171,9 @@ class DiffusersVAE(Compact, Autoencoder):
 
     @staticmethod
     def _parts(batch: Tensor) -> tuple[Tensor, ...]:
-        """What is run at once: 16 pictures, one clip."""
+        """What is run at once: 16 pictures, one clip; all of it in a program, whose batch has no size yet."""
+        if torch.compiler.is_exporting():
+            return (batch,)
         return torch.split(batch, 16 if batch.ndim == 4 else 1)
 
     def _precision(self) -> Any:

@@ -1,0 +1,152 @@
+"""A run as a folder that stands alone: weights, what builds them again, a card, and samples to look at."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..autoencoders.diffusers_vae import DiffusersVAE
+from ..errors import UserError
+from ..files import adding, write_json
+from ..media.previews import Chart, Picture
+from ..parallel.pieces import weights
+from ..runs import checkpoint
+from ..runs.labels import balanced_labels
+from ..runs.run import Run
+from ..types import Cond
+from .generator import CONFIG, DECODER
+from .model_card import SAMPLES, model_card
+
+LOG = logging.getLogger(__name__)
+
+SIDE, EVALUATIONS, POINTS = 8, 128, 512
+"""The picture's rows and columns at most, network evaluations that it may cost, and points of what is a chart."""
+
+LEFT_OUT = ("setup", "processes", "extended")
+"""What run.json keeps of how it was trained here."""
+
+KEPT = ("config.json", ".safetensors")
+"""What of an autoencoder's folder is copied: nothing that is unpickled."""
+
+
+def export(run: Run, out: Path | str, *, name: str | None = None, license: str | None = None) -> Path:
+    """Writes a run as a folder that `load` opens, on this machine or any other.
+
+    ``model.safetensors`` holds the weights that the run was opened with; ``config.json`` the network, the samplers, and
+    what else run.json says that isn't of this machine; ``README.md`` is a model card with the recipe's settings and the
+    results of evaluations that lie in the run's folder as JSON; ``samples.png`` shows samples. An autoencoder that lies
+    in a folder is copied.
+
+    Args:
+        run: the run, opened: ``af.Run("runs/digits")``.
+        out: the folder, which isn't there yet, or is empty.
+        name: what its card calls it, OWNER/NAME of the Hub for example; None for the folder's name.
+        license: licence of the weights, as the Hub names it, for example ``"mit"``; None where nobody says.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: ``out`` holds anything, or the run's network or source is the user's own.
+    """
+    out = Path(out)
+    record, source = run.record, run.record.get("source", {})
+    if record["model"] is None or record["autoencoder"] is None or source is None:
+        what = "network" if record["model"] is None else "source" if source is None else "autoencoder"
+        raise UserError(
+            f"{run.name} can't be exported as a folder: its {what} is the user's own, which no file describes"
+        )
+    with adding(out) as beside:
+        beside.mkdir()
+        kept = _portable(record, beside)
+        place = {"step": run.step, "average": run.ema}
+        write_json(beside / CONFIG, {**kept, "exported": place})
+        checkpoint.write_weights(beside / checkpoint.MODEL, weights(run.model))
+        blank = _picture(run, beside / SAMPLES)
+        if blank:
+            LOG.warning("no picture of samples: %s", blank)
+        if text := run.folder.origin().text:
+            (beside / "recipe.py").write_text(text, encoding="utf-8")
+        card = model_card(run, kept, name or out.name, license, picture=not blank)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+    return out
+
+
+def check_finished(run: Run, chosen: bool) -> None:
+    """Refuses a run that isn't trained to its end, unless a checkpoint was chosen.
+
+    Raises:
+        UserError: so it is.
+    """
+    steps = run.record["steps"]
+    if not chosen and run.step < steps:
+        raise UserError(
+            f"{run.name} is at step {run.step} of {steps}: train it to its end, or say which checkpoint to take, "
+            f"`step={run.step}`"
+        )
+
+
+def _portable(record: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """A run's record without what is of this machine: paths, and where it was started."""
+    recipe = record["recipe"]
+    arguments = {name: _without_folders(value) for name, value in recipe["arguments"].items()}
+    found = {
+        **record,
+        "recipe": {**recipe, "arguments": arguments, "folder": None, "directory": None},
+        "dataset": _without_folders(record.get("dataset")),
+        "start": _without_folders(record.get("start")),
+    }
+    folder = _folder_of(record["autoencoder"])
+    if folder is not None:
+        shutil.copytree(folder, out / DECODER, ignore=lambda _, names: [n for n in names if not n.endswith(KEPT)])
+        found["autoencoder"] = _named(record["autoencoder"], DECODER)
+    return {name: value for name, value in found.items() if name not in LEFT_OUT}
+
+
+def _without_folders(value: Any) -> Any:
+    """A value whose paths are their last parts only."""
+    if isinstance(value, str) and "/" in value:
+        return Path(value).name
+    if isinstance(value, dict):
+        return {name: _without_folders(part) for name, part in value.items()}
+    return [_without_folders(part) for part in value] if isinstance(value, list) else value
+
+
+def _folder_of(autoencoder: Mapping[str, Any]) -> Path | None:
+    """The folder that an autoencoder lies in, by its description; None for one of the Hub, or none at all."""
+    if "inner" in autoencoder:
+        return _folder_of(autoencoder["inner"])
+    if autoencoder["type"] != DiffusersVAE.__name__:
+        return None
+    folder = Path(autoencoder["name"], autoencoder.get("subfolder") or "")
+    return folder if folder.is_dir() else None
+
+
+def _named(autoencoder: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The description of the same autoencoder under another name."""
+    if "inner" in autoencoder:
+        return {**autoencoder, "inner": _named(autoencoder["inner"], name)}
+    return {**autoencoder, "name": name, "subfolder": None}
+
+
+def _picture(run: Run, file: Path) -> str:
+    """Draws a few samples; returns why that can't be done, empty if it was."""
+    if run.conditioning.needed:
+        return "its samples are made from conditions"
+    nfe = min(run.samplers, default=1)
+    columns = max(1, min(run.sampled_classes or SIDE, SIDE, EVALUATIONS // nfe))
+    rows = 1 if len(run.shape) == 4 else max(1, min(SIDE, EVALUATIONS // (nfe * columns)))
+    count = POINTS if len(run.shape) < 3 else columns * rows
+    labels = balanced_labels(count, columns) if run.sampled_classes else None
+    try:
+        samples = run.maker(nfe)(0, count, Cond(labels=labels))
+    except UserError as error:
+        return str(error)
+    picture = Picture(samples, columns, run.fps) if run.makes_pictures else Chart.of({"samples": samples})
+    if picture is None:
+        return f"samples of shape {tuple(run.shape)} are not drawn"
+    picture.save(file)
+    return ""

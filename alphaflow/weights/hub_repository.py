@@ -1,0 +1,68 @@
+"""Exported folders to and from the Hugging Face Hub, by huggingface_hub."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, reason
+from ..hub import check_hub, unreachable
+
+FILES = ["config.json", "*.safetensors", "autoencoder/*", "README.md"]
+"""What of a repository is fetched: nothing that could be run."""
+
+
+def fetched(name: str) -> Path:
+    """The folder of a repository's files, OWNER/NAME, in huggingface_hub's cache; fetched where they changed.
+
+    Raises:
+        UserError: there is none, it can't be reached and isn't cached, or huggingface_hub isn't installed.
+    """
+    remedy = "give a folder that an export made"
+    try:
+        check_hub("generator", name, remedy)
+        return _snapshot(name)
+    except UserError:
+        try:
+            return _snapshot(name, local_files_only=True)
+        except UserError:
+            pass
+        raise
+
+
+def push(folder: Path, name: str) -> str:
+    """Uploads a folder to a repository, OWNER/NAME, which is made if it isn't there; returns its address.
+
+    Raises:
+        UserError: it can't be reached, you may not, or huggingface_hub isn't installed.
+    """
+    hub = _library()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"a repository of the Hub is named OWNER/NAME, not {name!r}")
+    if problem := unreachable():
+        raise UserError(f"can't push to {name}: {problem}")
+    api = hub.HfApi()
+    try:
+        address = api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of an alphaflow run")
+    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"can't push to {name}: {reason(error)}; `hf auth login` gives access") from error
+    return str(address)
+
+
+def _snapshot(name: str, **options: Any) -> Path:
+    hub = _library()
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=FILES, **options))
+    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"can't fetch {name}: {reason(error)}") from error
+
+
+def _library() -> Any:
+    try:
+        importlib.import_module("huggingface_hub.errors")
+        return importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise UserError("the Hub needs huggingface_hub: pip install 'alphaflow[hub]'") from error
