@@ -69,7 +69,7 @@ def export(
     from alphaflow.weights.exporting import check_finished
     from alphaflow.weights.exporting import export as write
     from alphaflow.weights.hub_repository import push as upload
-    from alphaflow.weights.standalone import ENDINGS, export_program
+    from alphaflow.weights.standalone import DECODED, ENDINGS, export_program
 
     kind = format or ("folder" if out is None else ENDINGS.get(out.suffix, "folder"))
     if out is None and push is None:
@@ -85,7 +85,8 @@ def export(
     if kind != "folder":
         assert out is not None
         file, off = export_program(opened, out, nfe=nfe or 1, format=kind, guidance=guided, decode=not latents)
-        print(f"{file}: {nfe or 1} NFE in {precision}, within {off:.1e} of the run's samples")
+        most = f", up to {DECODED} at once" if opened.autoencoder.networks() and not latents else ""
+        print(f"{file}: {nfe or 1} NFE in {precision}{most}, within {off:.1e} of the run's samples")
         return
     with tempfile.TemporaryDirectory() as beside:
         place = write(opened, out or Path(beside) / "exported", name=push, license=license)

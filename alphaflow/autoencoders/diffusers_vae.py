@@ -140,8 +140,11 @@ class DiffusersVAE(Compact, Autoencoder):
         """Normalised latents (b, c, …) → pixels in [-1, 1], float32."""
         frames = _Frames(self.normalisation.inverse(latents.float()), one_by_one=not self.video)
         with self._precision():
-            parts = [self._decoded(part.to(self.vae.device)) for part in self._parts(frames.batch)]
-        return frames.restore(torch.cat(parts)).clamp(-1, 1).to(latents.device)
+            if torch.compiler.is_exporting():  # in a program the batch has no size yet
+                pixels = self._decoded(frames.batch)
+            else:
+                pixels = torch.cat([self._decoded(part.to(self.vae.device)) for part in self._parts(frames.batch)])
+        return frames.restore(pixels).clamp(-1, 1).to(latents.device)
 
     def _decoded(self, part: Tensor) -> Tensor:
         def whole(latents: Tensor) -> Tensor:
@@ -171,9 +174,7 @@ class DiffusersVAE(Compact, Autoencoder):
 
     @staticmethod
     def _parts(batch: Tensor) -> tuple[Tensor, ...]:
-        """What is run at once: 16 pictures, one clip; all of it in a program, whose batch has no size yet."""
-        if torch.compiler.is_exporting():
-            return (batch,)
+        """What is run at once: 16 pictures, one clip."""
         return torch.split(batch, 16 if batch.ndim == 4 else 1)
 
     def _precision(self) -> Any:

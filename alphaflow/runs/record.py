@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from ..data.dataset import describe_data
-from ..describe import NotDescribableError, describe
+from ..describe import Configured, NotDescribableError, describe
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -20,6 +23,8 @@ def describe_run(recipe: Recipe, seed: int, start: Path | str | None, setup: Any
     objects["source"] = recipe.objective.source
     objects["dataset"] = recipe.dataset
     described: dict[str, Any] = {name: _describe(value) for name, value in objects.items()}
+    if described["model"] is not None and _was_changed(recipe.model):
+        described["model"] = None
     described["samplers"] = {str(nfe): _describe(sampler) for nfe, sampler in recipe.samplers_by_nfe.items()}
     parameters = sum(parameter.numel() for parameter in recipe.model.parameters())
     begun = None if start is None else str(start)
@@ -40,6 +45,16 @@ def _describe(value: Any) -> Any:
     with suppress(NotDescribableError):
         return describe(value)
     return None
+
+
+def _was_changed(model: nn.Module) -> bool:
+    """Whether a network has other weights than its description builds, as one with adapters put into it has."""
+    assert isinstance(model, Configured)
+    assert model.config is not None
+    with torch.device("meta"):
+        plain = type(model)(**model.config).state_dict()
+    shapes = ({name: weight.shape for name, weight in weights.items()} for weights in (model.state_dict(), plain))
+    return next(shapes) != next(shapes)
 
 
 KEYS = {"recipe", "model", "autoencoder", "samplers", "data", "steps", "seed"}

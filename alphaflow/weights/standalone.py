@@ -33,6 +33,9 @@ ENDINGS: dict[str, Format] = {".pt2": "torch-export", ".onnx": "onnx"}
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """How far a program's samples may be from the run's, ‖a − b‖/‖b‖, by the network's precision."""
 
+DECODED = 63
+"""Samples in a batch at most, where they are decoded: diffusers' upsampling treats more otherwise."""
+
 LARGEST = 1_900_000_000
 """Bytes of weights that fit into one ONNX file."""
 
@@ -112,8 +115,9 @@ def export_program(
 ) -> tuple[Path, float]:
     """Writes a run's whole generator as one program: noise, labels, and other conditions → samples.
 
-    The batch may have any size; the number of network evaluations, guidance and precision are fixed. The program needs
-    neither alphaflow nor the run. It is run on several batches before it is kept, and compared with the run's samples.
+    The batch may have any size, up to 63 where it is decoded; the number of network evaluations, guidance and precision
+    are fixed. The program needs neither alphaflow nor the run. It is run on several batches before it is kept, and
+    compared with the run's samples.
 
     Args:
         run: the run, opened in the precision that the program shall have (``af.Run(…, dtype=torch.float16)``).
@@ -168,9 +172,10 @@ Program = Callable[[Sequence[Tensor]], Tensor]
 
 def _written(module: Standalone, file: Path, format: Format) -> Program:
     """Writes the program, and reads it back."""
-    batch = torch.export.Dim("batch", min=1)
+    most = DECODED if len(module.decoders) else None
+    batch = torch.export.Dim("batch", min=1, max=most)
     rest = tuple({0: batch} for _ in module.inputs[1:])
-    about = {"inputs": module.inputs, "nfe": module.sampler.nfe, "made_with": f"alphaflow {__version__}"}
+    about = {"inputs": module.inputs, "nfe": module.sampler.nfe, "largest_batch": most, "version": __version__}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
