@@ -123,6 +123,7 @@ def test_the_recipes_are_these_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 256 if recipe == "imagenet256" else 64,
             )
             assert made.steps == (1_200_000 if recipe == "imagenet256" else 400_000)
+    assert af.find_recipe("imagenet256-from-flow")(data=tmp_path).objective == af.DecoupledMeanFlow()
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.6, 0.05, 0.0])

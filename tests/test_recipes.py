@@ -13,8 +13,8 @@ from alphaflow.runs.generation import text_rows
 from alphaflow.runs.labels import balanced_labels
 
 RECIPES = (
-    "captioned_digits", "cifar10", "digits", "imagenet256", "kinetics700", "moving_digits", "pen_digits",
-    "upscale_digits",
+    "captioned_digits", "cifar10", "digits", "imagenet256", "imagenet256_from_flow", "kinetics700", "moving_digits",
+    "pen_digits", "upscale_digits",
 )  # fmt: skip
 
 
