@@ -38,6 +38,7 @@ from .guidance import Guidance as Guidance
 from .guidance import GuidanceInputs as GuidanceInputs
 from .guidance_input import guidance_at as guidance_at
 from .models.dit import DiT as DiT
+from .models.mit import MiT as MiT
 from .network import Network as Network
 from .objectives.align_your_flow import AlignYourFlow as AlignYourFlow
 from .objectives.alpha_flow import AlphaFlow as AlphaFlow

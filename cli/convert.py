@@ -10,11 +10,12 @@ import typer
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="Checkpoint: a .pt, .pth or .safetensors file.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the run to make.")]
 From = Annotated[
-    Literal["dit", "sit", "repa", "lightningdit", "meanflow", "alphaflow"],
+    Literal["dit", "sit", "repa", "lightningdit", "meanflow", "imf", "alphaflow"],
     typer.Option(
         "--from",
-        help="Whose network it is: dit (facebookresearch/DiT), sit (willisma/SiT), repa (sihyun-yu/REPA), "
-        "lightningdit (hustvl/LightningDiT), meanflow (zhuyu-cs/MeanFlow) or alphaflow (snap-research/alphaflow).",
+        help="Whose network it is: dit (facebookresearch/DiT), sit (willisma/SiT), repa (sihyun-yu/REPA), lightningdit "
+        "(hustvl/LightningDiT), meanflow (zhuyu-cs/MeanFlow), imf (Lyy-iiis/imeanflow) or alphaflow "
+        "(snap-research/alphaflow).",
     ),
 ]
 AutoencoderName = Annotated[

@@ -35,11 +35,13 @@ class Variant:
         rms: norms by the root mean square, with weights, in place of layer norms without.
         swiglu: SwiGLU MLPs (arXiv 2002.05202), of two thirds the hidden width.
         qk_norm: norms of queries and keys.
+        bias: linear layers have one.
     """
 
     rms: bool = False
     swiglu: bool = False
     qk_norm: bool = False
+    bias: bool = True
 
     def norm(self, width: int, weighted: bool = False) -> nn.LayerNorm | nn.RMSNorm:
         """A norm of tokens; ``weighted``: of queries and keys, with weights in any case."""
@@ -57,12 +59,12 @@ def normalised(layer: nn.Module, x: Value) -> Value:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens, with biased query, key and value.
+    """Multi-head self-attention over all tokens.
 
     Args:
         width: width of a token.
         heads: must divide the width.
-        variant: whether there are norms on query and key.
+        variant: whether there are norms on query and key, and biases.
     """
 
     def __init__(self, width: int, heads: int, variant: Variant) -> None:
@@ -70,8 +72,8 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"heads must divide the width, got width {width} and {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width, variant.bias)
+        self.out = nn.Linear(width, width, variant.bias)
         self.norms = nn.ModuleList(variant.norm(width // heads, weighted=True) for _ in range(2 * variant.qk_norm))
 
     def forward(self, tokens: Value, turns: Tensor | None = None) -> Value:
@@ -127,8 +129,8 @@ class MLP(nn.Module):
         super().__init__()
         self.swiglu = variant.swiglu
         inner = int(2 / 3 * hidden) if self.swiglu else hidden
-        self.hidden = nn.Linear(width, 2 * inner if self.swiglu else inner)
-        self.out = nn.Linear(inner, width)
+        self.hidden = nn.Linear(width, 2 * inner if self.swiglu else inner, variant.bias)
+        self.out = nn.Linear(inner, width, variant.bias)
 
     def forward(self, tokens: Value) -> Value:
         """(b, n, width) → (b, n, width)."""

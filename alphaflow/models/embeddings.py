@@ -76,6 +76,14 @@ def rotations(grid: Grid, size: int, trained: Grid | None = None) -> Tensor:
     return turns
 
 
+def line_rotations(length: int, size: int) -> Tensor:
+    """The same of places on a line, as in language models: (2, length, size), float32."""
+    rates = 10_000.0 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angles = (torch.arange(length, dtype=torch.float64)[:, None] * rates).repeat_interleave(2, dim=1)
+    turns: Tensor = torch.stack([angles.cos(), angles.sin()]).float()
+    return turns
+
+
 def rotated(x: Tensor, by: Tensor) -> Tensor:
     """Queries or keys (b, heads, n, size), turned by `rotations` (2, n, size)."""
     cos, sin = by.to(x.dtype)

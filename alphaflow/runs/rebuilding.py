@@ -13,6 +13,7 @@ from torch import nn
 from ..describe import rebuild
 from ..errors import UserError
 from ..models.dit import DiT
+from ..models.mit import MiT
 from ..models.noise_prediction import NoisePrediction
 from ..recipe import Recipe
 from ..recipe_files import builtin_recipes, builtin_source, load_recipe
@@ -24,7 +25,7 @@ from ..text.text_encoders import TEXT_ENCODERS
 from .composed import composed_recipe
 from .folder import RunFolder
 
-NETWORKS = {"DiT": DiT, "NoisePrediction": NoisePrediction}
+NETWORKS = {"DiT": DiT, "MiT": MiT, "NoisePrediction": NoisePrediction}
 """What run.json may name as one."""
 
 

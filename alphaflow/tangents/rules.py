@@ -7,7 +7,7 @@ derivative for the first samples of it, in one pass: the tangents need no second
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
@@ -162,6 +162,22 @@ def waves(t: Value, rates: Tensor) -> Value:
 def linearly(function: Callable[[Tensor], Tensor], x: Value) -> Value:
     """A function that is linear and has no weights, such as a rearrangement: applied to value and tangent alike."""
     return function(x) if isinstance(x, Tensor) else Dual(function(x.value), function(x.tangent))
+
+
+def cat(parts: Sequence[Tensor | Dual], dim: int) -> Any:
+    """``torch.cat(parts, dim)``, dim ≥ 1; plain tensors among `Dual`s don't change along the path."""
+    value = torch.cat([primal(part) for part in parts], dim)
+    moving = next((part.tangent for part in parts if isinstance(part, Dual)), None)
+    if moving is None:
+        return value
+    n = len(moving)
+    tangents = [torch.zeros_like(part[:n]) if isinstance(part, Tensor) else part.tangent for part in parts]
+    return Dual(value, torch.cat([tangent.to(value.dtype) for tangent in tangents], dim))
+
+
+def scaled(x: Value, weight: Tensor) -> Value:
+    """x·w with weights that broadcast over it, a parameter; dx·w."""
+    return x * weight if isinstance(x, Tensor) else Dual(x.value * weight, x.tangent * weight.detach())
 
 
 def chunk(x: Value, parts: int, dim: int) -> tuple[Value, ...]:

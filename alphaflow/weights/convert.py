@@ -32,7 +32,8 @@ from .weight_reading import read_state
 LATENTS = "stabilityai/sd-vae-ft-ema"
 """The autoencoder of latents with four channels: that of all published checkpoints, in one of its two versions."""
 
-SAMPLERS: dict[str, tuple[Sampler, ...]] = {"meanflow": (ODE(1), ODE(2)), "alphaflow": (ODE(1), Consistency(2))}
+JUMPS: tuple[Sampler, ...] = (ODE(1), ODE(2))
+SAMPLERS = {"meanflow": JUMPS, "imf": JUMPS, "alphaflow": (ODE(1), Consistency(2))}
 """How few-step networks are sampled."""
 
 FLOW = (FlowMatching(guidance=Guidance(label_drop=0.1)), (ODE(50, solver="euler"),))
@@ -57,9 +58,9 @@ def convert(
     Args:
         src: the checkpoint, .pt or .safetensors: weights, or a dictionary that holds them (``ema``, ``model``).
         out: the run's folder, which isn't there yet, or is empty.
-        layout: whose network it is: ``"dit"`` (facebookresearch/DiT, a noise predictor, see `NoisePrediction`),
-            ``"sit"`` (willisma/SiT), ``"repa"`` (sihyun-yu/REPA), ``"lightningdit"`` (hustvl/LightningDiT),
-            ``"meanflow"`` (zhuyu-cs/MeanFlow) or ``"alphaflow"`` (snap-research/alphaflow).
+        layout: whose network it is: ``"dit"`` (facebookresearch/DiT, see `NoisePrediction`), ``"sit"`` (willisma/SiT),
+            ``"repa"`` (sihyun-yu/REPA), ``"lightningdit"`` (hustvl/LightningDiT), ``"meanflow"`` (zhuyu-cs/MeanFlow),
+            ``"imf"`` (Lyy-iiis/imeanflow) or ``"alphaflow"`` (snap-research/alphaflow).
         autoencoder: what decodes its samples; None for `DiffusersVAE` with sd-vae-ft-ema where they have four channels,
             and pixels otherwise.
         heads: number of attention heads, which weights don't tell; None for the published sizes'.
