@@ -228,6 +228,6 @@ class Guided:
         """u(∅) + scale·(u(y) − u(∅))."""
         both = Cond.cat([cond, cond.null()])
         u = Upcast(self.model)(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
-        conditional, free = u.chunk(2)
+        conditional, free = u[: z.shape[0]], u[z.shape[0] :]
         guided: Sample = free + self.scale * (conditional - free)
         return guided

@@ -32,10 +32,10 @@ def check_hub(what: str, name: str, remedy: str) -> None:
 def unreachable() -> str:
     """Why the Hub can't be reached; empty if it can be, or only through a proxy."""
     hub = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if getproxies():
+    if {"http", "https", "all"} & getproxies().keys():
         return ""
     try:
         socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # also a port that is none
         return f"{hub.hostname} can't be reached ({reason(error)})"
     return ""

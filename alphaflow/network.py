@@ -112,7 +112,7 @@ class Upcast(Wrapped):
 
     Under autocast a network answers in bfloat16, of 8 bits. Whatever is then made of its answers (differences, what
     α ≪ 1 or a guidance scale multiplies, a sampler's steps) must not be rounded to as many again. A network whose own
-    weights are half precision is given the samples in that; times stay as they are.
+    weights are of another precision than float32 is given the samples in that; times stay as they are.
 
     Args:
         model: u(z, r, t, cond). Its attributes are read through.
@@ -127,13 +127,14 @@ class Upcast(Wrapped):
         Raises:
             ValueError: u has another shape than z.
         """
-        return upcast(self.inner(z.to(self._half() or z.dtype), *arguments, **options), z)
+        return upcast(self.inner(z.to(self._type() or z.dtype), *arguments, **options), z)
 
-    def _half(self) -> torch.dtype | None:
-        """The type of the network's weights, by its first, where that is half precision."""
+    def _type(self) -> torch.dtype | None:
+        """The type of the network's weights, by its first, where that isn't float32; None for that, and for none."""
         network = unwrapped(self.inner)
         first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
-        return first.dtype if first is not None and first.dtype in (torch.float16, torch.bfloat16) else None
+        others = (torch.float16, torch.bfloat16, torch.float64)
+        return first.dtype if first is not None and first.dtype in others else None
 
 
 def upcast(out: Any, z: Sample) -> Any:

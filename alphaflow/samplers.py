@@ -135,9 +135,10 @@ class Consistency(_Grid):
         self, model: Model, noise: Sample, cond: Cond | None = None, generator: torch.Generator | None = None
     ) -> Sample:
         """Samples x (b, …) from a draw of the source (b, …); fresh noise comes from the generator."""
+        kept = torch.promote_types(noise.dtype, torch.float32)
 
         def fresh(z: Sample) -> Sample:
-            return torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
+            return torch.randn(z.shape, dtype=kept, device=z.device, generator=generator)
 
         return self.follow(model, noise, cond, fresh)
 

@@ -71,22 +71,24 @@ def export(
     from alphaflow.weights.hub_repository import push as upload
     from alphaflow.weights.standalone import DECODED, ENDINGS, export_program
 
-    kind = format or ("folder" if out is None else ENDINGS.get(out.suffix, "folder"))
+    ending = None if out is None else ENDINGS.get(out.suffix)
+    kind = format or ending or "folder"
     if out is None and push is None:
         raise UserError("OUT is missing: give a folder, a .pt2 or .onnx file, or --push OWNER/NAME")
     program = {"--nfe": nfe, "--guidance": guidance, "--latents": latents}
     for_other = program if kind == "folder" else {"--push": push, "--license": license}
-    wrong = next((option for option, value in for_other.items() if value), None)
-    if wrong is not None:
-        raise UserError(f"{wrong} is not for --format {kind}; leave it out, or choose another")
+    wrong = next((option for option, value in for_other.items() if value is not None and value is not False), None)
+    if wrong is not None or (ending is not None and ending != kind):
+        raise UserError(f"{wrong or out} is not for --format {kind}; leave it out, or choose another")
     guided = guide(guidance, guidance_interval)
     opened = open_run(run, checkpoint, raw, device, precision, trust)
-    check_finished(opened, checkpoint is not None)
+    check_finished(opened)
     if kind != "folder":
         assert out is not None
-        file, off = export_program(opened, out, nfe=nfe or 1, format=kind, guidance=guided, decode=not latents)
+        steps = 1 if nfe is None else nfe
+        file, off = export_program(opened, out, nfe=steps, format=kind, guidance=guided, decode=not latents)
         most = f", up to {DECODED} at once" if opened.autoencoder.networks() and not latents else ""
-        print(f"{file}: {nfe or 1} NFE in {precision}{most}, within {off:.1e} of the run's samples")
+        print(f"{file}: {steps} NFE in {precision}{most}, within {off:.1e} of the run's samples")
         return
     with tempfile.TemporaryDirectory() as beside:
         place = write(opened, out or Path(beside) / "exported", name=push, license=license)

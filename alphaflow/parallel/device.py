@@ -16,8 +16,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 def check_precision(dtype: torch.dtype) -> None:
     """Raises a UserError unless a network can be of this type."""
-    if not dtype.is_floating_point:
-        raise UserError(f"`dtype=` is a floating type, for example torch.bfloat16, got {dtype}")
+    if dtype not in (torch.float64, *PRECISIONS.values()):
+        raise UserError(f"`dtype=` is torch.float32, bfloat16, float16 or float64, got {dtype!r}")
 
 
 @contextmanager

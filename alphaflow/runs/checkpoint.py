@@ -32,7 +32,10 @@ EMBEDS_R = (
 
 def write_weights(file: Path, found: Mapping[str, Tensor]) -> None:
     """Writes weights as safetensors."""
+    file.touch()
+    mode = file.stat().st_mode
     save_file(dict(found), file)
+    file.chmod(mode)  # as other files', which safetensors' are not: only their owner may read these
 
 
 def seal(folder: Path, step: int, values: Mapping[str, float]) -> None:
@@ -110,13 +113,18 @@ def read_weights(file: Path, model: nn.Module) -> dict[str, Tensor]:
     try:
         found = load_file(file)
     except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; {_remedy(file)}") from error
+        raise missing(file) from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged or cut short ({reason(error)}); {_remedy(file)}") from error
     own = model.state_dict().keys()
     if any(name not in own and name.replace("embed_r.", "embed_jump.") in own for name in found):
         raise UserError(f"{file} {EMBEDS_R}")
     return found
+
+
+def missing(file: Path) -> UserError:
+    """The error for a file of weights that isn't there."""
+    return UserError(f"{file} is missing; {_remedy(file)}")
 
 
 def _remedy(file: Path) -> str:

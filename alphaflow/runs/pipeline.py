@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.pixels import Pixels
 from ..data.dataset import Dataset, describe_data
-from ..errors import UserError, said
+from ..errors import UserError, is_whole, said
 from ..guidance import CFG
 from ..network import Upcast, known
 from ..pixel_values import finished, is_picture_shape
@@ -99,8 +99,8 @@ class Pipeline(ABC):
         Raises:
             UserError: nfe is below 1, no sampler of the recipe goes with it, or the run can't be guided.
         """
-        if not 1 <= nfe <= MAX_NFE:
-            raise UserError(f"`nfe=` must be at least 1 and at most {MAX_NFE:,}, got {nfe:,}")
+        if not is_whole(nfe) or not 1 <= nfe <= MAX_NFE:
+            raise UserError(f"`nfe=` must be a whole number, at least 1 and at most {MAX_NFE:,}, got {nfe}")
         if guidance is not None and guidance.scale <= 0:
             raise UserError(f"a guidance scale is a positive number, 1 for none, got {guidance.scale}")
         cfg = None if self.takes_guidance else guidance

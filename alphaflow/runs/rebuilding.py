@@ -22,8 +22,10 @@ from ..samplers import ODE, SAMPLERS, Consistency, Sampler
 from ..sources import SOURCES, Gaussian, Source
 from ..text.text_encoder import TextEncoder
 from ..text.text_encoders import TEXT_ENCODERS
+from .checkpoint import missing
 from .composed import composed_recipe
 from .folder import RunFolder
+from .pipeline import MAX_NFE
 
 NETWORKS = {"DiT": DiT, "MiT": MiT, "NoisePrediction": NoisePrediction}
 """What run.json may name as one."""
@@ -33,11 +35,13 @@ def network_of(record: dict[str, Any], weights: Path, where: Path) -> nn.Module:
     """The network that a record describes, whatever its weights; not one that a file of weights can't be of.
 
     Raises:
-        UserError: it is none of alphaflow's, or larger than the file.
+        UserError: it is none of alphaflow's, or larger than the file, or there is no file.
     """
     with torch.device("meta"):  # takes no memory
         size = sum(weight.nbytes for weight in rebuild(record["model"], NETWORKS).parameters())
-    if weights.is_file() and size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later
+    if not weights.is_file():
+        raise missing(weights)
+    if size > 2 * weights.stat().st_size + 2**28:  # one cut short is said to be so, later
         raise UserError(f"{where} describes a network of {size:,} bytes, which {weights} can't hold")
     return cast(nn.Module, rebuild(record["model"], NETWORKS))
 
@@ -49,8 +53,9 @@ def samplers_of(record: dict[str, Any], where: Path) -> dict[int, Sampler]:
         UserError: one is none of alphaflow's.
     """
     samplers = {int(nfe): cast(Sampler, rebuild(part, SAMPLERS)) for nfe, part in record["samplers"].items()}
-    if not all(isinstance(sampler, ODE | Consistency) for sampler in samplers.values()):
-        raise UserError(f"{where} is damaged: samplers holds what is no sampler; restore it")
+    for nfe, sampler in samplers.items():
+        if not isinstance(sampler, ODE | Consistency) or sampler.nfe != nfe or nfe > MAX_NFE:
+            raise UserError(f"{where} is damaged: samplers holds what is no sampler of {nfe} evaluations; restore it")
     return samplers
 
 

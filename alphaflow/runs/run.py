@@ -50,6 +50,7 @@ class Run(Pipeline):
         shape, classes, class_names, sampled_classes, fps: see `Pipeline`.
         step: the checkpoint's step.
         ema: whether the weights are the averaged ones.
+        chosen: whether a checkpoint was asked for, rather than the last.
 
     Raises:
         UserError: the folder is not a run, has no such checkpoint, or the checkpoint is damaged.
@@ -67,6 +68,7 @@ class Run(Pipeline):
         trust: bool = False,
     ) -> None:
         check_precision(dtype)
+        self.chosen = step is not None
         self.folder, self.trust = RunFolder(path), trust
         self.record: dict[str, Any] = self.folder.read()
         place = self.folder.checkpoint_of(step)  # what is wrong with it is said before anything is built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ SIDE, EVALUATIONS, POINTS = 8, 128, 512
 LEFT_OUT = ("setup", "processes", "extended")
 """What run.json keeps of how it was trained here."""
 
-KEPT = ("config.json", ".safetensors")
+KEPT = ("config.json", ".safetensors", ".safetensors.index.json")
 """What of an autoencoder's folder is copied: nothing that is unpickled."""
 
 
@@ -50,15 +51,18 @@ def export(run: Run, out: Path | str, *, name: str | None = None, license: str |
         The folder.
 
     Raises:
-        UserError: ``out`` holds anything, or the run's network or source is the user's own.
+        UserError: ``out`` holds anything, the run isn't finished and no checkpoint was chosen, or one of its parts is
+            the user's own.
     """
-    out = Path(out)
-    record, source = run.record, run.record.get("source", {})
-    if record["model"] is None or record["autoencoder"] is None or source is None:
-        what = "network" if record["model"] is None else "source" if source is None else "autoencoder"
-        raise UserError(
-            f"{run.name} can't be exported as a folder: its {what} is the user's own, which no file describes"
-        )
+    check_finished(run)
+    if license is not None and not re.fullmatch(r"[\w.+-]+", license):
+        raise UserError(f"a licence is named by one word, for example mit or cc-by-4.0, not {license!r}")
+    record, out = run.record, Path(out)
+    parts = {name: record.get(name, {}) for name in ("model", "autoencoder", "source")}
+    own = next((name for name, part in {**parts, **record["samplers"]}.items() if part is None), None)
+    if own is not None:
+        what = own if own in parts else f"sampler of {own} evaluations"
+        raise UserError(f"{run.name} can't be exported as a folder: its {what} is the user's own")
     with adding(out) as beside:
         beside.mkdir()
         kept = _portable(record, beside)
@@ -68,21 +72,19 @@ def export(run: Run, out: Path | str, *, name: str | None = None, license: str |
         blank = _picture(run, beside / SAMPLES)
         if blank:
             LOG.warning("no picture of samples: %s", blank)
-        if text := run.folder.origin().text:
-            (beside / "recipe.py").write_text(text, encoding="utf-8")
         card = model_card(run, kept, name or out.name, license, picture=not blank)
         (beside / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
-def check_finished(run: Run, chosen: bool) -> None:
-    """Refuses a run that isn't trained to its end, unless a checkpoint was chosen.
+def check_finished(run: Run) -> None:
+    """Refuses a run that isn't trained to its end, unless its checkpoint was chosen.
 
     Raises:
         UserError: so it is.
     """
     steps = run.record["steps"]
-    if not chosen and run.step < steps:
+    if not run.chosen and run.step < steps:
         raise UserError(
             f"{run.name} is at step {run.step} of {steps}: train it to its end, or say which checkpoint to take, "
             f"`step={run.step}`"
@@ -90,20 +92,46 @@ def check_finished(run: Run, chosen: bool) -> None:
 
 
 def _portable(record: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """A run's record without what is of this machine: paths, and where it was started."""
-    recipe = record["recipe"]
+    """A run's record without what is of this machine: paths, devices, and where it was started."""
+    recipe, data = record["recipe"], record["data"]
     arguments = {name: _without_folders(value) for name, value in recipe["arguments"].items()}
+    text = data.get("text")
+    if text is not None and (Path(str(text.get("name"))).is_absolute() or Path(str(text.get("name"))).exists()):
+        data = {**data, "text": _without_folders(text)}
     found = {
         **record,
         "recipe": {**recipe, "arguments": arguments, "folder": None, "directory": None},
+        "data": data,
         "dataset": _without_folders(record.get("dataset")),
         "start": _without_folders(record.get("start")),
+        "autoencoder": _copied(record["autoencoder"], out / DECODER),
     }
-    folder = _folder_of(record["autoencoder"])
-    if folder is not None:
-        shutil.copytree(folder, out / DECODER, ignore=lambda _, names: [n for n in names if not n.endswith(KEPT)])
-        found["autoencoder"] = _named(record["autoencoder"], DECODER)
     return {name: value for name, value in found.items() if name not in LEFT_OUT}
+
+
+def _copied(autoencoder: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The description of an autoencoder as others can use it; one that lies in a folder is copied.
+
+    Raises:
+        UserError: the folder is gone, or holds no safetensors.
+    """
+    anywhere = {**autoencoder, "device": "auto"} if "device" in autoencoder else dict(autoencoder)
+    if "inner" in autoencoder:
+        return {**anywhere, "inner": _copied(autoencoder["inner"], out)}
+    if autoencoder["type"] != DiffusersVAE.__name__:
+        return anywhere
+    folder = Path(autoencoder["name"], autoencoder.get("subfolder") or "")
+    if not folder.is_dir():
+        if folder.is_absolute():
+            raise UserError(f"the run's autoencoder, {folder}, isn't there; put it back")
+        return anywhere
+    files = [file for file in folder.iterdir() if file.name.endswith(KEPT)]
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise UserError(f"the run's autoencoder, {folder}, has no weights as safetensors; save it as such")
+    out.mkdir()
+    for file in files:
+        shutil.copyfile(file, out / file.name)
+    return {**anywhere, "name": DECODER, "subfolder": None}
 
 
 def _without_folders(value: Any) -> Any:
@@ -113,23 +141,6 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_folders(part) for name, part in value.items()}
     return [_without_folders(part) for part in value] if isinstance(value, list) else value
-
-
-def _folder_of(autoencoder: Mapping[str, Any]) -> Path | None:
-    """The folder that an autoencoder lies in, by its description; None for one of the Hub, or none at all."""
-    if "inner" in autoencoder:
-        return _folder_of(autoencoder["inner"])
-    if autoencoder["type"] != DiffusersVAE.__name__:
-        return None
-    folder = Path(autoencoder["name"], autoencoder.get("subfolder") or "")
-    return folder if folder.is_dir() else None
-
-
-def _named(autoencoder: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The description of the same autoencoder under another name."""
-    if "inner" in autoencoder:
-        return {**autoencoder, "inner": _named(autoencoder["inner"], name)}
-    return {**autoencoder, "name": name, "subfolder": None}
 
 
 def _picture(run: Run, file: Path) -> str:

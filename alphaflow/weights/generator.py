@@ -85,11 +85,16 @@ class Generator(Pipeline):
         source, weights = source_of(record), path / checkpoint.MODEL
         if source is None or None in (record["model"], record["autoencoder"]):
             raise UserError(f"{folder.record} doesn't describe all parts; export the run again")
+        known = record["model"].get("inner", record["model"])
+        if known.get("shape") != record["data"]["shape"]:
+            raise UserError(f"{folder.record} is damaged: its data are of another shape than its network")
         model = network_of(record, weights, folder.record)
         checkpoint.load_weights(weights, model)
         there, place = find_device(device), path / DECODER
         autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS))
         if place.is_dir():
+            if not any(place.glob("*.safetensors")):  # others would be unpickled
+                raise UserError(f"{place} holds no weights as safetensors; export the run again")
             autoencoder = moved(autoencoder, str(place))
         samplers, name = samplers_of(record, folder.record), str(path)
         drop, data = label_drop_of(record), record["data"]
@@ -123,7 +128,13 @@ class Generator(Pipeline):
         Raises:
             UserError: as `Pipeline.sample`.
         """
-        given = None if labels is None else torch.as_tensor(labels)
+        try:
+            given = None if labels is None else torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise UserError(f"labels are class indices, whole numbers, one a sample; got {labels!r:.100}") from error
+        if given is not None and (given.ndim != 1 or given.is_floating_point()):
+            raise UserError(f"labels are class indices, whole numbers, one a sample; got {labels!r:.100}")
+        given = None if given is None else given.long()
         made = self.sample(count, steps, labels=given, cond=cond, seed=seed, guidance=guidance, **options)
         return Generated(made)
 

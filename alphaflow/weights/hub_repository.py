@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, reason
+from ..errors import UserError, said
 from ..hub import check_hub, unreachable
 
-FILES = ["config.json", "*.safetensors", "autoencoder/*", "README.md"]
+AUTOENCODER = [f"autoencoder/{name}" for name in ("config.json", "*.safetensors", "*.safetensors.index.json")]
+FILES = ["README.md", "config.json", "model.safetensors", *AUTOENCODER]
 """What of a repository is fetched: nothing that could be run."""
 
 
@@ -47,8 +48,8 @@ def push(folder: Path, name: str) -> str:
     try:
         address = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of an alphaflow run")
-    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"can't push to {name}: {reason(error)}; `hf auth login` gives access") from error
+    except Exception as error:  # whatever its HTTP library makes of a connection
+        raise UserError(f"can't push to {name}: {said(error)}; `hf auth login` gives access") from error
     return str(address)
 
 
@@ -56,8 +57,8 @@ def _snapshot(name: str, **options: Any) -> Path:
     hub = _library()
     try:
         return Path(hub.snapshot_download(name, allow_patterns=FILES, **options))
-    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"can't fetch {name}: {reason(error)}") from error
+    except Exception as error:  # whatever its HTTP library makes of a connection
+        raise UserError(f"can't fetch {name}: {said(error)}") from error
 
 
 def _library() -> Any:

@@ -40,13 +40,15 @@ def _body(run: Run, record: Mapping[str, Any], name: str, license: str | None, p
     )
     if picture:
         yield f"\n![Samples, not chosen by anyone]({SAMPLES})"
-    first = "range(8)" if run.classes and run.classes >= 8 else f"range({run.classes})" if run.classes else "count=8"
-    labels = first if not run.classes else f"{first}, steps={min(run.samplers, default=1)}"
+    needed = run.conditioning.needed
+    first = f"range({min(run.classes, 8)})" if run.classes else "" if needed else "count=8"
+    cond = f"cond=af.Cond({', '.join(f'{name}={name}' for name in needed)})" if needed else ""
+    call = ", ".join(filter(None, [first, cond, f"steps={min(run.samplers, default=1)}"]))
     yield "\n## Use\n"
     yield "```python"
     yield "import alphaflow as af"
     yield f'pipe = af.load("{name}")'
-    yield f"samples = pipe({labels}).samples"
+    yield f"samples = pipe({call}).samples" + (f"  # {run.conditioning.listed(needed)}" if needed else "")
     yield "```"
     yield "\n## Training\n"
     yield "| what | value |\n| --- | --- |"

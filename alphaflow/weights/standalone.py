@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import math
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +25,16 @@ from ..runs.maker import as_seen
 from ..runs.run import Run
 from ..samplers import Consistency
 from ..seeds import derived
-from ..types import Cond
+from ..types import NO_CLASS, Cond
 from ..version import __version__
+from .exporting import check_finished
 
 Format = Literal["torch-export", "onnx"]
 
 ENDINGS: dict[str, Format] = {".pt2": "torch-export", ".onnx": "onnx"}
 """Formats by the ending of a file."""
 
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """How far a program's samples may be from the run's, ‖a − b‖/‖b‖, by the network's precision."""
 
 DECODED = 63
@@ -92,11 +96,14 @@ class Standalone(nn.Module):
         found = {"noise": torch.randn(count, *run.shape, generator=generator)}
         if run.classes:
             found["labels"] = torch.arange(count) % run.classes
+            found["labels"][1:][::3] = NO_CLASS
         for name, form in (run.conditioning.forms or {}).items():
             if name in self.inputs and name != "labels":
                 dtype, shape = DTYPES[form.dtype], (count, *form.shape)
                 drawn = torch.randn(shape, generator=generator) if dtype.is_floating_point else torch.ones(shape)
                 found[name] = drawn.to(dtype)
+        if "mask" in found:
+            found["mask"][1:, -1] = False
         if self.draws:
             own = torch.Generator(run.device).manual_seed(derived(seed, 0))
             fresh = [torch.randn(count, *run.shape, device=run.device, generator=own) for _ in range(self.draws)]
@@ -134,13 +141,15 @@ def export_program(
         UserError: the file exists, the format's package isn't installed, the network can't be exported, or the program
             isn't right.
     """
+    check_finished(run)
     file, kind = _place(Path(file), format)
     module = Standalone(run if decode else run.undecoded(), nfe, guidance).eval()
     file.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent))
     try:
         call = _written(module, work / file.name, kind)
-        off = max(_difference(module, call, count, nfe, guidance) for count in SIZES)
+        differences = [_difference(module, call, count, nfe, guidance) for count in SIZES]
+        off = max(differences, key=lambda each: math.inf if math.isnan(each) else each)
         if not off <= TOLERANCE.get(next(run.model.parameters()).dtype, 1e-5):
             raise UserError(
                 f"the program is not right: its samples are off the run's by {off:.1e}, ‖a − b‖/‖b‖; nothing is written"
@@ -157,13 +166,29 @@ def _place(file: Path, format: Format | None) -> tuple[Path, Format]:
     kind = format or ENDINGS.get(file.suffix)
     if kind is None or kind not in ENDINGS.values():
         raise UserError(f"{file.name} is no program: give a .pt2 or .onnx file, or `format=`")
+    if ENDINGS.get(file.suffix, kind) != kind:
+        raise UserError(f"{file.name} is named as another format than {kind}")
     check_writable(file)
-    taken = next((each for each in (file, Path(f"{file}.data")) if each.exists()), None)
+    taken = next((each for each in (file, Path(f"{file}.data")) if each.exists() or each.is_symlink()), None)
     if taken is not None:
         raise UserError(f"{taken} exists; give another file")
     if kind == "onnx":
         _onnx_packages()
     return file, kind
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While it lasts torch warns of nothing, and logs nothing of its tracing."""
+    log = logging.getLogger("torch")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 Program = Callable[[Sequence[Tensor]], Tensor]
@@ -175,11 +200,10 @@ def _written(module: Standalone, file: Path, format: Format) -> Program:
     most = DECODED if len(module.decoders) else None
     batch = torch.export.Dim("batch", min=1, max=most)
     rest = tuple({0: batch} for _ in module.inputs[1:])
+    shapes = {"noise": {0: batch}, **({"given": rest} if rest else {})}
     about = {"inputs": module.inputs, "nfe": module.sampler.nfe, "largest_batch": most, "version": __version__}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            shapes = {"noise": {0: batch}, "given": rest}
+        with quiet(), torch.no_grad():
             program = torch.export.export(module, module.example(EXAMPLES), dynamic_shapes=shapes, strict=False)
             if format == "onnx":
                 return _onnx(program, module, file, about)
