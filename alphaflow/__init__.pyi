@@ -118,8 +118,8 @@ from .weighting import InverseAlphaWeighting as InverseAlphaWeighting
 from .weighting import UniformWeighting as UniformWeighting
 from .weights.convert import convert as convert
 from .weights.exporting import export as export
+from .weights.generator import ExportedPipeline as ExportedPipeline
 from .weights.generator import Generated as Generated
-from .weights.generator import Generator as Generator
 from .weights.generator import load as load
 
 __version__: str

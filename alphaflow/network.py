@@ -127,7 +127,10 @@ class Upcast(Wrapped):
         Raises:
             ValueError: u has another shape than z.
         """
-        return upcast(self.inner(z.to(self._type() or z.dtype), *arguments, **options), z)
+        dtype, along = self._type(), options.get("along")
+        if dtype is not None and along is not None:
+            options = {**options, "along": along._replace(z=along.z.to(dtype))}
+        return upcast(self.inner(z.to(dtype or z.dtype), *arguments, **options), z)
 
     def _type(self) -> torch.dtype | None:
         """The type of the network's weights, by its first, where that isn't float32; None for that, and for none."""

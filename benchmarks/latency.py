@@ -74,8 +74,8 @@ def calls(run: Path, place: Path, device: str) -> dict[str, dict[str, Callable[[
     ways = {"as it is": torch.float32, "bfloat16": torch.bfloat16}
     for way, dtype in ways.items():
         opened = af.Run(run, device=device, dtype=dtype)
-        for part, each in (("latent", opened.undecoded()), ("sample", opened)):
-            module = Standalone(each, 1).eval()
+        for part, decode in (("latent", False), ("sample", True)):
+            module = Standalone(opened, 1, decode=decode).eval()
             keep(way, part, module, module.example(1))
             if dtype == torch.float32:
                 keep("compiled", part, torch.compile(module), module.example(1))

@@ -53,7 +53,8 @@ def convert(
 ) -> None:
     """Make a run of another project's checkpoint. No code in the file is run.
 
-    The run can be sampled, evaluated, and trained from with `alphaflow train RECIPE --from OUT`.
+    The run can be sampled and evaluated. Training starts from it with `alphaflow train RECIPE --from OUT`, unless it is
+    dit's, which can be a teacher.
     """
     from alphaflow.autoencoders.opening import open_autoencoder
     from alphaflow.runs.folder import RunFolder
@@ -63,5 +64,8 @@ def convert(
     place = make(src, out, layout, autoencoder=decoder, heads=heads, classes=classes, ema=not raw)
     record = RunFolder(place).read()
     shape, network = tuple(record["data"]["shape"]), record["model"]["type"]
-    print(f"{place}: a {network} of {record['parameters']:,} parameters for samples {shape}, from {src}")
+    classes = record["data"]["classes"]
+    print(
+        f"{place}: a {network} of {record['parameters']:,} parameters, samples {shape}, {classes} classes, from {src}"
+    )
     print(f"next: alphaflow sample {place} --nfe {next(iter(record['samplers']))}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alphaflow.errors import UserError
 
 from .options import Checkpoint, Device, Guidance, GuidanceInterval, Precision, Raw, RunPath, Trust, guide, open_run
+
+if TYPE_CHECKING:
+    from alphaflow.runs.run import Run
 
 Out = Annotated[
     Path | None,
@@ -58,7 +61,7 @@ def export(
     latents: Latents = False,
     checkpoint: Checkpoint = None,
     raw: Raw = False,
-    precision: Precision = "fp32",
+    precision: Precision = None,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -66,9 +69,7 @@ def export(
 
     A program is compared with the run on several batches before it is written.
     """
-    from alphaflow.weights.exporting import check_finished
-    from alphaflow.weights.exporting import export as write
-    from alphaflow.weights.hub_repository import push as upload
+    from alphaflow.weights.hub_repository import check_push
     from alphaflow.weights.standalone import DECODED, ENDINGS, export_program
 
     ending = None if out is None else ENDINGS.get(out.suffix)
@@ -80,18 +81,26 @@ def export(
     wrong = next((option for option, value in for_other.items() if value is not None and value is not False), None)
     if wrong is not None or (ending is not None and ending != kind):
         raise UserError(f"{wrong or out} is not for --format {kind}; leave it out, or choose another")
+    if push is not None:
+        check_push(push)
     guided = guide(guidance, guidance_interval)
     opened = open_run(run, checkpoint, raw, device, precision, trust)
-    check_finished(opened)
-    if kind != "folder":
-        assert out is not None
-        steps = 1 if nfe is None else nfe
-        file, off = export_program(opened, out, nfe=steps, format=kind, guidance=guided, decode=not latents)
-        most = f", up to {DECODED} at once" if opened.autoencoder.networks() and not latents else ""
-        print(f"{file}: {steps} NFE in {precision}{most}, within {off:.1e} of the run's samples")
+    if kind == "folder":
+        _write_folder(opened, out, push, license)
         return
+    assert out is not None
+    steps = 1 if nfe is None else nfe
+    file, off = export_program(opened, out, nfe=steps, format=kind, guidance=guided, decode=not latents)
+    most = f", up to {DECODED} at once" if opened.autoencoder.networks() and not latents else ""
+    print(f"{file}: {steps} NFE in {precision or 'fp32'}{most}, within {off:.1e} of the run's samples")
+
+
+def _write_folder(run: Run, out: Path | None, push: str | None, license: str | None) -> None:
+    from alphaflow.weights.exporting import export as write
+    from alphaflow.weights.hub_repository import push as upload
+
     with tempfile.TemporaryDirectory() as beside:
-        place = write(opened, out or Path(beside) / "exported", name=push, license=license)
+        place = write(run, out or Path(beside) / "exported", name=push, license=license)
         if out is not None:
             print(f"{place}: open it with alphaflow.load({str(place)!r})")
         if push is not None:

@@ -28,8 +28,11 @@ Trust = Annotated[
     ),
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"],
-    typer.Option(help="Precision of the network's weights and arithmetic; samples and times stay in fp32."),
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option(
+        help="Precision of the network's weights and arithmetic; samples and times stay in fp32.",
+        show_default="as the network is, fp32",
+    ),
 ]
 Checkpoint = Annotated[int | None, typer.Option(help="Step of the checkpoint to load.", show_default="the last")]
 Raw = Annotated[bool, typer.Option("--raw", help="Use the raw weights instead of their moving average.")]
@@ -68,12 +71,13 @@ Guidance = Annotated[
 GuidanceInterval = Annotated[str, typer.Option(help="Times t_min,t_max between which guidance applies, both included.")]
 
 
-def open_run(path: Path, step: int | None, raw: bool, device: str, precision: str, trust: bool) -> Run:
+def open_run(path: Path, step: int | None, raw: bool, device: str, precision: str | None, trust: bool) -> Run:
     """The run of a command that samples."""
     from alphaflow.parallel.device import PRECISIONS
     from alphaflow.runs.run import Run
 
-    return Run(path, step=step, ema=not raw, device=device, dtype=PRECISIONS[precision], trust=trust)
+    dtype = None if precision is None else PRECISIONS[precision]
+    return Run(path, step=step, ema=not raw, device=device, dtype=dtype, trust=trust)
 
 
 def integers(text: str, option: str, least: int | None = None) -> list[int]:

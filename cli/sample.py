@@ -100,7 +100,7 @@ def sample(
     raw: Raw = False,
     batch_size: AtOnce = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -500,6 +500,12 @@ def test_what_came_meanwhile_stays(there: bool, sit: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+def test_the_command_knows_every_layout() -> None:
+    from alphaflow.cli.convert import From
+
+    assert set(get_args(get_args(From)[0])) == set(LAYOUTS)
+
+
 def test_the_command_line(sit: Path, cli: Here, here: Here) -> None:
     """The run is sampled; what can't be done with it is said in a line, and not that it was composed in Python."""
     out = sit.parent / "run"

@@ -227,18 +227,15 @@ class Case:
 
 CLASSES = {"classes": 3}, {"labels": LABELS}
 CASES = {
-    "labels, 1 step": Case(*CLASSES, nfe=1),
+    "labels, 1 step": Case(*CLASSES, nfe=1, formats=("pt2",)),
     "labels, consistency": Case(*CLASSES),
-    "labels, 4 steps": Case(*CLASSES, nfe=4, formats=("pt2",)),
     "nothing, 1 step": Case({}, {}, nfe=1, formats=("pt2",)),
-    "nothing, consistency": Case({}, {}, formats=("pt2",)),
     "vector": Case({"vector": 5}, {"vector": VECTOR}, nfe=1, formats=("pt2",)),
     "tokens": Case({"tokens": 3}, {"tokens": TOKENS, "mask": MASK}, nfe=1),
     "image": Case({"image": 2}, {"image": IMAGE}, nfe=1, formats=("pt2",)),
-    "guided": Case(*CLASSES, guidance=af.CFG(2.5), objective=DROPPED, formats=("pt2",)),
     "guided in an interval": Case(*CLASSES, 3, af.CFG(2.5, (0.6, 1.0)), DROPPED, formats=("pt2",)),
     "guidance as input": Case({"classes": 3, "guidance": True}, {"labels": LABELS}, 1, af.CFG(3.0, (0.2, 0.7)),
-                              af.MeanFlow(guidance=af.GuidanceInputs())),
+                              af.MeanFlow(guidance=af.GuidanceInputs()), formats=("pt2",)),
     "decoded": Case(*CLASSES, nfe=1, latent=True),
     "not decoded": Case(*CLASSES, latent=True, decode=False, formats=("pt2",)),
     "fp16": Case(*CLASSES, dtype=torch.float16, within=5e-3),

@@ -75,7 +75,7 @@ def test_training_and_a_run_of_the_merged_network(tmp_path: Path) -> None:
     assert run.sample(4, dtype=torch.float32).isfinite().all()
     with pytest.raises(af.UserError, match="give its network"):
         af.Run(out)
-    with pytest.raises(af.UserError, match="its network is the user's own"):
+    with pytest.raises(af.UserError, match="its model is the user's own"):
         af.export(run, tmp_path / "exported")
 
     merged = lora.merge_and_unload()

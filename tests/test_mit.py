@@ -55,6 +55,18 @@ def published(branches: dict[str, int]) -> State:
     return found
 
 
+def filed(weights: State) -> State:
+    """The same by the names that the port's files have, which are JAX's in part."""
+
+    def named(name: str) -> str:
+        layer, _, kind = name.rpartition(".")
+        if layer.endswith(("_proj", "w1", "w2", "w3", "layer.linear", "mlp.0", "mlp.2")):
+            return f"net.{layer}._flax_linear.{kind}"
+        return f"net.{layer}._flax_embedding.{kind}" if layer.endswith("embedding_table") else f"net.{name}"
+
+    return {named(name): weight for name, weight in weights.items()}
+
+
 def forward(weights: State, z: Tensor, h: Tensor, labels: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor]:
     """The published network's u and v; rotations by complex numbers."""
     b, size = len(z), WIDTH // HEADS
@@ -116,7 +128,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def test_value_and_tangent() -> None:
     weights, (z, r, t, guidance) = published(BRANCHES), inputs()
-    described, found = LAYOUTS["imf"].network({f"net.{name}": weight for name, weight in weights.items()})
+    described, found = LAYOUTS["imf"].network(filed(weights))
     model = af.MiT(**described.config).double()
     model.load_state_dict(found)
     cond = af.Cond(labels=torch.tensor([0, 5, -1]), guidance=guidance)
@@ -137,7 +149,7 @@ def test_value_and_tangent() -> None:
 def test_a_converted_run(tmp_path: Path) -> None:
     """Without v's branch, as checkpoints for inference are; sampled with guidance as an input."""
     weights = published({"shared_blocks": 1, "u_heads": 2})
-    save_file({f"net.{name}": weight.float() for name, weight in weights.items()}, tmp_path / "imf.safetensors")
+    save_file({name: weight.float() for name, weight in filed(weights).items()}, tmp_path / "imf.safetensors")
     run = af.Run(af.convert(tmp_path / "imf.safetensors", tmp_path / "run", "imf"), device="cpu").undecoded()
     assert (run.model.config["velocity_head"], run.takes_guidance, run.classes) == (0, True, 10)
     labels, noise = torch.tensor([3, 4]), torch.randn(2, CHANNELS, SIZE, SIZE)
@@ -160,7 +172,7 @@ def test_a_converted_run(tmp_path: Path) -> None:
 def test_it_trains() -> None:
     """Zero at initialisation; improved MeanFlow moves every weight that u and v use."""
     torch.manual_seed(0)
-    model = af.MiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10, head=1, velocity_head=1)
+    model = af.MiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10, u_blocks=1, velocity_head=1)
     x, t = torch.randn(2, 1, 8, 8), torch.ones(2)
     assert not model(x, t * 0, t).any()
     recipe = af.Recipe(
@@ -176,5 +188,12 @@ def test_it_trains() -> None:
     assert all(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
     with pytest.raises(ValueError, match="takes samples of shape"):
         model(torch.randn(2, 1, 4, 4), t, t)
-    with pytest.raises(ValueError, match="its patch 3 divides"):
-        af.MiT((1, 8, 8), patch=3)
+    with pytest.raises(ValueError, match="has no velocity head"):
+        af.MiT((1, 8, 8), patch=4, depth=1, width=16, heads=2, u_blocks=1)(x, t * 0, t, velocity=True)
+    wrong: list[tuple[dict[str, int], str]] = [
+        ({"patch": 3}, "its patch 3 divides"), ({"heads": 0}, "an even width"), ({"width": 36, "heads": 4}, "even"),
+        ({"depth": 4}, "of 4 blocks"), ({"velocity_head": -1}, "and v's -1"), ({"classes": -3}, "classes=-3"),
+    ]  # fmt: skip
+    for options, says in wrong:
+        with pytest.raises(ValueError, match=says):
+            af.MiT((1, 8, 8), **options)  # type: ignore[arg-type]

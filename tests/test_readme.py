@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -79,18 +80,22 @@ def test_the_readmes_alphaflow_commands_run(cli: Callable[..., Any], tmp_path: P
 
 
 def test_python_blocks_run(small_run: Path, tmp_path: Path) -> None:
-    """Each in a fresh process, where `runs/digits` is a small run."""
+    """A fresh process for each page, a fresh namespace for each block, where `runs/digits` is a small run."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "digits").symlink_to(small_run)
     path = str(Path(__import__("alphaflow").__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    found = [block for page in PAGES for block in blocks("python", page.read_text())]
-    assert len(found) >= 3
-    for block in found:
+    found = {page: blocks("python", page.read_text()) for page in PAGES}
+    assert sum(map(len, found.values())) >= 10
+    one = (
+        "import json, sys\nfor block in json.load(sys.stdin): exec(compile(block, block, 'exec'), {'__name__': 'page'})"
+    )
+    for page, each in found.items():
         done = subprocess.run(
-            [sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
-        )
-        assert done.returncode == 0, (block, done.stderr)
+            [sys.executable, "-c", one], input=json.dumps(each), capture_output=True, text=True, cwd=tmp_path,
+            env=environment, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (page.name, done.stderr)
 
 
 def test_the_readmes_recipe_trains(cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class DiffusersVAE(Compact, Autoencoder):
                 raise UserError(
                     f"{self.name} holds a {config.get('_class_name')}, which is not an autoencoder of diffusers"
                 )
-            return kind.from_pretrained(self.name, low_cpu_mem_usage=False, **options)
+            return kind.from_pretrained(self.name, low_cpu_mem_usage=False, use_safetensors=True, **options)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"can't load the autoencoder {self.name!r}: {reason(error)}; give a model on the Hub, or a folder with "

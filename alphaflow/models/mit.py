@@ -14,6 +14,7 @@ from ..network import Network
 from ..tangents import Dual, Value, add, cat, linear, linearly, primal, scaled
 from ..types import Cond, Direction, Sample, Time
 from .blocks import MLP, Attention, Variant, normalised
+from .dit_options import LARGEST
 from .embeddings import PatchEmbedding, TimeEmbedding, line_rotations
 from .patches import as_clips, patch_grid, patch_of
 
@@ -35,11 +36,11 @@ class MiT(Network):
         patch: rows and columns of a patch.
         depth, width, heads: number of blocks, token width, attention heads.
         classes: number of classes; index ``classes`` is the learned 'no class'.
-        head: number of last blocks that only u has; those before them are shared with v.
+        u_blocks: number of last blocks that only u has; those before them are shared with v.
         velocity_head: blocks of v's own branch, which `ImprovedMeanFlow` trains; 0 for none.
 
     Raises:
-        ValueError: the patch doesn't divide the shape, or the heads don't divide the width.
+        ValueError: the patch doesn't divide the shape, the heads don't divide the width evenly, or a number is no size.
     """
 
     offers_tangent = True
@@ -55,18 +56,24 @@ class MiT(Network):
         width: int = 768,
         heads: int = 12,
         classes: int = 1000,
-        head: int = 8,
+        u_blocks: int = 8,
         velocity_head: int = 0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "shape": tuple(shape), "patch": patch, "depth": depth, "width": width, "heads": heads, "classes": classes,
-            "head": head, "velocity_head": velocity_head,
+            "u_blocks": u_blocks, "velocity_head": velocity_head,
         }  # fmt: skip
         self.patch = patch_of(patch, len(shape))
         grid = patch_grid(shape, self.patch)
-        if len(shape) != 3 or grid is None or not 0 <= head <= depth:
+        if len(shape) != 3 or grid is None:
             raise ValueError(f"a MiT takes images (c, h, w) that its patch {patch} divides, got {tuple(shape)}")
+        if min(depth, width, heads, classes) < 1 or width % heads or (width // heads) % 2:
+            raise ValueError(
+                f"a MiT has heads of an even width, got width {width}, {heads} heads, depth {depth}, {classes=}"
+            )
+        if not (0 <= u_blocks <= depth and 0 <= velocity_head <= LARGEST):
+            raise ValueError(f"of {depth} blocks 0 to {depth} are u's own, got {u_blocks}, and v's {velocity_head}")
         self.shape, self.classes, self.grid, self.velocity_head = tuple(shape), classes, grid, velocity_head
         self.patches = PatchEmbedding(shape[0], self.patch, width)
         self.embed_class = nn.Embedding(classes + 1, width)
@@ -105,11 +112,15 @@ class MiT(Network):
         velocity: bool = False,
         along: Direction | None = None,
     ) -> Any:
-        """U (b, c, h, w) of the jump t → r; with ``velocity`` (u, v); with ``along`` u's derivative, too (`Network`).
+        """The mean velocity u (b, c, h, w) of the jump t → r, whose length is all that counts of both times.
+
+        With ``velocity`` (u, v); with ``along`` u's derivative, too (`Network`).
 
         Raises:
-            ValueError: samples of another shape.
+            UserError: samples of another shape, or there is no velocity head.
         """
+        if velocity and self.velocity_final is None:
+            raise UserError("this MiT has no velocity head: make it with velocity_head=8")
         if tuple(z.shape[1:]) != self.shape:
             raise UserError(f"this MiT takes samples of shape {self.shape}, got {tuple(z.shape[1:])}")
         cond = Cond() if cond is None else cond
@@ -121,13 +132,13 @@ class MiT(Network):
         tokens = shared = self._sequence(z, t, r, cond)
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, self.turns)
-            if number < len(self.blocks) - self.config["head"]:
+            if number < len(self.blocks) - self.config["u_blocks"]:
                 shared = tokens
         u = linearly(self._unpatch, self.final(tokens))
         value, tangent = u if isinstance(u, Dual) else (u, None)
         if not velocity:
             return value, tangent
-        assert self.velocity_final is not None, "this MiT has no velocity head"
+        assert self.velocity_final is not None
         branch = primal(shared)
         for block in self.velocity_blocks:
             branch = block(branch, self.turns)
@@ -150,6 +161,9 @@ class MiT(Network):
             return add(each, self.tokens[kind])
 
         return cat([*map(spread, KINDS), self.patches(linearly(as_clips, z))], dim=1)
+
+    def __repr__(self) -> str:
+        return f"MiT({', '.join(f'{name}={value!r}' for name, value in self.config.items())})"
 
     def _unpatch(self, tokens: Tensor) -> Tensor:
         """All tokens' patches (b, n, c·p·p) → the image's (b, c, h, w)."""

@@ -32,8 +32,8 @@ class NoisePrediction(Network):
     steps of `ODE` then are DDIM's (arXiv 2010.02502). Between the schedule's steps τ is interpolated, in log t/(1 − t);
     beyond its ends, t < 0.0099 and t > 0.9937, it is the last one, and 1 − t is kept above 0.0063.
 
-    It knows no jumps. As a start for few-step training it is poor, since 1/(1 − t) makes its errors large where jumps
-    begin; as a teacher it does.
+    It knows no jumps. It is a good teacher, and a poor start for few-step training, since 1/(1 − t) makes its errors
+    large where jumps begin.
 
     Args:
         inner: the network, a `DiT` which is called with τ for both times.

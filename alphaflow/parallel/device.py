@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from ..errors import UserError
 
@@ -14,10 +15,19 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 """The precisions that a network samples in, by their names."""
 
 
-def check_precision(dtype: torch.dtype) -> None:
-    """Raises a UserError unless a network can be of this type."""
-    if dtype not in (torch.float64, *PRECISIONS.values()):
+def check_precision(dtype: torch.dtype | None) -> None:
+    """Raises a UserError unless a network can be of this type; None leaves it as it is."""
+    if dtype not in (None, torch.float64, *PRECISIONS.values()):
         raise UserError(f"`dtype=` is torch.float32, bfloat16, float16 or float64, got {dtype!r}")
+
+
+def ready(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    """A network to sample with: on the device, its floats of a type unless that is None, in evaluation mode, frozen."""
+    model = model.to(device)
+    if dtype is not None:  # complex tables stay, which nn.Module.to(dtype) would cut
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.to(dtype) if tensor.is_floating_point() else tensor.data
+    return model.eval().requires_grad_(False)
 
 
 @contextmanager

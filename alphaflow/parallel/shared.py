@@ -107,11 +107,13 @@ def _shard(model: nn.Module, world: World, device: torch.device, parallel: Paral
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
     else:
         mesh = init_device_mesh(device.type, (world.size,), mesh_dim_names=("shard",))
+    inside = set[int]()  # of blocks: what these hold is gathered with them
     for module in list(model.modules()):
-        if isinstance(module, nn.ModuleList):
+        if isinstance(module, nn.ModuleList) and id(module) not in inside:
             for block in module:
                 if not isinstance(block, FSDPModule) and any(True for _ in block.parameters()):
                     fully_shard(block, mesh=mesh)
+                    inside.update(map(id, block.modules()))
     if trained:
         fully_shard(model, mesh=mesh)
     else:

@@ -51,6 +51,8 @@ def _was_changed(model: nn.Module) -> bool:
     """Whether a network has other weights than its description builds, as one with adapters put into it has."""
     assert isinstance(model, Configured)
     assert model.config is not None
+    if any(_was_changed(part) for part in model.config.values() if isinstance(part, nn.Module)):
+        return True
     with torch.device("meta"):
         plain = type(model)(**model.config).state_dict()
     shapes = ({name: weight.shape for name, weight in weights.items()} for weights in (model.state_dict(), plain))

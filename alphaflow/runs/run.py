@@ -14,7 +14,7 @@ from ..autoencoders.opening import AUTOENCODERS
 from ..data.dataset import Dataset
 from ..describe import rebuild
 from ..errors import UserError
-from ..parallel.device import check_precision, find_device
+from ..parallel.device import check_precision, find_device, ready
 from ..recipe import Recipe
 from ..samplers import Sampler
 from ..sources import Source
@@ -39,8 +39,8 @@ class Run(Pipeline):
         step: step of the checkpoint; None for the last.
         ema: the averaged weights rather than the raw ones.
         device: ``"auto"`` takes a GPU if there is one.
-        dtype: precision of the network's weights and arithmetic, for example ``torch.bfloat16``; samples and times stay
-            in float32.
+        dtype: precision of the network's weights and arithmetic, for example ``torch.bfloat16``, while samples and
+            times stay in float32; None for the network's own.
         trust: the run's recipe.py may be run, where a network of the user's own or the training data are needed. If
             not, nothing that the folder holds is run, but for recipes that equal a built-in one.
 
@@ -64,7 +64,7 @@ class Run(Pipeline):
         step: int | None = None,
         ema: bool = True,
         device: str | torch.device = "auto",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         trust: bool = False,
     ) -> None:
         check_precision(dtype)
@@ -78,7 +78,7 @@ class Run(Pipeline):
         drop, name, data = label_drop_of(self.record), str(self.folder.path), self.record["data"]
         super().__init__(model, samplers, autoencoder, data, device, name=name, label_drop=drop, source=source)
         self.load(place, ema=ema)
-        self.model.to(device, dtype).eval().requires_grad_(False)
+        ready(self.model, device, dtype)
 
     def load(self, place: Path, *, ema: bool = True) -> None:
         """Takes over the weights of one of the run's checkpoints, a folder."""

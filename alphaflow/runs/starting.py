@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
-from ..models.inflation import CLASSES
+from ..models.inflation import CLASSES, JUMP
+from ..models.noise_prediction import INNER
 from ..network import Network
 from ..objectives.flow_matching import FlowMatching
 from ..sources import Source
@@ -27,11 +28,13 @@ class Start:
         new: the network's that the file doesn't have; they stay as they are.
         unused: the file's that the network doesn't have.
         fitted: of another shape in the file, which the network fitted to itself.
+        still: every jump starts as one of length 0.
     """
 
     new: list[str]
     unused: list[str]
     fitted: list[str]
+    still: bool
 
 
 def load_matching(file: Path, model: nn.Module, *, of_images: bool = False, of_flow: bool = False) -> Start:
@@ -52,9 +55,9 @@ def load_matching(file: Path, model: nn.Module, *, of_images: bool = False, of_f
     weights = model.adapt(there, of_images=of_images, of_flow=of_flow) if isinstance(model, Network) else there
     shared = {name: weight for name, weight in weights.items() if name in own}
     if not shared:
-        raise UserError(
-            f"{file} has no weight in common with this recipe's network; start from a run of a like network"
-        )
+        noise = any(name.startswith(INNER) for name in weights)
+        why = "it predicts the noise, and can be a teacher" if noise else "start from a run of a like network"
+        raise UserError(f"{file} has no weight in common with this recipe's network; {why}")
     for name, weight in shared.items():
         if weight.shape != own[name].shape:
             raise UserError(
@@ -66,6 +69,7 @@ def load_matching(file: Path, model: nn.Module, *, of_images: bool = False, of_f
         new=[name for name in own if name not in shared],
         unused=[name for name in weights if name not in shared],
         fitted=[name for name, weight in shared.items() if weight.shape != there[name].shape],
+        still=of_flow and any(weight is not there[name] for name, weight in shared.items() if name.startswith(JUMP)),
     )
 
 
@@ -79,7 +83,7 @@ def start_from(file: Path, model: nn.Module, source: Source | None = None) -> st
     of_flow = record is not None and (record.get("objective") or {}).get("type") == FlowMatching.__name__
     start = load_matching(file, model, of_images=of_images, of_flow=of_flow)
     says = [f"starting from {file}"]
-    says += ["a flow model's, so that every jump starts as one of length 0"] if of_flow else []
+    says += ["a flow model's, so that every jump starts as one of length 0"] if start.still else []
     says += [f"{len(start.new)} weights are new, {start.new[0]} the first"] if start.new else []
     says += [f"{len(start.unused)} of its weights are not used, {start.unused[0]} the first"] if start.unused else []
     fitted = [name for name in start.fitted if name != CLASSES]

@@ -36,8 +36,8 @@ JUMPS: tuple[Sampler, ...] = (ODE(1), ODE(2))
 SAMPLERS = {"meanflow": JUMPS, "imf": JUMPS, "alphaflow": (ODE(1), Consistency(2))}
 """How few-step networks are sampled."""
 
-FLOW = (FlowMatching(guidance=Guidance(label_drop=0.1)), (ODE(50, solver="euler"),))
-"""What all others were trained by, flow models that saw a tenth of their samples without labels; and their sampler."""
+EULER: tuple[Sampler, ...] = (ODE(50, solver="euler"),)
+"""How all others are, flow models, which saw a tenth of their samples without labels."""
 
 
 def convert(
@@ -52,8 +52,8 @@ def convert(
 ) -> Path:
     """Makes a run of another project's checkpoint; nothing that the file holds is run.
 
-    The run is sampled and evaluated like any other, and training starts from it by ``start=``. It can't be resumed, for
-    it has no optimiser. What a flow model computes at r = t it computes at every r.
+    Training starts from the run by ``start=``, from a noise predictor's only with a network like it. It can't be
+    resumed. What a flow model computes at r = t it computes at every r.
 
     Args:
         src: the checkpoint, .pt or .safetensors: weights, or a dictionary that holds them (``ema``, ``model``).
@@ -66,9 +66,6 @@ def convert(
         heads: number of attention heads, which weights don't tell; None for the published sizes'.
         classes: number of classes; None for what the rows of the labels' embedding say.
         ema: of a checkpoint, its averaged weights rather than the raw ones, if it has any.
-
-    Returns:
-        The run's folder.
 
     Raises:
         UserError: the file is damaged, holds code, or another network; or ``out`` holds anything.
@@ -83,10 +80,11 @@ def convert(
         model, weights = kind.network(state, heads, classes)
         decoder = _decoder(model.shape, state) if autoencoder is None else _fitting(autoencoder, model.shape)
         network: Network = model
+        dropped = bool(weights["embed_class.weight"][-1].any())  # else nothing trained 'no class'
         if kind.noise:
             network, weights = NoisePrediction(model), {f"{INNER}{name}": weight for name, weight in weights.items()}
         came = {"file": src.name, "sha256": sha256(src), "layout": layout, "project": kind.project}
-        folder, record = RunFolder(beside), _record(network, model.shape, model.classes, decoder, layout)
+        folder, record = RunFolder(beside), _record(network, model.shape, model.classes, decoder, layout, dropped)
         folder.create(Origin(f"{layout} weights"), {**record, "converted": came})
         _write(folder.checkpoint(0), weights)
     return out
@@ -119,10 +117,12 @@ def _record(
     classes: int | None,
     autoencoder: Autoencoder,
     layout: str,
+    dropped: bool,
 ) -> dict[str, Any]:
     """What run.json keeps of a run that nobody here trained."""
-    few = SAMPLERS.get(layout)
-    objective, samplers = FLOW if few is None else (None, few)
+    samplers = SAMPLERS.get(layout, EULER)
+    flow = FlowMatching(guidance=Guidance(label_drop=0.1) if dropped else None)
+    objective = None if layout in SAMPLERS else flow
     data = {
         "shape": list(shape), "classes": classes, "sampled_classes": classes,
         "class_names": [str(index) for index in range(classes or 0)], "fps": None, "conditions": None, "text": None,

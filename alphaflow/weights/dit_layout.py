@@ -30,6 +30,9 @@ from ..models.dit import DiT
 from ..models.embeddings import TimeEmbedding, position_embedding
 from ..models.mit import MiT
 
+PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What weights may be of."""
+
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published sizes S, B, L and XL, by their width: weights don't tell."""
 
@@ -82,7 +85,9 @@ class Layout:
         self._check(own, set(names.values()))
         places = position_embedding(model.grid, config["width"])
         known = own["pos_embed"]
-        if known.shape != (1, *places.shape) or not torch.allclose(known[0].float(), places, atol=1e-4):
+        if known.shape != (1, *places.shape) or not torch.allclose(
+            known[0].float(), places, atol=max(1e-4, torch.finfo(known.dtype).eps)
+        ):
             raise self.unlike("its positions, pos_embed, are not the fixed sines and cosines of places")
         weights = {name: self._fitted(name, own[theirs], config) for name, theirs in names.items()}
         if self.jump is None:
@@ -134,7 +139,7 @@ class Layout:
         return {
             "shape": (channels, side * patch, side * patch), "patch": patch, "depth": len(numbers), "width": width,
             "heads": heads, "classes": classes or (rows - 1 if rows % 10 else rows),
-            "mlp_ratio": hidden.shape[1] / width * (1.5 if swiglu else 1),
+            "mlp_ratio": _ratio(hidden.shape[1], width, swiglu),
             "rms_norm": "blocks.0.norm1.weight" in own, "swiglu": swiglu, "qk_norm": norm is not None,
             "rope": any(name.startswith(ROTATIONS) for name in own),
         }  # fmt: skip
@@ -155,7 +160,7 @@ class Layout:
         """Raises a UserError unless all are dense tensors of finite floats."""
         for name, weight in own.items():
             plain = weight.layout == torch.strided and not weight.is_quantized and weight.device.type == "cpu"
-            if not (plain and weight.is_floating_point() and weight.numel()):
+            if not (plain and weight.dtype in PLAIN and weight.numel()):
                 raise self.unlike(
                     f"its {name:.100}, {weight.dtype} {tuple(weight.shape)}, is no plain tensor of floats"
                 )
@@ -197,6 +202,12 @@ class Layout:
     def unlike(self, what: str) -> UserError:
         """The error for weights of another network."""
         return UserError(f"these are not the weights of a network of {self.project}: {what}")
+
+
+def _ratio(inner: int, width: int, swiglu: bool) -> float:
+    """The ratio by which `DiT` makes MLPs of this inner width."""
+    hidden = inner if not swiglu else next(n for n in range(inner, 2 * inner + 2) if int(2 / 3 * n) == inner)
+    return next(ratio for ratio in (hidden / width, (hidden + 0.5) / width) if int(width * ratio) == hidden)
 
 
 def _reversed(weight: Tensor) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..autoencoders.diffusers_vae import DiffusersVAE
@@ -72,7 +73,8 @@ def export(run: Run, out: Path | str, *, name: str | None = None, license: str |
         blank = _picture(run, beside / SAMPLES)
         if blank:
             LOG.warning("no picture of samples: %s", blank)
-        card = model_card(run, kept, name or out.name, license, picture=not blank)
+        changed = {"extended": record.get("extended", [])}
+        card = model_card(run, kept | changed, name or out.name, license, picture=not blank)
         (beside / "README.md").write_text(card, encoding="utf-8")
     return out
 
@@ -95,9 +97,7 @@ def _portable(record: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """A run's record without what is of this machine: paths, devices, and where it was started."""
     recipe, data = record["recipe"], record["data"]
     arguments = {name: _without_folders(value) for name, value in recipe["arguments"].items()}
-    text = data.get("text")
-    if text is not None and (Path(str(text.get("name"))).is_absolute() or Path(str(text.get("name"))).exists()):
-        data = {**data, "text": _without_folders(text)}
+    data = {**data, "text": _without_folders(data.get("text"))}
     found = {
         **record,
         "recipe": {**recipe, "arguments": arguments, "folder": None, "directory": None},
@@ -135,9 +135,11 @@ def _copied(autoencoder: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """A value whose paths are their last parts only."""
-    if isinstance(value, str) and "/" in value:
-        return Path(value).name
+    """A value whose paths, absolute ones and those that are here, are their last parts only."""
+    if isinstance(value, str):
+        path = PureWindowsPath(value)  # knows both separators
+        is_path = path.is_absolute() or value.startswith(("/", "./", "../", "~")) or os.path.exists(value)  # noqa: PTH110
+        return path.name if is_path else value
     if isinstance(value, dict):
         return {name: _without_folders(part) for name, part in value.items()}
     return [_without_folders(part) for part in value] if isinstance(value, list) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from ..autoencoders.opening import AUTOENCODERS
 from ..describe import rebuild
 from ..errors import UserError
 from ..guidance import CFG
-from ..parallel.device import check_precision, find_device
+from ..parallel.device import check_precision, find_device, ready
 from ..recipe import Recipe
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
@@ -42,7 +43,7 @@ class ExportedFolder(RunFolder):
 
 @dataclass(frozen=True)
 class Generated:
-    """What a generator made.
+    """What an exported network made.
 
     Attributes:
         samples: 8-bit pixels (n, c, h, w), clips (n, c, f, h, w), or floats (n, …) of what is no picture.
@@ -62,7 +63,7 @@ class Generated:
         return [Image.fromarray(each.squeeze(2).numpy()) for each in self.samples.permute(0, 2, 3, 1)]
 
 
-class Generator(Pipeline):
+class ExportedPipeline(Pipeline):
     """An exported network with what samples are drawn by; `load` opens one.
 
     ``pipe = af.load("digits")``, then ``pipe([3, 7], steps=1).images[0].save("three.png")``.
@@ -70,13 +71,14 @@ class Generator(Pipeline):
     Args:
         path: the folder that `export` made.
         device: ``"auto"`` takes a GPU if there is one.
-        dtype: precision of the network's weights and arithmetic; samples and times stay in float32.
+        dtype: precision of the network's weights and arithmetic, while samples and times stay in float32; None for
+            float32.
 
     Raises:
         UserError: the folder is none, is damaged, or its network is none of this alphaflow's.
     """
 
-    def __init__(self, path: Path, *, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, path: Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> None:
         check_precision(dtype)
         folder = ExportedFolder(path)
         if not folder.exists():
@@ -92,6 +94,7 @@ class Generator(Pipeline):
         checkpoint.load_weights(weights, model)
         there, place = find_device(device), path / DECODER
         autoencoder = cast(Autoencoder, rebuild(record["autoencoder"], AUTOENCODERS))
+        check_names(record["autoencoder"])
         if place.is_dir():
             if not any(place.glob("*.safetensors")):  # others would be unpickled
                 raise UserError(f"{place} holds no weights as safetensors; export the run again")
@@ -99,7 +102,7 @@ class Generator(Pipeline):
         samplers, name = samplers_of(record, folder.record), str(path)
         drop, data = label_drop_of(record), record["data"]
         super().__init__(
-            model.to(there, dtype).eval().requires_grad_(False),
+            ready(model, there, dtype),
             samplers, autoencoder.on(there), data, there, name=name, label_drop=drop, source=source,
         )  # fmt: skip
 
@@ -143,6 +146,21 @@ class Generator(Pipeline):
         raise UserError(f"{self.name} was exported, and has neither recipe nor data; give `reference=`")
 
 
+def check_names(autoencoder: Any) -> None:
+    """Refuses an autoencoder of diffusers by any name but the export's own folder or OWNER/NAME of the Hub: no path.
+
+    Raises:
+        UserError: so it is.
+    """
+    if isinstance(autoencoder, dict) and "inner" in autoencoder:
+        check_names(autoencoder["inner"])
+    elif isinstance(autoencoder, dict) and "name" in autoencoder:
+        name, inside = str(autoencoder["name"]), str(autoencoder.get("subfolder") or "vae")
+        named = name == DECODER or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)
+        if not named or not re.fullmatch(r"[\w-]+", inside):
+            raise UserError(f"this export's autoencoder is {name!r:.100}, no model of the Hub; export the run again")
+
+
 def moved(autoencoder: Autoencoder, name: str) -> Autoencoder:
     """The same autoencoder of diffusers under another name, be it inside a normalisation or not."""
     if isinstance(autoencoder, Normalised):
@@ -150,16 +168,19 @@ def moved(autoencoder: Autoencoder, name: str) -> Autoencoder:
     return replace(autoencoder, name=name, subfolder=None) if isinstance(autoencoder, DiffusersVAE) else autoencoder
 
 
-def load(name: Path | str, *, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32) -> Generator:
+def load(
+    name: Path | str, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+) -> ExportedPipeline:
     """Opens what `export` made.
 
     Args:
         name: its folder, or OWNER/NAME of a repository on the Hub, which is fetched once.
         device: ``"auto"`` takes a GPU if there is one.
-        dtype: precision of the network's weights and arithmetic; samples and times stay in float32.
+        dtype: precision of the network's weights and arithmetic, while samples and times stay in float32; None for
+            float32.
 
     Raises:
         UserError: there is none, or it is damaged; or the Hub can't be reached, or huggingface_hub isn't installed.
     """
     path = Path(name)
-    return Generator(path if path.exists() else fetched(str(name)), device=device, dtype=dtype)
+    return ExportedPipeline(path if path.exists() else fetched(str(name)), device=device, dtype=dtype)

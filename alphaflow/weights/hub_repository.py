@@ -39,18 +39,29 @@ def push(folder: Path, name: str) -> str:
     Raises:
         UserError: it can't be reached, you may not, or huggingface_hub isn't installed.
     """
+    check_push(name)
     hub = _library()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"a repository of the Hub is named OWNER/NAME, not {name!r}")
-    if problem := unreachable():
-        raise UserError(f"can't push to {name}: {problem}")
     api = hub.HfApi()
     try:
         address = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of an alphaflow run")
     except Exception as error:  # whatever its HTTP library makes of a connection
-        raise UserError(f"can't push to {name}: {said(error)}; `hf auth login` gives access") from error
+        remedy = "; `hf auth login` gives access" if isinstance(error, hub.errors.HfHubHTTPError) else ""
+        raise UserError(f"can't push to {name}: {said(error)}{remedy}") from error
     return str(address)
+
+
+def check_push(name: str) -> None:
+    """Refuses a repository that can't be pushed to, before long work.
+
+    Raises:
+        UserError: it has no such name, the Hub can't be reached, or huggingface_hub isn't installed.
+    """
+    _library()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"a repository of the Hub is named OWNER/NAME, not {name!r}")
+    if problem := unreachable():
+        raise UserError(f"can't push to {name}: {problem}")
 
 
 def _snapshot(name: str, **options: Any) -> Path:

@@ -30,7 +30,8 @@ class InContextLayout(Layout):
         self, state: Mapping[str, Tensor], heads: int | None = None, classes: int | None = None
     ) -> tuple[DiT | MiT, dict[str, Tensor]]:
         """The network, which takes no memory yet, and its weights; as `Layout.network`."""
-        own = {name.removeprefix(self.prefix): weight for name, weight in state.items()}
+        wrapped = re.compile(r"\._flax_(linear|embedding)\b")  # what its PyTorch port keeps of JAX's names
+        own = {wrapped.sub("", name.removeprefix(self.prefix)): weight for name, weight in state.items()}
         self.check_plain(own)
         first = own.get("x_embedder.proj.weight")
         table = own.get("y_embedder.embedding_table.weight")
@@ -40,7 +41,7 @@ class InContextLayout(Layout):
         counts = {kind: len({name.split(".")[1] for name in own if name.startswith(f"{kind}.")}) for kind in BRANCHES}
         shared, head, velocity = counts.values()
         config: dict[str, Any] = {
-            "shape": (first.shape[1], SIDE, SIDE), "patch": first.shape[2], "depth": shared + head, "head": head,
+            "shape": (first.shape[1], SIDE, SIDE), "patch": first.shape[2], "depth": shared + head, "u_blocks": head,
             "width": len(first), "heads": heads or len(first) // len(norm), "classes": classes or len(table) - 1,
             "velocity_head": velocity,
         }  # fmt: skip

@@ -70,6 +70,9 @@ def _settings(record: Mapping[str, Any], step: int) -> Iterator[tuple[str, Any]]
         arguments = ", ".join(f"{key}={value!r}" for key, value in recipe["arguments"].items())
         yield "recipe", "composed in Python" if recipe["name"] == "python" else f"{recipe['name']}({arguments})"
         yield "steps", f"{step:,} of {record['steps']:,}"
+        for entry in record.get("extended", []):
+            changes = ", ".join(f"{name} {was} → {now}" for name, (was, now) in entry["changes"].items())
+            yield f"changed at step {entry['step']:,}", changes or "the recipe's code"
         yield "seed", record["seed"]
         yield "started", record.get("started")
         yield "start", record.get("start") or "from scratch"

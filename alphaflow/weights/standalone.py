@@ -54,18 +54,21 @@ class Standalone(nn.Module):
         run: the run, opened.
         nfe: network evaluations a sample.
         guidance: scale and interval, fixed in the program; None for none.
+        decode: samples are decoded by the run's autoencoder.
 
     Attributes:
         inputs: the names of what it takes, in order.
+        run: the run, without its autoencoder where samples aren't decoded.
 
     Raises:
         UserError: as `Pipeline.sampler`.
     """
 
-    def __init__(self, run: Run, nfe: int, guidance: CFG | None = None) -> None:
+    def __init__(self, run: Run, nfe: int, guidance: CFG | None = None, decode: bool = True) -> None:
         super().__init__()
+        self.run = run = run if decode else run.undecoded()
         self.model, self.decoders = run.model, nn.ModuleList(run.autoencoder.networks())
-        self._run, self._guidance = run, guidance
+        self._guidance = guidance
         self.sampler = run.sampler(nfe, guidance)
         self.draws = len(self.sampler.grid) - 2 if isinstance(self.sampler, Consistency) else 0
         forms = run.conditioning.forms or {}
@@ -73,12 +76,12 @@ class Standalone(nn.Module):
         self.inputs = ["noise", *(["labels"] if run.classes else []), *names, *(["fresh"] if self.draws else [])]
 
     def forward(self, noise: Tensor, *given: Tensor) -> Tensor:
-        """Noise (b, …) and the rest of ``inputs``, each (b, …) → samples (b, …), pixels in [-1, 1] where they are any.
+        """Noise (b, …) and the rest of ``inputs``, each (b, …) → samples (b, …), floats; pixels lie about [-1, 1].
 
         ``fresh`` (b, k, …) is the noise that consistency sampling adds on its way.
         """
         tensors = dict(zip(self.inputs[1:], given, strict=True))
-        fresh, run = tensors.pop("fresh", None), self._run
+        fresh, run = tensors.pop("fresh", None), self.run
         cond = Cond(**tensors)
         if self._guidance is not None and run.takes_guidance:
             setting = guidance_setting(noise.shape[0], self._guidance.scale, self._guidance.interval)
@@ -92,7 +95,7 @@ class Standalone(nn.Module):
 
     def example(self, count: int, seed: int = 0) -> tuple[Tensor, ...]:
         """Values of ``inputs``, for ``count`` samples; the noise that `Pipeline.sample` draws with this seed, too."""
-        run, generator = self._run, torch.Generator().manual_seed(seed)
+        run, generator = self.run, torch.Generator().manual_seed(seed)
         found = {"noise": torch.randn(count, *run.shape, generator=generator)}
         if run.classes:
             found["labels"] = torch.arange(count) % run.classes
@@ -143,7 +146,7 @@ def export_program(
     """
     check_finished(run)
     file, kind = _place(Path(file), format)
-    module = Standalone(run if decode else run.undecoded(), nfe, guidance).eval()
+    module = Standalone(run, nfe, guidance, decode).eval()
     file.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent))
     try:
@@ -235,7 +238,7 @@ def _onnx(program: Any, module: Standalone, file: Path, about: dict[str, Any]) -
 
 def _difference(module: Standalone, call: Program, count: int, nfe: int, guidance: CFG | None) -> float:
     """How far a program's samples are from what the run makes of the same noise, ‖a − b‖/‖b‖."""
-    inputs, run, seed = module.example(count, count), module._run, count
+    inputs, run, seed = module.example(count, count), module.run, count
     tensors = dict(zip(module.inputs, inputs, strict=True))
     noise, cond = tensors.pop("noise"), Cond(**{n: tensor for n, tensor in tensors.items() if n != "fresh"})
     ours = run.sample(count, nfe, cond=cond, seed=seed, noise=noise, dtype=torch.float32, guidance=guidance)

@@ -50,6 +50,11 @@ def read_state(file: Path, *, ema: bool = True) -> dict[str, Tensor]:
         raise UserError(f"{file} is {'a folder' if file.is_dir() else 'missing'}; give a .pt or .safetensors file")
     found = _loaded_safely(file) if file.suffix == ".safetensors" else _unpickled(file)
     weights = _weights_in(found, (*AVERAGES, *RAW) if ema else (*RAW, *AVERAGES))
+    strange = isinstance(found, Mapping) and next((key for key in AVERAGES if _is_strange(found.get(key))), None)
+    if ema and strange:
+        raise UserError(
+            f"{file}: its {strange!r} holds more than weights by their names; choose `ema=False`, or save it alone"
+        )
     if weights is None:
         raise UserError(f"{file} holds no weights: neither tensors by their names, nor these under {', '.join(RAW)}")
     for wrapper in WRAPPERS * 2:
@@ -106,3 +111,8 @@ def _weights_in(found: Any, keys: tuple[str, ...], depth: int = 3) -> dict[str, 
             return inside
     tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
     return tensors if tensors and len(tensors) == len(found) else None
+
+
+def _is_strange(average: Any) -> bool:
+    """Whether something stands where averaged weights do, and isn't them."""
+    return average is not None and _weights_in(average, (*AVERAGES, *RAW)) is None
