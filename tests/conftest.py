@@ -129,6 +129,8 @@ class Done:
 def command(*arguments: str | Path, cwd: Path | None = None, threads: int = 1) -> Done:
     """Runs `python -m alphaflow` in a process of its own, without a terminal."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COLUMNS": "100", "NO_COLOR": "1", "PYTHONPATH": PATH}
+    if cwd is None:
+        environment["PYTHONSAFEPATH"] = "1"  # nothing is imported from the folder of all temporary files
     call = [sys.executable, "-m", "alphaflow", *map(str, arguments)]
     done = subprocess.run(
         call,
@@ -161,14 +163,17 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Done]:
     """The command line in this process, for calls that only end in an error: no second import of torch."""
     from alphaflow.cli.main import main
+
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))  # Python imports from where one is
 
     def call(*arguments: str | Path) -> Done:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["alphaflow", *map(str, arguments)])
-        monkeypatch.chdir(tempfile.gettempdir())
         with pytest.raises(SystemExit) as ended:
             main()
         printed = capsys.readouterr()

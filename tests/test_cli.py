@@ -331,7 +331,7 @@ def test_the_recipe_is_found_among_its_options_and_executed_once(
     words: str, says: str, tmp_path: Path, here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(SAYS)
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     fails(here("train", *words.split()), says)
     executed = tmp_path / "executed"
     assert (executed.read_text() if executed.exists() else "once\n") == "once\n"
