@@ -166,9 +166,11 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
 def here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Done]:
-    """The command line in this process, for calls that only end in an error: no second import of torch."""
+    """The command line in this process: no second import of torch."""
     from alphaflow.cli.main import main
 
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(tmp_path_factory.mktemp("empty"))  # Python imports from where one is
 
     def call(*arguments: str | Path) -> Done:

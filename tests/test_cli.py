@@ -50,29 +50,29 @@ def test_help_starts_without_torch() -> None:
         assert "Usage" in done.stdout or "digits" in done.stdout
 
 
-def test_help_lists_the_recipes_own_parameters(cli: Cli) -> None:
-    done = cli("train", "digits", "--help")
+def test_help_lists_the_recipes_own_parameters(here: Cli) -> None:
+    done = here("train", "digits", "--help")
     assert done.status == 0
     for word in ("--method", "--steps", "2600", "--batch-size", "--resume", "--checkpoint-every", "alpha-flow"):
         assert word in done.out
     assert "--flip" not in done.out
-    assert "--flip" in cli("train", "cifar10", "--help").out
+    assert "--flip" in here("train", "cifar10", "--help").out
     assert "Width of the network." in done.out
     for name in ("sample", "evaluate", "recipes"):
-        assert cli(name, "--help").status == 0
-    assert cli("--version").out.startswith("alphaflow ")
+        assert here(name, "--help").status == 0
+    assert here("--version").out.startswith("alphaflow ")
 
 
-def test_recipes(cli: Cli, tmp_path: Path) -> None:
-    listed = cli("recipes").out
+def test_recipes(here: Cli, tmp_path: Path) -> None:
+    listed = here("recipes").out
     assert "digits" in listed
     assert "cifar10" in listed
-    source = cli("recipes", "show", "digits").out
+    source = here("recipes", "show", "digits").out
     assert "def recipe(" in source
-    assert cli("recipes", "copy", "digits", tmp_path / "mine.py").status == 0
+    assert here("recipes", "copy", "digits", tmp_path / "mine.py").status == 0
     assert (tmp_path / "mine.py").read_text() == source
-    fails(cli("recipes", "copy", "digits", tmp_path / "mine.py"), "mine.py exists")
-    fails(cli("recipes", "show", "digit"), "did you mean digits")
+    fails(here("recipes", "copy", "digits", tmp_path / "mine.py"), "mine.py exists")
+    fails(here("recipes", "show", "digit"), "did you mean digits")
 
 
 def test_train_sample_evaluate(cli: Cli, small_run: Path, tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_wrong_recipes_and_parameters(here: Cli, tmp_path: Path) -> None:
         ("def recipe(*, seed: int = 3): ...", ["can't be called seed"]),
     ],
 )
-def test_wrong_recipe_files(source: str, words: list[str], cli: Cli, tmp_path: Path) -> None:
+def test_wrong_recipe_files(source: str, words: list[str], here: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(source + "\n")
-    fails(cli("train", tmp_path / "mine.py", "--out", tmp_path / "r"), *words)
+    fails(here("train", tmp_path / "mine.py", "--out", tmp_path / "r"), *words)
     assert not (tmp_path / "r").exists()
 
 
@@ -244,15 +244,15 @@ def test_wrong_runs(here: Cli, small_run: Path, tmp_path: Path) -> None:
     assert (broken / "run.json").is_file()
 
 
-def test_flow_matching_samples_with_a_flow_solver(cli: Cli, tmp_path: Path) -> None:
+def test_flow_matching_samples_with_a_flow_solver(here: Cli, tmp_path: Path) -> None:
     call = ("train", "digits", "--method", "flow-matching", "--steps", "4", *TINY, "--out", tmp_path / "fm")
-    assert cli(*call).status == 0
-    done = cli("sample", tmp_path / "fm", "--nfe", "3", "--count", "4")
+    assert here(*call).status == 0
+    done = here("sample", tmp_path / "fm", "--nfe", "3", "--count", "4")
     assert done.status == 0
     assert "ODE(steps=3, solver='euler')" in done.out
 
 
-def test_a_diverging_run_ends_in_one_line_and_saves_nothing_broken(cli: Cli, tmp_path: Path) -> None:
+def test_a_diverging_run_ends_in_one_line_and_saves_nothing_broken(here: Cli, tmp_path: Path) -> None:
     call = (
         "train",
         "digits",
@@ -266,7 +266,7 @@ def test_a_diverging_run_ends_in_one_line_and_saves_nothing_broken(cli: Cli, tmp
         "--out",
         tmp_path / "r",
     )
-    fails(cli(*call), "the loss is", "lower learning rate")
+    fails(here(*call), "the loss is", "lower learning rate")
     assert not list((tmp_path / "r").glob("checkpoints/*"))
 
 
@@ -286,19 +286,19 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     assert not err
 
 
-def test_a_changed_recipe_is_not_resumed(cli: Cli, tmp_path: Path) -> None:
-    source = cli("recipes", "show", "digits").out
+def test_a_changed_recipe_is_not_resumed(here: Cli, tmp_path: Path) -> None:
+    source = here("recipes", "show", "digits").out
     (tmp_path / "mine.py").write_text(source)
     call = ("train", tmp_path / "mine.py", "--steps", "4", *TINY, "--out", tmp_path / "r", "--resume")
-    assert cli(*call).status == 0
+    assert here(*call).status == 0
     (tmp_path / "mine.py").write_text(source.replace("fm_share=0.25", "fm_share=0.5"))
-    fails(cli(*call), "is not the one", "recipe.py")
+    fails(here(*call), "is not the one", "recipe.py")
 
 
-def test_flags_may_stand_before_the_recipe(cli: Cli, tmp_path: Path) -> None:
-    done = cli("train", "--steps", "2", "--out", tmp_path / "r", "digits", *TINY)
+def test_flags_may_stand_before_the_recipe(here: Cli, tmp_path: Path) -> None:
+    done = here("train", "--steps", "2", "--out", tmp_path / "r", "digits", *TINY)
     assert done.status == 0, done.err
-    assert "doesn't exist" in cli("train", "--flip", "cifar10", "--data", tmp_path / "no.zip").err
+    assert "doesn't exist" in here("train", "--flip", "cifar10", "--data", tmp_path / "no.zip").err
 
 
 SAYS = """
@@ -344,10 +344,10 @@ def test_broken_modules(cli: Cli, tmp_path: Path) -> None:
     fails(cli("train", ":x", cwd=tmp_path), "can't be imported")
 
 
-def test_the_users_own_picture_is_not_overwritten(cli: Cli, small_run: Path, tmp_path: Path) -> None:
+def test_the_users_own_picture_is_not_overwritten(here: Cli, small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "pics.png").write_text("precious")
     for more in ((), ("--overwrite",)):
-        done = cli("sample", small_run, "--count", "4", "--out", tmp_path / "pics", *more)
+        done = here("sample", small_run, "--count", "4", "--out", tmp_path / "pics", *more)
         fails(done, "pics.png exists, and nothing says that alphaflow wrote", "another --out")
     assert (tmp_path / "pics.png").read_text() == "precious"
     assert not (tmp_path / "pics").exists()
@@ -401,12 +401,12 @@ def test_only_what_a_command_wrote_is_replaced(here: Callable[..., Any], small_r
     assert (tmp_path / "stats.npz").read_text() == (tmp_path / "result.json").read_text() == "{}"
 
 
-def test_greyscale_folders_measure_like_the_run(cli: Cli, small_run: Path, tmp_path: Path) -> None:
+def test_greyscale_folders_measure_like_the_run(here: Cli, small_run: Path, tmp_path: Path) -> None:
     for seed in ("1", "2"):
-        assert cli("sample", small_run, "--count", "50", "--seed", seed, "--out", tmp_path / seed).status == 0
+        assert here("sample", small_run, "--count", "50", "--seed", seed, "--out", tmp_path / seed).status == 0
     call = ("--reference", tmp_path / "2", "--json")
-    assert cli("evaluate", tmp_path / "1", *call, tmp_path / "folder.json").status == 0
-    assert cli("evaluate", small_run, "--count", "50", "--seed", "1", *call, tmp_path / "run.json").status == 0
+    assert here("evaluate", tmp_path / "1", *call, tmp_path / "folder.json").status == 0
+    assert here("evaluate", small_run, "--count", "50", "--seed", "1", *call, tmp_path / "run.json").status == 0
     rows = [json.loads((tmp_path / name).read_text())["rows"][0]["values"] for name in ("folder.json", "run.json")]
     assert rows[0] == pytest.approx(rows[1], rel=1e-9)
 

@@ -235,12 +235,12 @@ def test_diagnose_measures_the_run_it_is_given(small_run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_command(here: Callable[..., Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--steps", "12", "--width", "32", "--depth", "1", "--batch-size", "32", "--checkpoint-every", "6"]
-    done = cli("train", "digits", "--method", "mean-flow", *options, "--probe-every", "4", "--out", run)
+    done = here("train", "digits", "--method", "mean-flow", *options, "--probe-every", "4", "--out", run)
     assert done.status == 0, done.err
-    done = cli("diagnose", run, "--batches", "2")
+    done = here("diagnose", run, "--batches", "2")
     assert done.status == 0, done.err
     assert "the batch's cos(∇L_TFM, ∇L_TC) is below -0.4 at" in done.out
     assert "of 3 probed steps" in done.out
@@ -250,7 +250,7 @@ def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert len(record["checkpoints"][0]["bins"]["tfm"]) == 10
     assert "blocks.0" in record["checkpoints"][1]["groups"]
     assert Image.open(run / "diagnosis.png").size[0] > 1000
-    done = cli("diagnose", run, "--checkpoints", "12", "--batches", "1", "--format", "svg", "--out", tmp_path / "other")
+    done = here("diagnose", run, "--checkpoints", 12, "--batches", 1, "--format", "svg", "--out", tmp_path / "other")
     assert done.status == 0, done.err
     assert (tmp_path / "other" / "diagnosis.svg").read_text().startswith("<?xml")
     assert json.loads((tmp_path / "other" / "diagnosis.json").read_text())["checkpoints"][0]["variance"] == {}

@@ -35,13 +35,13 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "modes"), [(2, ["ddp", "fsdp", "ddp/2"]), (4, ["ddp", "fsdp/2", "hybrid"])])
+@pytest.mark.parametrize(("count", "modes"), [(2, ["ddp", "fsdp", "ddp/2"]), (4, ["fsdp/2", "hybrid"])])
 def test_gradients_of_many_processes_are_those_of_one(torchrun: Torchrun, count: int, modes: list[str]) -> None:
     """Every objective, JVP branches and guidance included, whole and split networks, accumulated or not; float64."""
     done = torchrun(count, WORKERS / "gradients.py", *modes)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("ERROR")]
-    assert len(lines) == 18 * len(modes)
+    assert len(lines) == 20 * len(modes)
     for _, mode, name, error in lines:
         assert float(error) < 1e-10, (mode, name, error)
 

@@ -502,21 +502,21 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     assert any("train-000001.tar: No such file" in problem for problem in verify(tmp_path / "out").problems)
 
 
-def test_the_commands(cli: Cli, tmp_path: Path) -> None:
+def test_the_commands(here: Cli, tmp_path: Path) -> None:
     source = pictures(tmp_path / "source", count=20)
     options = ["--autoencoder", "pixels", "--size", "16", "--samples-per-shard", "8", "--workers", "1"]
-    done = cli("encode", "images", source, tmp_path / "out", *options, "--mirror")
+    done = here("encode", "images", source, tmp_path / "out", *options, "--mirror")
     assert done.status == 0, done.err
     assert "40 encoded, 0 rejected" in done.out
-    done = cli("verify", tmp_path / "out")
+    done = here("verify", tmp_path / "out")
     assert done.status == 0, done.err
     assert "40 samples in 5 shards: all whole" in done.out
-    assert cli("preview", tmp_path / "out").status == 0
+    assert here("preview", tmp_path / "out").status == 0
     assert Image.open(tmp_path / "out" / "preview.png").size[0] > 64
     data = bytearray((tmp_path / "out" / "train-000000.tar").read_bytes())
     data[3000] ^= 1
     (tmp_path / "out" / "train-000000.tar").write_bytes(data)
-    assert cli("verify", tmp_path / "out").status == 1
+    assert here("verify", tmp_path / "out").status == 1
 
 
 def test_wrong_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

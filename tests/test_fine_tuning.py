@@ -213,9 +213,9 @@ def guided_run(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
     return place
 
 
-def test_guidance_as_an_input(guided_run: Path, cli: Cli, tmp_path: Path) -> None:
+def test_guidance_as_an_input(guided_run: Path, here: Cli, tmp_path: Path) -> None:
     """`--guidance` reaches the network as (ω, t_min, t_max), at no further evaluation."""
-    done = cli("sample", guided_run, "--guidance", "2.5", "--guidance-interval", "0.1,0.8", "--count", "20")
+    done = here("sample", guided_run, "--guidance", "2.5", "--guidance-interval", "0.1,0.8", "--count", "20")
     assert done.status == 0, done.err
     assert "ODE(steps=1)" in done.out
     run = af.Run(guided_run, device="cpu")
@@ -229,14 +229,14 @@ def test_guidance_as_an_input(guided_run: Path, cli: Cli, tmp_path: Path) -> Non
     run.model.forward = forward
     assert not torch.equal(samples, run.sample(20))  # ω = 1
     assert torch.equal(run.sample(20), run.sample(20, guidance=af.CFG(1.0)))
-    done = cli(
+    done = here(
         "evaluate", guided_run, "--guidance", "2", "--nfe", "1,2", "--count", "20", "--json", tmp_path / "e.json"
     )
     assert done.status == 0, done.err
     assert json.loads((tmp_path / "e.json").read_text())["run"]["guidance"] == {"scale": 2.0, "interval": [0.0, 1.0]}
 
 
-def test_guidance_applied_by_the_sampler(flow_run: Path, cli: Cli) -> None:
+def test_guidance_applied_by_the_sampler(flow_run: Path, here: Cli) -> None:
     """A network without the input, trained with dropped labels: two evaluations a step."""
     run = af.Run(flow_run, device="cpu")
     assert run.sampler(4, af.CFG(2.0)) == af.ODE(2, cfg=af.CFG(2.0))
@@ -249,23 +249,23 @@ def test_guidance_applied_by_the_sampler(flow_run: Path, cli: Cli) -> None:
         u, free = run.model(z, r, t, af.Cond(labels=labels)), run.model(z, r, t, af.Cond())
     pixels = ((z - (free + 3 * (u - free))).clamp(-1, 1) * 127.5 + 127.5).round()
     assert (samples.float() - pixels).abs().max() <= 1
-    done = cli("sample", flow_run, "--guidance", "2", "--nfe", "1")
+    done = here("sample", flow_run, "--guidance", "2", "--nfe", "1")
     assert done.status == 2
     assert "guidance costs this run two evaluations per step, so 1 is not possible; try --nfe 2" in done.err
 
 
-def test_from_on_the_command_line(flow_run: Path, cli: Cli, tmp_path: Path) -> None:
+def test_from_on_the_command_line(flow_run: Path, here: Cli, tmp_path: Path) -> None:
     options = ["--steps", "4", "--width", "16", "--depth", "2", "--batch-size", "16", "--checkpoint-every", "2"]
     call = ["train", "digits", "--method", "mean-flow", *options, "--from", flow_run, "--out", tmp_path / "tuned"]
-    done = cli(*call)
+    done = here(*call)
     assert done.status == 0, done.err
     assert "starting from" in done.out
-    assert cli(*call, "--resume").status == 0
-    done = cli(*call[:-4], "--out", tmp_path / "tuned", "--resume")
+    assert here(*call, "--resume").status == 0
+    done = here(*call[:-4], "--out", tmp_path / "tuned", "--resume")
     assert done.status == 2
     assert f"was started with --from {flow_run}, not nothing" in done.err
     # the option may stand before the recipe
-    done = cli("train", "--from", flow_run, "digits", *options, "--out", tmp_path / "other")
+    done = here("train", "--from", flow_run, "digits", *options, "--out", tmp_path / "other")
     assert done.status == 0, done.err
 
 

@@ -54,8 +54,11 @@ def test_every_command_is_known() -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_alphaflow_commands_run(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_readmes_alphaflow_commands_run(
+    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In order, in an empty folder, with fewer steps and a folder of pictures called photos.zip."""
+    monkeypatch.chdir(tmp_path)
     pictures = tmp_path / "photos"
     for name in ("cat", "dog"):
         (pictures / name).mkdir(parents=True)
@@ -72,7 +75,7 @@ def test_the_readmes_alphaflow_commands_run(cli: Callable[..., Any], tmp_path: P
         if words[1] == "train" and "--help" not in words:
             words = [*words, "--steps", "2", "--batch-size", "4"]
             words += ["--digits", "20", "--cache", "cache"] if "moving-digits" in words else []
-        done = cli(*words[1:], cwd=tmp_path)
+        done = here(*words[1:])
         assert done.status == 0, (call_line, done.err)
         ran += 1
     assert ran >= 6
@@ -80,34 +83,32 @@ def test_the_readmes_alphaflow_commands_run(cli: Callable[..., Any], tmp_path: P
 
 
 def test_python_blocks_run(small_run: Path, tmp_path: Path) -> None:
-    """A fresh process for each page, a fresh namespace for each block, where `runs/digits` is a small run."""
+    """In a fresh process, a fresh namespace for each block, where `runs/digits` is a small run."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "digits").symlink_to(small_run)
     path = str(Path(__import__("alphaflow").__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    found = {page: blocks("python", page.read_text()) for page in PAGES}
-    assert sum(map(len, found.values())) >= 10
-    one = (
-        "import json, sys\nfor block in json.load(sys.stdin): exec(compile(block, block, 'exec'), {'__name__': 'page'})"
-    )
-    for page, each in found.items():
-        done = subprocess.run(
-            [sys.executable, "-c", one], input=json.dumps(each), capture_output=True, text=True, cwd=tmp_path,
-            env=environment, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, (page.name, done.stderr)
+    found = {f"{page.name}, block {i}": b for page in PAGES for i, b in enumerate(blocks("python", page.read_text()))}
+    assert len(found) >= 10
+    each = "import json, sys\nfor name, block in json.load(sys.stdin).items(): exec(compile(block, name, 'exec'), {})"
+    done = subprocess.run(
+        [sys.executable, "-c", each], input=json.dumps(found), capture_output=True, text=True, cwd=tmp_path,
+        env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_readmes_recipe_trains(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_readmes_recipe_trains(here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe printed in the README, saved to a file, on a folder of pictures without classes."""
+    monkeypatch.chdir(tmp_path)
     (source,) = [block for block in blocks("python", README) if "def recipe(" in block]
     (tmp_path / "mine.py").write_text(source)
     (tmp_path / "photos").mkdir()
     for i in range(6):
         Image.new("RGB", (40, 36), (i * 40, 10, 200)).save(tmp_path / "photos" / f"{i}.jpg")
-    done = cli("train", "mine.py", "--steps", "2", "--batch-size", "4", cwd=tmp_path)
+    done = here("train", "mine.py", "--steps", "2", "--batch-size", "4")
     assert done.status == 0, done.err
-    assert cli("sample", "runs/mine", "--nfe", "2", "--count", "3", cwd=tmp_path).status == 0
+    assert here("sample", "runs/mine", "--nfe", "2", "--count", "3").status == 0
 
 
 def test_links_lead_somewhere() -> None:

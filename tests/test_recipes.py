@@ -115,10 +115,10 @@ def test_names_with_dashes_and_modules() -> None:
 
 @pytest.mark.slow
 def test_cifar10(real_data: Path, tmp_path: Path) -> None:
-    recipe = af.find_recipe("cifar10")(data=real_data / "cifar10-test.zip", steps=2, batch_size=4)
+    recipe = af.find_recipe("cifar10")(data=real_data / "cifar10-test.zip", size=16, steps=2, batch_size=4)
     af.Trainer(recipe, out=tmp_path / "run", device="cpu").fit()
     run = af.Run(tmp_path / "run", device="cpu")
-    assert run.sample(3).shape == (3, 3, 32, 32)
+    assert run.sample(3).shape == (3, 3, 16, 16)
     assert run.class_names[0] == "airplane"
 
 

@@ -507,13 +507,13 @@ def test_video_folder(tmp_path: Path) -> None:
         af.VideoFolder(tmp_path / "none")
 
 
-def test_the_command(cli: Cli, tmp_path: Path) -> None:
+def test_the_command(here: Cli, tmp_path: Path) -> None:
     source = clips(tmp_path / "source")
     options = ["--autoencoder", "pixels", "--size", "17", "--frames", "6", "--workers", "0"]
-    done = cli("encode", "videos", source, tmp_path / "out", *options)
+    done = here("encode", "videos", source, tmp_path / "out", *options)
     assert done.status == 0, done.err
-    assert cli("preview", tmp_path / "out").status == 0
-    done = cli("preview", tmp_path / "out", "--out", tmp_path / "look.mp4")
+    assert here("preview", tmp_path / "out").status == 0
+    done = here("preview", tmp_path / "out", "--out", tmp_path / "look.mp4")
     assert done.status == 0, done.err
     with av.open(str(tmp_path / "look.mp4")) as container:
         stream = container.streams.video[0]
@@ -521,6 +521,6 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
         assert len(list(container.decode(stream))) == 18
         fps = json.loads((tmp_path / "out" / "dataset.json").read_text())["fps"]
         assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
-    done = cli("encode", "videos", source, tmp_path / "x", *options, "--fps", "0")
+    done = here("encode", "videos", source, tmp_path / "x", *options, "--fps", "0")
     assert done.status == 2
     assert "--fps must be positive" in done.err

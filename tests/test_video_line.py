@@ -61,66 +61,66 @@ def test_a_run_writes_pictures_and_clips_while_it_trains(run: Path) -> None:
     assert json.loads((run / "run.json").read_text())["data"]["fps"] == 8
 
 
-def test_sampling_in_every_form(cli: Cli, run: Path, tmp_path: Path) -> None:
-    done = cli("sample", run, "--count", 3, "--out", tmp_path / "a")
+def test_sampling_in_every_form(here: Cli, run: Path, tmp_path: Path) -> None:
+    done = here("sample", run, "--count", 3, "--out", tmp_path / "a")
     assert done.status == 0, done.err
     assert "8 frames a second" in done.out
     assert probed(tmp_path / "a" / "1" / "000001.mp4") == ("h264", 8, Fraction(8), pytest.approx(1.0), (12, 12))
     assert probed(tmp_path / "a.mp4")[1:3] == (8, Fraction(8))
     assert Image.open(tmp_path / "a.png").size[0] > 8 * 60
-    done = cli("sample", run, "--count", 3, "--format", "gif", "--fps", 20, "--out", tmp_path / "b")
+    done = here("sample", run, "--count", 3, "--format", "gif", "--fps", 20, "--out", tmp_path / "b")
     assert done.status == 0, done.err
     with Image.open(tmp_path / "b" / "0" / "000000.gif") as picture:
         assert (picture.info["duration"], getattr(picture, "n_frames", 1)) == (50, 8)
-    assert cli("sample", run, "--count", 3, "--format", "png", "--out", tmp_path / "c").status == 0
+    assert here("sample", run, "--count", 3, "--format", "png", "--out", tmp_path / "c").status == 0
     assert Image.open(tmp_path / "c" / "2" / "000002.png").size == (8 * 12, 12)
-    assert cli("sample", run, "--count", 3, "--format", "npz", "--out", tmp_path / "d").status == 0
+    assert here("sample", run, "--count", 3, "--format", "npz", "--out", tmp_path / "d").status == 0
     with np.load(tmp_path / "d" / "samples.npz") as arrays:
         assert arrays["arr_0"].shape == (3, 8, 12, 12, 1)
         frames = np.asarray(Image.open(tmp_path / "c" / "2" / "000002.png")).reshape(12, 8, 12).transpose(1, 0, 2)
         assert np.array_equal(arrays["arr_0"][2, ..., 0], frames)
 
 
-def test_other_lengths_and_sizes(cli: Cli, run: Path, tmp_path: Path) -> None:
-    done = cli("sample", run, "--count", 2, "--frames", 16, "--size", 20, "--out", tmp_path / "long")
+def test_other_lengths_and_sizes(here: Cli, run: Path, tmp_path: Path) -> None:
+    done = here("sample", run, "--count", 2, "--frames", 16, "--size", 20, "--out", tmp_path / "long")
     assert done.status == 0, done.err
     name, count, rate, seconds, size = probed(tmp_path / "long" / "0" / "000000.mp4")
     assert (name, count, size) == ("h264", 16, (20, 20))
     assert float(rate or 0) == pytest.approx(8 * 15 / 7, rel=1e-4)  # 16 frames from the first to the last moment of 8
     assert seconds == pytest.approx(16 / (8 * 15 / 7), rel=1e-3)
-    done = cli("sample", run, "--count", 2, "--frames", 16, "--fps", 8, "--out", tmp_path / "slow")
+    done = here("sample", run, "--count", 2, "--frames", 16, "--fps", 8, "--out", tmp_path / "slow")
     assert done.status == 0, done.err
     assert probed(tmp_path / "slow" / "0" / "000000.mp4")[1:3] == (16, Fraction(8))
-    done = cli("sample", run, "--count", 2, "--frames", 4, "--out", tmp_path / "short")
+    done = here("sample", run, "--count", 2, "--frames", 4, "--out", tmp_path / "short")
     assert probed(tmp_path / "short" / "0" / "000000.mp4")[1:3] == (4, Fraction(8))
-    fails(cli("sample", run, "--frames", 9, "--out", tmp_path / "x"), "can't make this size", "patch (4, 4, 4) divides")
-    fails(cli("sample", run, "--size", 13, "--out", tmp_path / "x"), "can't make this size")
-    fails(cli("sample", run, "--fps", 0, "--out", tmp_path / "x"), "fps must be above 0", "8 is a usual choice")
+    fails(here("sample", run, "--frames", 9, "--out", tmp_path / "x"), "make this size", "patch (4, 4, 4) divides")
+    fails(here("sample", run, "--size", 13, "--out", tmp_path / "x"), "can't make this size")
+    fails(here("sample", run, "--fps", 0, "--out", tmp_path / "x"), "fps must be above 0", "8 is a usual choice")
     assert not (tmp_path / "x").exists()
 
 
-def test_images_are_no_clips(cli: Cli, tmp_path: Path) -> None:
+def test_images_are_no_clips(here: Cli, tmp_path: Path) -> None:
     digits = af.Digits(batch_size=4)
     model = af.DiT(digits.shape, patch=4, depth=1, width=16, heads=2, classes=10)
     recipe = af.Recipe(model=model, objective=af.MeanFlow(), dataset=digits, samplers=(af.ODE(1),), steps=1, ema=0.9)
     af.Trainer(recipe, out=tmp_path / "run").fit()
-    fails(cli("sample", tmp_path / "run", "--format", "mp4"), "these samples are images", "choose png or npz")
-    fails(cli("sample", tmp_path / "run", "--frames", 8), "which have no frames")
-    fails(cli("sample", tmp_path / "run", "--fps", 8), "which have no frame rate; leave --fps out")
+    fails(here("sample", tmp_path / "run", "--format", "mp4"), "these samples are images", "choose png or npz")
+    fails(here("sample", tmp_path / "run", "--frames", 8), "which have no frames")
+    fails(here("sample", tmp_path / "run", "--fps", 8), "which have no frame rate; leave --fps out")
     clips = moving_digits(tmp_path, digits=4).parent / "clips"
-    fails(cli("evaluate", tmp_path / "run", "--reference", clips, "--count", 20), "holds clips, and images are wanted")
-    done = cli("sample", tmp_path / "run", "--count", 2, "--size", 12, "--out", tmp_path / "large")
+    fails(here("evaluate", tmp_path / "run", "--reference", clips, "--count", 20), "holds clips, and images are wanted")
+    done = here("sample", tmp_path / "run", "--count", 2, "--size", 12, "--out", tmp_path / "large")
     assert done.status == 0, done.err
     assert Image.open(tmp_path / "large" / "0" / "000000.png").size == (12, 12)
 
 
-def test_measuring_without_any_file(cli: Cli, run: Path, tmp_path: Path) -> None:
+def test_measuring_without_any_file(here: Cli, run: Path, tmp_path: Path) -> None:
     """Against the training data, against shards, against a folder of MP4s; at two NFEs; nothing is called FVD."""
     clips = moving_digits(run.parent, digits=40)
     result = tmp_path / "result.json"
     metrics = "pixel-fd,agreement,shrunk-fd,random-fd,motion"
     options = ["--nfe", "1,2", "--count", 40, "--metrics", metrics, "--json", result]
-    done = cli("evaluate", run, *options)
+    done = here("evaluate", run, *options)
     assert done.status == 0, done.err
     against_data = json.loads(result.read_text())["rows"]
     assert [row["nfe"] for row in against_data] == [1, 2, None]
@@ -128,32 +128,32 @@ def test_measuring_without_any_file(cli: Cli, run: Path, tmp_path: Path) -> None
     assert all(set(row["values"]) == names for row in against_data)
     assert "fvd" not in json.dumps(against_data)
     assert "not FVD" in " ".join(done.out.split())
-    done = cli("evaluate", run, *options, "--reference", clips)
+    done = here("evaluate", run, *options, "--reference", clips)
     assert json.loads(result.read_text())["rows"][0]["values"] == against_data[0]["values"]
-    done = cli("evaluate", run, *options, "--reference", clips.parent / "clips", "--save", tmp_path / "saved")
+    done = here("evaluate", run, *options, "--reference", clips.parent / "clips", "--save", tmp_path / "saved")
     assert done.status == 0, done.err
     by_files = json.loads(result.read_text())["rows"][0]["values"]
     assert by_files["pixel-fd"] == pytest.approx(against_data[0]["values"]["pixel-fd"], rel=0.05)
     saved = tmp_path / "saved" / "nfe-1-seed-0"
     assert len(list(saved.rglob("*.mp4"))) == 40
-    done = cli("evaluate", saved, "--reference", clips, "--metrics", "pixel-fd,motion", "--json", result)
+    done = here("evaluate", saved, "--reference", clips, "--metrics", "pixel-fd,motion", "--json", result)
     assert done.status == 0, done.err
     again = json.loads(result.read_text())["rows"][0]["values"]
     assert again["pixel-fd"] == pytest.approx(against_data[0]["values"]["pixel-fd"], rel=0.05)
     files = ["evaluate", saved, "--reference", clips.parent / "clips", "--metrics", "motion", "--size", 12]
-    fails(cli(*files), "has 8 frames", "fewer than 16", "take fewer frames")
-    done = cli(*files, "--frames", 8, "--json", result)
+    fails(here(*files), "has 8 frames", "fewer than 16", "take fewer frames")
+    done = here(*files, "--frames", 8, "--json", result)
     assert done.status == 0, done.err
     by_files = json.loads(result.read_text())["rows"][0]["values"]
     assert by_files["motion-speed"] == pytest.approx(again["motion-speed"], rel=0.05)
 
 
-def test_fvd_says_what_is_missing_and_what_goes_without(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch,
+def test_fvd_says_what_is_missing_and_what_goes_without(here: Cli, run: Path, monkeypatch: pytest.MonkeyPatch,
                                                         tmp_path: Path) -> None:  # fmt: skip
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
-    fails(cli("evaluate", run, "--metrics", "fvd", "--count", 20), "i3d", "random-fd,shrunk-fd,motion", "are not FVD")
-    fails(cli("evaluate", run, "--metrics", "random-fd", "--reference", "digits"), "give a reference of the same shape")
+    fails(here("evaluate", run, "--metrics", "fvd", "--count", 20), "i3d", "random-fd,shrunk-fd,motion", "are not FVD")
+    fails(here("evaluate", run, "--metrics", "random-fd", "--reference", "digits"), "reference of the same shape")
 
 
 def _no_network(*_: object, **__: object) -> None:
@@ -186,14 +186,14 @@ def test_a_video_run_starts_from_an_image_run(tmp_path: Path) -> None:
     assert torch.allclose(inflated.sum(2).flatten(1), average["patches.proj.weight"])
 
 
-def test_bad_clips_are_one_line(cli: Cli, tmp_path: Path) -> None:
+def test_bad_clips_are_one_line(here: Cli, tmp_path: Path) -> None:
     """Too short, of two sizes, images among them: status 2, and what to do."""
     frames = torch.randint(0, 256, (3, 6, 16, 24), dtype=torch.uint8)
     for k in range(2):
         (tmp_path / "short").mkdir(exist_ok=True)
         write_mp4(frames, tmp_path / "short" / f"{k}.mp4", 8)
     encode = ("encode", "videos", tmp_path / "short", tmp_path / "out", "--autoencoder", "pixels", "--size", 16)
-    fails(cli(*encode, "--frames", 17, "--workers", 0), "fewer than 17", "--max-rejects")
+    fails(here(*encode, "--frames", 17, "--workers", 0), "fewer than 17", "--max-rejects")
     with pytest.raises(af.UserError, match=r"can't read the clip .*fewer than 7"):
         af.VideoFolder(tmp_path / "short", frames=7, size=16).all()
     (tmp_path / "mixed").mkdir()
@@ -208,7 +208,7 @@ def test_bad_clips_are_one_line(cli: Cli, tmp_path: Path) -> None:
             af.VideoFolder(tmp_path / "mixed", **options)  # type: ignore[arg-type]
     (tmp_path / "images").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "a.png")
-    fails(cli("encode", "videos", tmp_path / "images", tmp_path / "o"), "holds images, and clips are wanted")
-    fails(cli("encode", "images", tmp_path / "short", tmp_path / "o"), "holds clips, and images are wanted")
-    fails(cli("train", "cifar10", "--data", tmp_path / "short"), "holds clips, and images are wanted")
-    fails(cli("train", "kinetics700", "--data", tmp_path / "images"), "not a folder of shards")
+    fails(here("encode", "videos", tmp_path / "images", tmp_path / "o"), "holds images, and clips are wanted")
+    fails(here("encode", "images", tmp_path / "short", tmp_path / "o"), "holds clips, and images are wanted")
+    fails(here("train", "cifar10", "--data", tmp_path / "short"), "holds clips, and images are wanted")
+    fails(here("train", "kinetics700", "--data", tmp_path / "images"), "not a folder of shards")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,13 +38,20 @@ OBJECTIVES = {
     "TVM, few": af.TerminalVelocity(fm_share=0.9375),
     "TiM": af.TransitionModel(guidance=af.Guidance(kappa=0.75, interval=(0.3, 0.8)), ema_target=True),
     "DMF": af.DecoupledMeanFlow(),
+    "meanflow, LightningDiT's blocks": af.MeanFlow(),
+    "iMF, MiT": af.ImprovedMeanFlow(guidance=af.GuidanceInputs()),
 }
+SIZES: dict[str, Any] = {"shape": (1, 8, 8), "patch": 4, "depth": 2, "width": 16, "heads": 2, "classes": 10}
 
 
-def recipe(objective: af.Objective, seed: int = 0) -> af.Recipe:
-    torch.manual_seed(seed)
-    head = 1 if isinstance(objective, af.ImprovedMeanFlow) else 0
-    model = af.DiT((1, 8, 8), patch=4, depth=2, width=16, heads=2, classes=10, velocity_head=head).double()
+def recipe(name: str, objective: af.Objective) -> af.Recipe:
+    torch.manual_seed(0)
+    if "MiT" in name:
+        model: af.Network = af.MiT(**SIZES, u_blocks=1, velocity_head=1)
+    else:
+        of_lightning = dict.fromkeys(("rms_norm", "swiglu", "qk_norm", "rope"), "Lightning" in name)
+        model = af.DiT(**SIZES, velocity_head=int(isinstance(objective, af.ImprovedMeanFlow)), **of_lightning)
+    model.double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return af.Recipe(model=model, objective=objective, dataset=af.Digits(BATCH, seed=0), steps=10, samplers=(), ema=0.9)
@@ -56,14 +64,13 @@ def whole(model: torch.nn.Module, objective: af.Objective) -> torch.Tensor:
     return torch.cat([(full(torch.zeros_like(p)) if g is None else full(g)).flatten() for p, g in found])
 
 
-def after_two_updates(engine: Engine, x: torch.Tensor) -> float:
+def after_two_updates(engine: Engine, twin: torch.nn.Module, x: torch.Tensor) -> float:
     """How far the average, called before and after an update, is from a network with its weights."""
     t, average = torch.full((4,), 0.7, dtype=torch.float64), engine.ema.model
     with torch.no_grad():
         for _ in range(2):
             engine.update(5, engine.norm())
             found = average(x[:4], t / 2, t, af.Cond())
-    twin = af.DiT(**engine.model.config).double()  # type: ignore[arg-type]
     twin.load_state_dict({name: full(value) for name, value in average.state_dict().items()})
     with torch.no_grad():
         expected = twin(x[:4], t / 2, t, af.Cond())
@@ -84,7 +91,7 @@ def main() -> None:
             os.environ["LOCAL_WORLD_SIZE"] = "2"
             world = join(cpu)
         for name, objective in OBJECTIVES.items():
-            made = recipe(objective)
+            made = recipe(name, objective)
             if objective.network is not None:
                 objective.network.double()
             twin, average = copy.deepcopy(made.model), copy.deepcopy(made.model)
@@ -106,7 +113,7 @@ def main() -> None:
             found = whole(made.model, objective)
             error = float((found - expected).norm() / expected.norm())
             norm = float(engine.norm() - torch.linalg.vector_norm(expected)) / float(expected.norm())
-            stale = after_two_updates(engine, x)
+            stale = after_two_updates(engine, twin, x)
             if world.main:
                 print("ERROR", mode, name.replace(" ", "_"), max(error, abs(norm), stale), flush=True)
     dist.destroy_process_group()
